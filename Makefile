@@ -1,0 +1,57 @@
+# Needs python3 (>= 3.11), git and make. Everything else is set up here: uv, the locked environment, and for the tests
+# the Debian packages that start a real S3 server and a browser (where apt-get can install them).
+SHELL := /bin/bash
+UV_VERSION := 0.13.8
+TOOLS := .cache/tools
+UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint types arch pytest debian clean
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(TOOLS)/bin/uv:
+	python3 -m venv $(TOOLS) || python3 -m venv --without-pip $(TOOLS)
+	if [ ! -x $(TOOLS)/bin/pip ]; then \
+	  python3 -m pip --python $(TOOLS)/bin/python install --quiet uv==$(UV_VERSION); \
+	else $(TOOLS)/bin/pip install --quiet uv==$(UV_VERSION); fi
+
+setup: $(filter $(TOOLS)/%,$(UV))  ## the locked environment
+	$(UV) sync --frozen --no-dev --quiet
+
+setup-dev: $(filter $(TOOLS)/%,$(UV))
+	$(UV) sync --frozen --quiet
+
+demo: setup  ## edit 32 drawn scenes through Ray, on the models that ship with us
+	$(BIN)/retouch run jobs/quickstart.yaml
+	$(BIN)/retouch verify runs/quickstart
+
+test: setup-dev debian lint types arch pytest  ## all that CI runs
+
+lint:  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:  ## mypy --strict
+	$(BIN)/mypy
+
+arch:  ## the import contracts
+	$(BIN)/lint-imports
+
+pytest:  ## the tests
+	$(BIN)/pytest
+
+# The S3 tests talk to Ceph's gateway, the gallery's test opens it in Chromium; where these cannot be installed the
+# tests are skipped and say so.
+debian:
+	@if command -v radosgw >/dev/null && command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    radosgw ceph-mon ceph-osd ceph-common chromium >/dev/null \
+	  || echo "debian packages could not be installed: the real-S3 and browser tests will be skipped"; \
+	else echo "not root or no apt-get: the real-S3 and browser tests will be skipped"; fi
+
+clean:  ## remove what was set up and made here
+	rm -rf .venv .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

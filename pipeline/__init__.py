@@ -1,0 +1,1 @@
+"""Retouch: edit image datasets at scale."""

@@ -1,0 +1,186 @@
+"""Job files to frozen models; an unknown key is an error. Knows what a job may say, not what an editor makes of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline import storage
+from pipeline.errors import ConfigError, ObjectMissing
+
+
+class Model(BaseModel):
+    """Frozen, and closed: a key that nobody reads is a mistake the user wants to hear of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EditorSpec(Model):
+    """Which editor, on which weights."""
+
+    name: str
+    weights: str | dict[str, str]  # embedded:shapes, a path, s3://..., hf://repo/file, or one of these a role
+    params: dict[str, Any] = Field(default_factory=dict)  # fields of the editor's Params
+
+
+class MetricSpec(Model):
+    """A metric by name; without ``weights`` it uses the editor's."""
+
+    name: str
+    weights: str | dict[str, str] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Threshold(Model):
+    """Bounds that a score must keep, both inclusive."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class QualitySpec(Model):
+    """What happens to a row whose best candidate misses a threshold."""
+
+    mode: Literal["score", "reject", "retry"] = "score"
+    thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
+
+
+class MaskSpec(Model):
+    """How a mask image is read; white (True) is what is edited."""
+
+    source: Literal["auto", "luma", "alpha"] = "auto"
+    invert: bool = False
+    # At half: "any non-zero pixel", as the original has it, grows a JPEG q75 mask by 4.6 %.
+    threshold: int = Field(default=128, ge=1, le=255)
+
+
+class RaySpec(Model):
+    """How the work is spread; nothing here changes a pixel, ``batch_size`` aside."""
+
+    actors: int | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
+    gpus_per_actor: float | Literal["auto"] = "auto"
+    batch_size: int = Field(default=8, ge=1)  # rows x candidates in one pass; passes are padded to it
+    rows_per_block: int | Literal["auto"] = "auto"  # the unit of loss, retry and commit
+    stall_seconds: int = Field(default=3600, ge=1)  # longest wait for a GPU + model load + one block
+    resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that an actor takes
+
+    @field_validator("actors", "rows_per_block")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class EditJob(Model):
+    """``kind: edit``: every row of a manifest through one editor."""
+
+    kind: Literal["edit"] = "edit"
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    manifest: str | tuple[str, ...]
+    output: str
+    seed: int = Field(default=0, ge=0)
+    editor: EditorSpec
+    candidates: int = Field(default=1, ge=1)
+    keep: int = Field(default=1, ge=1)
+    metrics: tuple[MetricSpec, ...] = ()
+    quality: QualitySpec = QualitySpec()
+    image_format: Literal["png", "webp-lossless", "jpeg"] = "png"
+    mask: MaskSpec = MaskSpec()
+    # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized.
+    fit: Literal["auto", "crop", "resize"] = "auto"
+    sink: str = "files"
+    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    ray: RaySpec = RaySpec()
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _short_metrics(cls, value: Any) -> Any:
+        return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value or ())
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _short_thresholds(cls, value: Any) -> Any:
+        """``clip_score: 25`` is short for ``clip_score: {min: 25}``."""
+        if not isinstance(value, dict) or not isinstance(value.get("thresholds"), dict):
+            return value
+        spelled = {k: {"min": v} if isinstance(v, int | float) else v for k, v in value["thresholds"].items()}
+        return {**value, "thresholds": spelled}
+
+    @model_validator(mode="after")
+    def _keeps_no_more_than_it_makes(self) -> EditJob:
+        if self.keep > self.candidates:
+            raise ValueError(f"keep is {self.keep} but candidates is {self.candidates}: no more can be kept than made")
+        return self
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """The manifest's sources as a tuple."""
+        return (self.manifest,) if isinstance(self.manifest, str) else self.manifest
+
+
+def load_job(uri: str, overrides: Sequence[str] = ()) -> EditJob:
+    """Read a job file.
+
+    Args:
+        uri: YAML file on any fsspec URL.
+        overrides: ``a.b=value`` strings; the value is YAML (``--set editor.params.timesteps=25``).
+
+    Raises:
+        ConfigError: one line that names the file and every wrong field.
+    """
+    try:
+        data = yaml.safe_load(storage.read_bytes(uri))
+    except ObjectMissing:
+        raise ConfigError(f"no job file at {uri}; give the path of a YAML file such as jobs/quickstart.yaml") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{uri} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
+    for override in overrides:
+        _set(data, override)
+    return parse_job(data, uri)
+
+
+def parse_job(data: dict[str, Any], origin: str) -> EditJob:
+    """A checked job from plain data; ``origin`` names it in errors. ``{date}`` in ``output`` becomes today (UTC)."""
+    kind = data.get("kind", "edit")
+    if kind != "edit":
+        raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: edit")
+    try:
+        job = EditJob.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_in_one_line(error)}") from None
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    return job.model_copy(update={"output": job.output.replace("{date}", today).rstrip("/")})
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    path, sep, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not sep or not all(keys):
+        raise ConfigError(f"--set {override!r} is not of the form a.b=value")
+    node = data
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not a mapping")
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _in_one_line(error: ValidationError) -> str:
+    def line(problem: Any) -> str:
+        where = ".".join(str(part) for part in problem["loc"]) or "job"
+        if problem["type"] == "extra_forbidden":
+            return f"{where}: unknown key"
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+    return "; ".join(line(problem) for problem in error.errors())

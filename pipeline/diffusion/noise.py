@@ -1,0 +1,67 @@
+"""Randomness that belongs to the request: named streams, one generator an entry. Knows nothing of what is drawn for.
+
+Draws are made on the CPU and moved, so that an entry's noise depends on its seed alone: not on its batch mates, their
+number, or the device. Each stream has its own generators, so that a stream which is no longer drawn from (a background
+that is not blended, say) leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+
+class Draws(Protocol):
+    """What the editors draw from: ``Noise``, or given numbers in a test."""
+
+    def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal float32 [B, *shape] on the device."""
+
+    def uniform(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Uniform in [0, 1), float64 [B, *shape], on the CPU: parameters, not pixels."""
+
+    def integers(self, stream: str, high: int) -> Tensor:
+        """Uniform in 0..high-1, int64 [B], on the device."""
+
+
+class Noise:
+    """One generator per entry and stream."""
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
+        self._seeds = [int(seed) for seed in seeds]
+        self._device = torch.device(device)
+        self._streams: dict[str, list[Generator]] = {}
+
+    def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal float32 [B, *shape] on the device."""
+        return self._moved(self._drawn(stream, lambda one: torch.randn(tuple(shape), generator=one)))
+
+    def uniform(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Uniform in [0, 1), float64 [B, *shape], on the CPU."""
+        return self._drawn(stream, lambda one: torch.rand(tuple(shape), generator=one, dtype=torch.float64))
+
+    def integers(self, stream: str, high: int) -> Tensor:
+        """Uniform in 0..high-1, int64 [B], on the device."""
+        return self._moved(self._drawn(stream, lambda one: torch.randint(high, (), generator=one)))
+
+    def _drawn(self, stream: str, draw: Callable[[Generator], Tensor]) -> Tensor:
+        if stream not in self._streams:
+            seeds = (derive_seed(seed, stream) for seed in self._seeds)
+            self._streams[stream] = [Generator("cpu").manual_seed(seed) for seed in seeds]
+        return torch.stack([draw(one) for one in self._streams[stream]])
+
+    def _moved(self, drawn: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return drawn.to(self._device)
+        # Pinned, the copy does not wait for the kernels before it, and drawing overlaps with the networks' work.
+        return drawn.pin_memory().to(self._device, non_blocking=True)
+
+
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A seed in 0..2**63-1 for a purpose of its own, the same on every machine."""
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,144 @@
+"""Blended Diffusion: edits the masked region of an image towards a text or an exemplar (Avrahami et al. 2022).
+
+The shell: loads networks, turns uint8 batches to tensors and back. Knows nothing of files, jobs or rows, nor how the
+edit is made (``blending``). Every entry of a batch has its own prompt, mask and seed and shares nothing with the
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.diffusion.noise import Noise
+from pipeline.diffusion.sampling import Network
+from pipeline.diffusion.schedule import named
+from pipeline.editors import blended_params
+from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
+from pipeline.editors.pixels import from_uint8, mask_from_bool, to_uint8
+from pipeline.errors import ConfigError, EditError, WeightsError
+from pipeline.models.clip import Clip, load_clip
+from pipeline.models.lpips import load_lpips
+from pipeline.models.unet import load_unet
+from pipeline.schema import Batch, EditResult, Pixels
+
+
+class BlendedDiffusion:
+    """The editor: loaded networks, uint8 batches.
+
+    Weights: ``unet`` and ``clip``; ``lpips`` (VGG) where ``background_preservation_loss`` gives it weight.
+    """
+
+    version: ClassVar[str] = "1"
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "exemplar"})
+    Params: ClassVar[type] = blended_params.Params
+    rank_by: ClassVar[str | None] = "clip_distance"
+    columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64"}
+    image_size: int
+
+    def __init__(
+        self, networks: Networks, clip: Clip, params: blended_params.Params, image_size: int, device: str
+    ) -> None:
+        self.networks, self.clip, self.params = networks, clip, params
+        self.image_size, self.device = image_size, device
+        self._texts: dict[str, Tensor] = {}
+        schedule_of(networks, params)  # refuses impossible steps now, not at the first batch
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the networks.
+
+        Raises:
+            ConfigError: params that cannot mean anything.
+            WeightsError: a role is missing, or its file is broken or of no known architecture.
+        """
+        needs = ["unet", "clip"]
+        if params.background_preservation_loss and params.lpips_lambda > 0:
+            needs.append("lpips")
+        if missing := [role for role in needs if role not in weights]:
+            hint = "; or set lpips_lambda to 0" if "lpips" in missing else ""
+            raise WeightsError(f"blended_diffusion needs weights for {', '.join(missing)}: name them in the job{hint}")
+        unet, clip = load_unet(weights["unet"], device), load_clip(weights["clip"], device)
+        module = unet.module.to(memory_format=torch.channels_last) if device.startswith("cuda") else unet.module
+        networks = Networks(
+            unet=module,
+            schedule=named(unet.schedule),
+            learn_sigma=unet.learn_sigma,
+            clip=clip,
+            num_classes=unet.num_classes,
+            lpips=load_lpips(weights["lpips"], "vgg", device) if "lpips" in needs else None,
+        )
+        return cls(networks, clip, params, unet.image_size, device)
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order. ``clip_distance`` is left out where nothing guided.
+
+        Raises:
+            ConfigError: ``batch.params`` cannot mean anything.
+            EditError: an entry's result is not finite, or it lacks the exemplar that was to guide it.
+        """
+        params = self.params.overridden(batch.params)
+        if params.background_preservation_loss and params.lpips_lambda > 0 and self.networks.lpips is None:
+            raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
+        networks = replace(self.networks, unet=_in_precision(self.networks.unet, params.precision, self.device))
+        source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
+        with torch.no_grad():
+            target, guided = self._targets(batch, params)
+            draws = Noise(batch.seed, self.device)
+            edited = edit(networks, source, mask, target, params, draws, guided=guided)
+            distances = clip_distance(networks.clip, edited.image, mask, target, params)
+        scores = [float(d) if g else None for d, g in zip(distances.cpu(), guided.cpu(), strict=True)]
+        _refuse_not_finite(edited.image, scores)
+        return [
+            EditResult(image, {} if score is None else {"clip_distance": score})
+            for image, score in zip(to_uint8(edited.image), scores, strict=True)
+        ]
+
+    def _targets(self, batch: Batch, params: blended_params.Params) -> tuple[Tensor, Tensor]:
+        """Embeddings [B,D], and which entries [B] have one."""
+        if params.guide == "exemplar":
+            if batch.exemplar is None:
+                raise EditError("guide is exemplar but there is no exemplar: give the manifest an exemplar column")
+            target = self._embedded(batch.exemplar)
+            return target, torch.ones(len(batch), dtype=torch.bool, device=self.device)
+        prompts = [prompt.strip() for prompt in batch.prompt]
+        guided = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+        return torch.stack([self._text(prompt) for prompt in prompts]), guided
+
+    def _text(self, prompt: str) -> Tensor:
+        # One at a time: an embedding must not depend on which other prompts were new at the same moment.
+        if prompt not in self._texts:
+            if len(self._texts) >= 10_000:  # a dataset with a caption a row would grow this without end
+                self._texts.clear()
+            self._texts[prompt] = self.clip.encode_text([prompt])[0].float()
+        return self._texts[prompt]
+
+    def _embedded(self, exemplar: Pixels) -> Tensor:
+        size = self.clip.image_size
+        pixels = (from_uint8(exemplar, self.device) + 1) / 2
+        small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        return self.clip.encode_image(small, normalise=True).float()
+
+
+def _in_precision(unet: Network, precision: str, device: str) -> Network:
+    if precision == "float32":
+        return unet
+
+    def cast(*inputs: Tensor) -> Tensor:
+        with torch.autocast(torch.device(device).type, getattr(torch, precision)):
+            return unet(*inputs).float()
+
+    return cast
+
+
+def _refuse_not_finite(image: Tensor, scores: list[float | None]) -> None:
+    finite = image.isfinite().flatten(1).all(dim=1).tolist()
+    bad = [i for i, (ok, score) in enumerate(zip(finite, scores, strict=True)) if not ok or (score != score)]
+    if bad:
+        entries = ", ".join(map(str, bad))
+        raise EditError(f"the edit is not finite (entry {entries} of {len(finite)}); lower clip_guidance_lambda")

@@ -1,0 +1,209 @@
+"""A loaded editor and its metrics over rows: buckets, candidates, fixed batch shape, halving, timing.
+
+Knows neither files nor Ray; runs the same in this process, in an actor and in a benchmark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import images, plugins, weights
+from pipeline.config import MetricSpec
+from pipeline.errors import EditError
+from pipeline.plugins import Editor, Metric
+from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from pipeline.schema import FAILED_QUALITY, Batch, Pixels
+from pipeline.specs import EngineSpec
+
+
+@dataclass
+class _Row:
+    """A sample at work: what the network sees of it, and what came back so far."""
+
+    sample: Sample
+    region: images.Region
+    image: Pixels  # [S, S, 3]
+    mask: Any  # [S, S] bool
+    exemplar: Pixels | None
+    kept: list[Kept] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One candidate of one row: one place in a batch."""
+
+    row: _Row
+    candidate: int
+    seed: int
+
+
+def candidate_seed(run_seed: int, key: str, candidate: int) -> int:
+    """Seed of a candidate in 0..2**63-1: a digest of run, row and number, so no batch, shard or order enters."""
+    digest = hashlib.sha256(json.dumps([run_seed, key, candidate]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Engine:
+    """Owns a loaded editor and metrics on one device."""
+
+    def __init__(self, spec: EngineSpec, device: str) -> None:
+        editor: Any = plugins.find("editors", spec.editor)
+        self.spec = spec
+        self.params_type: type = editor.Params
+        params = plugins.check_params(self.params_type, spec.params, f"editor {spec.editor}")
+        self.editor: Editor = editor.load(params, weights.resolve(spec.weights).files, device)
+        self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
+        self.shape = spec.batch_size  # entries a pass; halved for good when the device's memory does not hold it
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """One answer a sample, in order. Never raises for a row's own fault."""
+        prepared = [self._prepare(sample) for sample in samples]
+        rows = [row for row in prepared if isinstance(row, _Row)]
+        for round_ in range(self.spec.quality.rounds if self.spec.quality.mode == "retry" else 1):
+            pending = [row for row in rows if not self._good_enough(row)]
+            for entries in self._passes(pending, round_):
+                self._edit(entries)
+        return [self._finish(row) if isinstance(row, _Row) else row for row in prepared]
+
+    def _prepare(self, sample: Sample) -> _Row | Answer:
+        if sample.failure is not None or sample.source is None or sample.mask is None:
+            return Answer(sample, failure=sample.failure)
+        try:
+            plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
+            size = self.editor.image_size
+            region = images.fit_region(sample.mask, size, mode=self.spec.fit)
+            exemplar = None if sample.exemplar is None else images.resize(sample.exemplar, size)
+            seen = images.extract(sample.source, region, size)
+            return _Row(sample, region, seen, images.extract_mask(sample.mask, region, size), exemplar)
+        except Exception as error:
+            return Answer(sample, failure=Failure.of(error, "prepare"))
+
+    def _passes(self, rows: Sequence[_Row], round_: int) -> Iterator[list[_Entry]]:
+        """Entries that may share a forward pass, in passes of at most the batch shape."""
+        buckets: dict[tuple[str | None, str, bool], list[_Entry]] = {}
+        first = round_ * self.spec.candidates
+        for row in rows:
+            sample = row.sample
+            run_seed = self.spec.seed if sample.seed is None else sample.seed
+            like = (sample.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None)
+            bucket = buckets.setdefault(like, [])
+            for k in range(first, first + self.spec.candidates):
+                bucket.append(_Entry(row, k, candidate_seed(run_seed, sample.key, k)))
+        for bucket in buckets.values():
+            start = 0
+            while start < len(bucket):  # the shape may shrink between passes
+                yield bucket[start : (start := start + self.shape)]
+
+    def _edit(self, entries: list[_Entry]) -> None:
+        """One padded pass; an exception halves the entries down to the bad one, too little memory halves the shape."""
+        started = time.perf_counter()
+        try:
+            edited = self._pass(entries)
+        except Exception as error:
+            if _out_of_memory(error) and self.shape > 1:
+                self.shape = max(1, self.shape // 2)
+            elif len(entries) == 1:
+                entries[0].row.failures.append(Failure.of(error, "edit"))
+                return
+            step = max(1, min(self.shape, (len(entries) + 1) // 2))
+            for start in range(0, len(entries), step):
+                self._edit(entries[start : start + step])
+            return
+        seconds = (time.perf_counter() - started) / len(entries)
+        for entry, kept in zip(entries, edited, strict=True):
+            entry.row.kept.append(kept)
+            entry.row.seconds += seconds
+
+    def _pass(self, entries: Sequence[_Entry]) -> list[Kept]:
+        batch = _batch(entries, self.shape)
+        results = self.editor.edit_batch(batch)
+        if len(results) != len(batch):
+            raise EditError(f"editor {self.spec.editor} gave {len(results)} results for a batch of {len(batch)}")
+        edited = np.stack([result.image for result in results])
+        scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
+        for metric in self.metrics:
+            for score, more in zip(scores, metric.score_batch(batch, edited), strict=True):
+                score.update(more)
+        triples = zip(entries, edited, scores, strict=False)  # the padding's results fall off here
+        return [Kept(entry.candidate, entry.seed, image, score) for entry, image, score in triples]
+
+    def _good_enough(self, row: _Row) -> bool:
+        return bool(row.kept) and not self._misses(self._ranked(row)[0])
+
+    def _ranked(self, row: _Row) -> list[Kept]:
+        """Candidates, the best first; ties by number, so that the order they ran in decides nothing."""
+        by = self.editor.rank_by
+        return sorted(row.kept, key=lambda kept: (kept.scores.get(by, 0.0) if by else 0.0, kept.candidate))
+
+    def _misses(self, kept: Kept) -> list[str]:
+        misses = []
+        for name, bound in self.spec.quality.thresholds.items():
+            score = kept.scores.get(name)
+            if score is None:
+                continue
+            if bound.min is not None and score < bound.min:
+                misses.append(f"{name} {score:.4g} is under {bound.min:g}")
+            if bound.max is not None and score > bound.max:
+                misses.append(f"{name} {score:.4g} is over {bound.max:g}")
+        return misses
+
+    def _finish(self, row: _Row) -> Answer:
+        tried = len(row.kept) + len(row.failures)
+        if not row.kept:
+            return Answer(row.sample, failure=row.failures[0], attempts=tried, edit_seconds=row.seconds)
+        # With thresholds, a candidate that keeps them comes before one that ranks better.
+        ranked = sorted(self._ranked(row), key=lambda kept: bool(self._misses(kept)))
+        misses = self._misses(ranked[0]) if self.spec.quality.mode != "score" else []
+        failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
+        return Answer(row.sample, row.region, ranked[: self.spec.keep], failure, tried, row.seconds)
+
+
+def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
+    files = weights.resolve(metric.weights or spec.weights).files
+    found: Any = plugins.find("metrics", metric.name)
+    loaded: Metric = found.load(files, device, **metric.options)
+    return loaded
+
+
+def _batch(entries: Sequence[_Entry], shape: int) -> Batch:
+    """Entries as a batch of exactly ``shape``, the last one repeated: kernels see one shape whatever the mates."""
+    padded = [*entries, *[entries[-1]] * (shape - len(entries))]
+    rows = [entry.row for entry in padded]
+    exemplars = [row.exemplar for row in rows if row.exemplar is not None]
+    sources = [row.sample.source_prompt for row in rows]
+    return Batch(
+        image=np.stack([row.image for row in rows]),
+        mask=np.stack([row.mask for row in rows]),
+        prompt=[row.sample.prompt for row in rows],
+        seed=[entry.seed for entry in padded],
+        exemplar=np.stack(exemplars) if exemplars else None,
+        source_prompt=[source or "" for source in sources] if any(sources) else None,
+        checkpoint=rows[0].sample.checkpoint,
+        params=rows[0].sample.params,
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, by name: the engine itself needs no torch
+
+
+def best_device() -> str:
+    """``cuda`` where torch sees a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
+    """A block that carries samples to one that carries answers."""
+    return with_travellers(table, engine.answer(travellers(table)))

@@ -1,0 +1,34 @@
+"""The run's diary, ``events.jsonl`` in its output: what happened when, for those who come after the cluster is gone."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pipeline import storage
+from pipeline.errors import ObjectMissing
+
+EVENTS_FILE: Final = "events.jsonl"
+INTERVAL: Final = 30.0  # seconds; object stores cannot append, so the whole diary is put again
+
+
+class Events:
+    """Appends to the diary of earlier runs on the same output."""
+
+    def __init__(self, output: str) -> None:
+        self._uri = storage.join(output, EVENTS_FILE)
+        try:
+            self._text = storage.read_bytes(self._uri).decode()
+        except ObjectMissing:
+            self._text = ""
+        self._put = 0.0
+
+    def say(self, event: str, *, now: bool = True, **facts: Any) -> None:
+        """Note an event; with ``now=False`` it may reach storage up to ``INTERVAL`` seconds later."""
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._text += json.dumps({"time": stamp, "event": event, **facts}) + "\n"
+        if now or time.monotonic() - self._put >= INTERVAL:
+            storage.write_bytes(self._uri, self._text.encode())
+            self._put = time.monotonic()

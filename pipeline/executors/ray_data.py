@@ -1,0 +1,191 @@
+"""Carries out a plan with Ray Data: decode in CPU tasks, edit in a pool of actors, write in CPU tasks.
+
+Knows Ray, and nothing of images or networks. Trap numbers are those of Ray 2.60, found by running it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import RaySpec
+from pipeline.engine import Engine, best_device, edit_block
+from pipeline.errors import Interrupted, StopRun
+from pipeline.plan import Plan
+from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
+from pipeline.stages import decode_block, write_block
+
+# Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
+# fuse) nor lets actors that took every CPU starve the reads.
+STAGE_CPUS = 0.5
+STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
+LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the pool takes."""
+
+    actors: int
+    gpus: float  # an actor
+    cpus: float  # an actor
+
+
+class EditActor:
+    """One loaded engine; Ray keeps it for the whole run."""
+
+    def __init__(self, spec: EngineSpec, gpus: float) -> None:
+        self.engine = Engine(spec, best_device() if gpus else "cpu")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A block of samples to a block of answers."""
+        return edit_block(self.engine, table)
+
+
+def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
+    """Yield each block's results rows after they are committed.
+
+    Args:
+        plan: what is to be done.
+        address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
+
+    Raises:
+        StopRun: the cluster cannot hold the pool.
+        Interrupted: Ray gave up on the run; what is committed stays.
+    """
+    with _cluster(plan.job.ray, address):
+        import ray
+
+        pool = resources(plan.job.ray, ray.cluster_resources())
+        try:
+            yield from _stream(plan, pool)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
+            raise Interrupted(f"Ray stopped the run: {reason}; the same command goes on from here") from error
+
+
+def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
+    """How many actors, and what each takes, from what the cluster has.
+
+    Raises:
+        StopRun: the pool asked for can never be placed.
+    """
+    gpus = cluster.get("GPU", 0.0)
+    each = (1.0 if gpus else 0.0) if spec.gpus_per_actor == "auto" else spec.gpus_per_actor
+    if each > gpus:
+        raise StopRun(f"an actor wants {each:g} GPU and the cluster has {gpus:g}; set ray.gpus_per_actor")
+    cpus = 0.0 if each else 1.0  # an operator with GPUs reserves a CPU too unless told otherwise: a silent deadlock
+    most = math.floor(gpus / each) if each else max(1, math.floor(cluster.get("CPU", 1.0) - 2 * STAGE_CPUS))
+    for name, amount in spec.resources.items():
+        most = min(most, math.floor(cluster.get(name, 0.0) / amount))
+        if not most:
+            raise StopRun(f"an actor wants {amount:g} of {name!r} and the cluster has {cluster.get(name, 0.0):g}")
+    return Resources(most if spec.actors == "auto" else spec.actors, each, cpus)
+
+
+def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
+    import ray.data
+
+    blocks = list(plan.blocks(pool.actors))
+    actors = min(pool.actors, len(blocks))
+    _configure(plan.job.ray.stall_seconds)
+    editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
+    if plan.job.ray.resources:
+        editing["resources"] = dict(plan.job.ray.resources)
+    # from_arrow makes one block a table; read_parquet would pack a small manifest into a single one.
+    dataset = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            _decode,
+            fn_kwargs={"spec": plan.decode},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=STAGE_CPUS,
+            memory=STAGE_MEMORY,
+        )
+        .map_batches(
+            EditActor,
+            fn_constructor_args=(plan.engine, pool.gpus),
+            batch_size=max(block.num_rows for block in blocks),
+            batch_format="pyarrow",
+            num_cpus=pool.cpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=actors,
+                max_tasks_in_flight_per_actor=2,
+                max_concurrent_calls_per_actor=2,  # one call at a time, but the next one's batch is made meanwhile
+            ),
+            **editing,
+        )
+        .map_batches(
+            _write,
+            fn_kwargs={"spec": plan.write},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=STAGE_CPUS,
+            memory=STAGE_MEMORY,
+        )
+    )
+    for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if rows.num_rows:
+            yield rows
+
+
+def _decode(table: pa.Table, spec: DecodeSpec) -> pa.Table:
+    return decode_block(table, spec)
+
+
+def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
+    if not table.num_rows:  # an empty block has no columns
+        return pa.table({"key": pa.array([], pa.string())})
+    return write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
+
+
+def _configure(stall_seconds: int) -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
+    context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
+    context.max_errored_blocks = 0  # more would drop whole blocks and say nothing
+
+
+@contextmanager
+def _cluster(spec: RaySpec, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one here and stop it again."""
+    # Started by `uv run`, Ray would rebuild the environment in every worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local init would turn token authentication on
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if address:
+        ray.init(address=address, ignore_reinit_error=True, **quiet)
+        yield
+        return
+    cores = os.cpu_count() or 1
+    actors = cores if spec.actors == "auto" else spec.actors
+    with tempfile.TemporaryDirectory(prefix="rt-") as folder:  # short: a socket's path has 107 characters at most
+        ray.init(
+            address="local",
+            # One CPU beyond the actors', so that decode and write always find a place.
+            num_cpus=max(cores, actors) + math.ceil(2 * STAGE_CPUS),
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE,
+            _temp_dir=folder,
+            **quiet,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()

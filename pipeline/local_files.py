@@ -1,0 +1,66 @@
+"""Files of this machine, put in place whole or not at all. Knows nothing of retries or of other filesystems."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name of its own in the same folder, removed if it is still there in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rough = path.with_name(f".{path.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield rough
+    finally:
+        rough.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the kernel bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace(path: Path, data: bytes) -> None:
+    with beside(path) as rough:
+        rough.write_bytes(data)
+        flush(rough)
+        os.replace(rough, path)
+    flush(path.parent)
+
+
+def create(path: Path, data: bytes) -> bool:
+    with beside(path) as rough:
+        rough.write_bytes(data)
+        flush(rough)
+        try:
+            os.link(rough, path)  # whole at once, unlike O_EXCL and then writing
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+                raise
+            return _create_exclusively(path, data)
+    flush(path.parent)
+    return True
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """For filesystems without hard links: of several, one wins; a kill in between leaves the winner's file short."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True

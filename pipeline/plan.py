@@ -1,0 +1,237 @@
+"""What is to be done: the job resolved, its rows fingerprinted, those already answered left out. Starts nothing."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipeline import manifest, plugins, results, storage, weights
+from pipeline.config import EditJob
+from pipeline.errors import ConfigError, ManifestError, OutputError, StorageError
+from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
+from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
+
+# Of the job: what decides an answer. The rest (ray, max_failure_rate) may change between two runs on one output.
+DECIDES: Final = (
+    "name",
+    "manifest",
+    "seed",
+    "editor",
+    "candidates",
+    "keep",
+    "metrics",
+    "quality",
+    "image_format",
+    "mask",
+    "fit",
+    "sink",
+)
+RUN_FILE: Final = "run.json"
+MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies
+BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with everything looked up that must be right before a device is taken."""
+
+    job: EditJob
+    engine: EngineSpec
+    decode: DecodeSpec
+    write: WriteSpec
+    todo: pa.Table  # manifest columns and ``fingerprint`` of the rows left
+    requests: pa.Table  # key and fingerprint of every row asked for
+    weights: Mapping[str, str]  # role to sha256
+
+    @property
+    def total(self) -> int:
+        """Rows asked for."""
+        return int(self.requests.num_rows)
+
+    @property
+    def left(self) -> int:
+        """Rows not answered yet."""
+        return int(self.todo.num_rows)
+
+    def blocks(self, actors: int) -> Iterator[pa.Table]:
+        """The rows left, in blocks: the unit of loss, retry and commit."""
+        rows = self._rows_per_block(actors)
+        for start in range(0, self.left, rows):
+            yield self.todo.slice(start, rows)
+
+    def _rows_per_block(self, actors: int) -> int:
+        asked = self.job.ray.rows_per_block
+        if asked != "auto":
+            return asked
+        a_pass = max(1, self.job.ray.batch_size // self.job.candidates)
+        even = -(-self.left // (actors * BLOCKS_AN_ACTOR))
+        # A multiple of what a pass holds, so that no pass but the last one of a block is padded.
+        return max(1, min(even, MOST_ROWS_A_BLOCK) // a_pass) * a_pass
+
+
+def make_plan(job: EditJob, *, limit: int | None = None, retry_failed: bool = False) -> Plan:
+    """Look everything up.
+
+    Args:
+        job: the job.
+        limit: answer at most the manifest's first ``limit`` rows.
+        retry_failed: rows answered with a failure are left to be done.
+
+    Raises:
+        StopRun: the job, its manifest, weights or plug-ins are wrong; nothing was written.
+    """
+    editor: Any = plugins.find("editors", job.editor.name)
+    plugins.find("sinks", job.sink)
+    plugins.check_params(editor.Params, job.editor.params, f"editor {job.editor.name}")
+    resolved = weights.resolve(job.editor.weights)
+    columns = _score_columns(job, editor)
+    rows = manifest.read(job.manifests)
+    table = rows.table if limit is None else rows.table.slice(0, limit)
+    table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
+    caller = pa.schema([f for f in table.schema if f.name not in REQUEST_COLUMNS and f.name != "fingerprint"])
+    _no_clash(caller, columns)
+    answered = results.answered(job.output)
+    redo = FAILURES if retry_failed else ()
+    todo = manifest.leave_out(table, {k: fp for k, (fp, status) in answered.items() if status not in redo})
+    return Plan(
+        job=job,
+        engine=engine_spec(job),
+        decode=DecodeSpec(frozenset(editor.inputs), job.mask),
+        write=WriteSpec(
+            job.output, results_schema(columns, caller), results.next_epoch(job.output), job.image_format, job.sink
+        ),
+        todo=todo,
+        requests=table.select(["key", "fingerprint"]),
+        weights=resolved.sha256,
+    )
+
+
+def engine_spec(job: EditJob) -> EngineSpec:
+    """What the job asks of an engine."""
+    return EngineSpec(
+        editor=job.editor.name,
+        params=job.editor.params,
+        weights=job.editor.weights,
+        metrics=job.metrics,
+        seed=job.seed,
+        candidates=job.candidates,
+        keep=job.keep,
+        batch_size=job.ray.batch_size,
+        fit=job.fit,
+        quality=job.quality,
+    )
+
+
+def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
+    """What decides the pixels beside the row itself; its digest is part of every fingerprint."""
+    return {
+        "editor": job.editor.name,
+        "version": editor_version,
+        "params": job.editor.params,
+        "weights": dict(weights_sha256),
+        "seed": job.seed,
+        "candidates": job.candidates,
+        "keep": job.keep,
+        "fit": job.fit,
+        "mask": job.mask.model_dump(),
+        "image_format": job.image_format,
+        "quality": job.quality.model_dump(),
+    }
+
+
+def open_run(plan: Plan) -> None:
+    """Write ``run.json`` and the list of requests, or refuse an output that holds another job's answers.
+
+    Raises:
+        OutputError: with a field-by-field difference.
+    """
+    uri = storage.join(plan.job.output, RUN_FILE)
+    mine = _decides(plan)
+    if storage.exists(uri):
+        theirs = read_run(plan.job.output).get("decides", {})
+        changes = list(_differences(theirs, mine))
+        if changes:
+            raise OutputError(
+                f"{plan.job.output} holds another job's answers: {'; '.join(changes)}; give another output"
+            )
+    record = {
+        "retouch": _version("retouch"),
+        "decides": mine,
+        "job": plan.job.model_dump(mode="json"),
+        "rows": plan.total,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": _who(),
+        "versions": {name: _version(name) for name in ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")},
+        "python": platform.python_version(),
+    }
+    storage.write_bytes(uri, json.dumps(record, indent=1).encode())
+    results.write_requests(plan.job.output, plan.requests)
+
+
+def read_run(output: str) -> dict[str, Any]:
+    """The record that a run left in its output.
+
+    Raises:
+        OutputError: there is none, so this is no run's output.
+    """
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
+    except StorageError as error:
+        raise OutputError(f"{output} holds no run ({RUN_FILE}: {error})") from None
+    return record
+
+
+def _decides(plan: Plan) -> dict[str, Any]:
+    return {**plan.job.model_dump(mode="json", include=set(DECIDES)), "weights_sha256": dict(plan.weights)}
+
+
+def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+    """``path: old -> new`` for every leaf that differs."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        for name in sorted({*theirs, *mine}):
+            yield from _differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
+    elif theirs != mine:
+        yield f"{path}: {json.dumps(theirs)} -> {json.dumps(mine)}"
+
+
+def _score_columns(job: EditJob, editor: Any) -> dict[str, pa.DataType]:
+    columns = plugins.column_types(editor.columns)
+    for metric in job.metrics:
+        found: Any = plugins.find("metrics", metric.name)
+        if metric.weights is not None:
+            weights.resolve(metric.weights)
+        columns |= plugins.column_types(found.columns)
+    unknown = sorted(set(job.quality.thresholds) - set(columns))
+    if unknown:
+        raise ConfigError(
+            f"quality.thresholds names {', '.join(unknown)}, which nothing measures; measured: {', '.join(columns)}"
+        )
+    return columns
+
+
+def _no_clash(caller: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
+    clash = sorted(set(caller.names) & {*RESULT_FIELDS.names, *columns})
+    if clash:
+        raise ManifestError(f"manifest columns {', '.join(clash)} would hide results columns of that name; rename them")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "unknown"

@@ -1,0 +1,98 @@
+"""Names to classes by entry point, ours included, and the contracts that plug-ins keep.
+
+Imports a plug-in only when it is asked for; knows none of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import ConfigError, PluginError
+from pipeline.schema import Batch, EditResult, Pixels
+
+Kind = Literal["editors", "metrics", "sinks"]
+KINDS: tuple[Kind, ...] = ("editors", "metrics", "sinks")
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """Edits batches of uint8 images; owns its networks and the device's memory."""
+
+    version: ClassVar[str]  # bump it when the pixels change
+    inputs: ClassVar[frozenset[str]]  # which of mask, exemplar, prompt, source_prompt, checkpoint it reads
+    Params: ClassVar[type]  # a frozen dataclass; its fields are the job's ``editor.params``
+    rank_by: ClassVar[str | None]  # EditResult.metrics entry that ranks candidates, lower is better
+    columns: ClassVar[Mapping[str, str]]  # EditResult.metrics entries that become result columns: name to Arrow type
+    image_size: int  # H = W of the batches that it takes, known after load
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the networks; ``weights`` maps a role (``unet``, ``clip``, ...) to a local file. Raises WeightsError."""
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order; deterministic in each entry and its seed."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Scores edited batches while they are still in memory."""
+
+    columns: ClassVar[Mapping[str, str]]  # result columns that it fills: name to Arrow type ("float64", "bool", ...)
+
+    @classmethod
+    def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
+        """Read the networks; ``weights`` maps a role (``clip``, ``lpips``, ...) to a local file. Raises WeightsError."""
+
+    def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
+        """One mapping of ``columns`` an entry. ``edited`` [B,H,W,3] is the network's image before compositing."""
+
+
+def available(kind: Kind) -> dict[str, EntryPoint]:
+    """Installed plug-ins of a kind by name."""
+    return {point.name: point for point in entry_points(group=f"pipeline.{kind}")}
+
+
+def find(kind: Kind, name: str) -> type:
+    """The class behind an installed name, or behind ``package.module:Class`` without installing anything.
+
+    Raises:
+        PluginError: no plug-in has this name, or importing it failed.
+    """
+    found = available(kind)
+    point = EntryPoint(name, name, f"pipeline.{kind}") if ":" in name else found.get(name)
+    if point is None:
+        raise PluginError(
+            f"no {kind[:-1]} named {name!r}; installed: {', '.join(sorted(found)) or 'none'}, or give package.module:Class"
+        )
+    try:
+        return cast(type, point.load())
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"{kind[:-1]} {name!r} does not import ({point.value}): {error}") from error
+
+
+def column_types(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
+    """Arrow types of a plug-in's ``columns``."""
+    return {name: pa.type_for_alias(alias) for name, alias in columns.items()}
+
+
+def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> Any:
+    """``values`` as the editor's frozen Params dataclass, types checked.
+
+    Raises:
+        ConfigError: an unknown name or a value of the wrong type; ``whose`` names the origin in the line.
+    """
+    known = [f.name for f in dataclasses.fields(params_type)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"{whose}: no parameter named {', '.join(unknown)}; there are: {', '.join(known)}")
+    try:
+        return TypeAdapter(params_type).validate_python(dict(values))
+    except ValidationError as error:
+        lines = (f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}" for p in error.errors())
+        raise ConfigError(f"{whose}: {'; '.join(lines)}") from None

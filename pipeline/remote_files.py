@@ -1,0 +1,140 @@
+"""Single requests to any fsspec filesystem but this machine's. Knows nothing of retries: one call, one try."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import fsspec
+
+from pipeline.errors import StorageError
+from pipeline.retries import one_line, refused
+
+CONNECTIONS: Final = 64  # to one endpoint; a process asks for at most half as many objects at once
+
+
+def connect(uri: str) -> tuple[Any, str]:
+    """The filesystem of a URL, its own retries switched off, and the path on it.
+
+    Raises:
+        StorageError: no installed filesystem takes such a URL.
+    """
+    try:
+        fs, inside = fsspec.core.url_to_fs(uri, **_options(uri.partition("://")[0]))
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{uri}: {one_line(error)}") from None
+    if hasattr(fs, "retries"):
+        fs.retries = 1
+    return fs, str(inside)
+
+
+def create(fs: Any, inside: str, data: bytes, *, first: bool) -> bool:
+    """One try at a conditional put; True if the object there is ours.
+
+    Args:
+        first: no earlier try can have come through unnoticed, so any object that is there is another's.
+    """
+    if first and info(fs, inside) is not None:
+        return False
+    try:
+        pipe(fs, inside, data, mode="create")
+    except Exception as error:
+        if not refused(error):
+            raise
+        if first:
+            return False
+    return bool(fs.cat_file(inside) == data)
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Options of a filesystem; anything but S3 takes its defaults."""
+    if protocol not in {"s3", "s3a"}:
+        return {}
+    config: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        # Gateways that are not AWS often answer 411 to the checksum trailers that clients send since 2025.
+        config["request_checksum_calculation"] = "when_required"
+    # Listings are not cached: another machine's files must be seen. The endpoint is named, since fsspec keeps one
+    # filesystem an options set and would go on with the old one when the environment changes.
+    return {"config_kwargs": config, "use_listings_cache": False, "endpoint_url": endpoint}
+
+
+def pipe(fs: Any, inside: str, data: bytes, **options: Any) -> None:
+    """Put an object. Where there are folders (sftp, hdfs), the missing ones are made; object stores have none."""
+    try:
+        fs.pipe_file(inside, data, **options)
+    except FileNotFoundError:
+        if "s3" in fs.protocol:
+            raise
+        fs.makedirs(fs._parent(inside), exist_ok=True)
+        fs.pipe_file(inside, data, **options)
+
+
+def info(fs: Any, inside: str) -> Mapping[str, Any] | None:
+    """What the store says of an object or folder; None where there is neither."""
+    fs.invalidate_cache()
+    try:
+        return cast(Mapping[str, Any], fs.info(inside))
+    except FileNotFoundError:
+        return None
+
+
+def find(fs: Any, inside: str) -> list[str]:
+    """Paths of all objects below a folder."""
+    fs.invalidate_cache()
+    try:
+        return list(fs.find(inside))
+    except FileNotFoundError:
+        return []
+
+
+def identity_of(info: Mapping[str, Any]) -> str:
+    """``etag:...`` where the store keeps one, else size and time of change."""
+    for name in ("ETag", "etag", "md5Hash", "checksum"):
+        if info.get(name):
+            return f"etag:{str(info[name]).strip(chr(34))}"
+    moments = (
+        str(info[name]) for name in ("LastModified", "last_modified", "mtime", "updated", "created") if name in info
+    )
+    return f"stat:{info.get('size')}:{next(moments, '')}"
+
+
+class Ranges(io.RawIOBase):
+    """A remote object of ``size`` bytes as a file; ``read_range(start, end)`` fetches a part, and none is kept."""
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
+        self.read_range, self.size = read_range, size
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
+        return self.position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self.size if size is None or size < 0 else min(self.position + size, self.size)
+        start = self.position
+        if end <= start:
+            return b""
+        data = self.read_range(start, end)
+        self.position = start + len(data)
+        return data
+
+    def readall(self) -> bytes:
+        return self.read(-1)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,46 @@
+"""What the stations are told: plain data, so that it can be sent to where the work is. Knows no station."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipeline.config import MaskSpec, MetricSpec, QualitySpec
+
+
+@dataclass(frozen=True)
+class DecodeSpec:
+    """How a row's files become pixels."""
+
+    inputs: frozenset[str]  # what the editor reads, of mask, exemplar, prompt, source_prompt, checkpoint
+    mask: MaskSpec = field(default_factory=MaskSpec)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an engine loads and how it treats candidates."""
+
+    editor: str
+    params: Mapping[str, Any]
+    weights: str | Mapping[str, str]  # as in the job file; made local where the engine runs
+    metrics: Sequence[MetricSpec] = ()
+    seed: int = 0
+    candidates: int = 1
+    keep: int = 1
+    batch_size: int = 8
+    fit: Literal["auto", "crop", "resize"] = "auto"
+    quality: QualitySpec = field(default_factory=QualitySpec)
+
+
+@dataclass(frozen=True)
+class WriteSpec:
+    """Where answers go and in which form."""
+
+    output: str
+    schema: pa.Schema  # of the results table
+    epoch: int  # of this run: a later run's answer to a key stands over an earlier one's
+    image_format: str = "png"
+    sink: str = "files"

@@ -1,0 +1,102 @@
+"""Arrays to the small pictures of a page: thumbnails, mask overlays, differences. Knows neither storage nor HTML.
+
+Arrays are ``[H, W, 3]`` uint8 RGB in 0..255; a mask is ``[H, W]`` bool, True = edit.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as pil
+
+from pipeline.schema import Mask, Pixels
+
+Plane = npt.NDArray[np.uint8]  # [H, W]
+LARGEST: Final = 320  # longer side of a thumbnail in pixels: three fit beside each other on a laptop
+ENLARGED: Final = 192  # images of up to half of this are shown enlarged by a whole number, up to about this
+WEBP_QUALITY: Final = 82  # a photograph of 320 pixels in about 15 KB
+TINT: Final = (255, 0, 128)  # of the mask; a colour that photographs seldom have
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be shown at ``width`` x ``height`` CSS pixels, by its ``data:`` URI."""
+
+    uri: str
+    width: int
+    height: int
+    pixelated: bool  # enlarged: its pixels are meant to be seen
+
+
+def thumbnail(pixels: Pixels, alpha: Plane | None = None) -> Picture:
+    """An image scaled down to ``LARGEST``, or a small one as it is, to be shown enlarged. Transparency is kept."""
+    return _picture(_shrunk(pixels, alpha))
+
+
+def overlay(pixels: Pixels, mask: Mask) -> Picture:
+    """An image in pale gray with what is edited in tinted colour; a mask of one pixel can still be seen."""
+    image = _shrunk(pixels)
+    small = np.asarray(image).astype(np.float32)
+    part = np.asarray(pil.fromarray(mask.astype(np.uint8) * 255).resize(image.size, pil.Resampling.BOX)) / 255
+    inside = np.where(part > 0, np.maximum(part, 0.5), 0)[:, :, None].astype(np.float32)
+    pale = 0.5 * np.asarray(image.convert("L"), dtype=np.float32)[:, :, None] + 80
+    tinted = 0.55 * small + 0.45 * np.asarray(TINT, dtype=np.float32)
+    return _picture(pil.fromarray((inside * tinted + (1 - inside) * pale).astype(np.uint8)))
+
+
+def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int]:
+    """Where the output differs from the source outside the mask, white on black, and by how many levels at most.
+
+    Every pixel of the picture is the largest difference among the pixels that it stands for, so that a single one is
+    seen; the largest of all is white.
+    """
+    # Not abs(a - b): uint8 wraps around.
+    levels = np.where(mask, 0, (np.maximum(source, output) - np.minimum(source, output)).max(axis=2))
+    width, height = _fitted(levels.shape[1], levels.shape[0])
+    for axis, size in enumerate((height, width)):
+        starts = np.arange(size) * levels.shape[axis] // size
+        levels = np.maximum.reduceat(levels, starts, axis=axis)
+    largest = int(levels.max())
+    shown = (levels.astype(np.uint16) * 255 // max(largest, 1)).astype(np.uint8)
+    return _picture(pil.fromarray(shown)), largest
+
+
+def _shrunk(pixels: Pixels, alpha: Plane | None = None) -> pil.Image:
+    image = pil.fromarray(pixels)
+    if alpha is not None:
+        image.putalpha(pil.fromarray(alpha))
+    size = _fitted(image.width, image.height)
+    if size == image.size:
+        return image
+    return image.resize(size, pil.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """Width and height brought under ``LARGEST``, the aspect ratio kept."""
+    scale = min(1.0, LARGEST / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _picture(image: pil.Image) -> Picture:
+    times = max(1, ENLARGED // max(image.size))
+    out = io.BytesIO()
+    if times > 1:  # few pixels, each of which shall be seen: exact
+        image.save(out, "PNG")
+        kind = "png"
+    else:
+        image.save(out, "WEBP", quality=WEBP_QUALITY, method=2)
+        kind = "webp"
+    uri = f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    return Picture(uri, image.width * times, image.height * times, times > 1)
+
+
+def histogram(values: npt.NDArray[np.float64], bins: int = 24) -> list[float]:
+    """Heights in 0..1 of the bars of a small histogram; the square root is shown, so that a single value is seen."""
+    counts, _ = np.histogram(values, bins)
+    return [math.sqrt(count / max(counts.max(), 1)) for count in counts.tolist()]

@@ -1,0 +1,116 @@
+"""The proof that an output is whole: images against what their rows say. Knows rows as a table, not where they rest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from pipeline import addresses, storage
+from pipeline.errors import ObjectMissing
+
+THREADS: Final = 32  # images read back side by side
+_SHOWN: Final = 3  # names of a kind that the text shows
+_OURS: Final = re.compile(r"(-[0-9a-f]{16}(-\w+)?\.(png|webp|jpg)|/shard-[0-9a-f]{20}\.tar)$")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What reading an output back has shown; ``ok`` where nothing is amiss."""
+
+    rows: int  # rows asked for
+    statuses: Mapping[str, int]  # of the rows asked for that are answered
+    missing_rows: tuple[str, ...] = ()  # keys asked for without an answer
+    stale_rows: tuple[str, ...] = ()  # keys whose answer is to another request (fingerprint)
+    orphan_rows: tuple[str, ...] = ()  # keys answered that nobody asked for
+    duplicates: tuple[str, ...] = ()  # keys that reading the folder plainly gives more than once
+    missing_images: tuple[str, ...] = ()  # addresses that a row names and that hold nothing
+    hash_mismatches: tuple[str, ...] = ()  # addresses whose bytes are not those that the row recorded
+    orphan_images: tuple[str, ...] = ()  # files that no row names
+    images: int = 0  # read back and hashed
+    digest: str = ""  # sha256 of the sorted (key, status, sha256 of the image): equal for equal outcomes
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is answered once and every image is as recorded."""
+        return not any(names for _, names in self._findings())
+
+    def text(self) -> str:
+        """For people: one line of counts, one for each kind of finding."""
+        counts = ", ".join(f"{number} {status}" for status, number in self.statuses.items() if number) or "none"
+        lines = [f"{sum(self.statuses.values())}/{self.rows} rows answered ({counts}), {self.images} images read back"]
+        for kind, names in self._findings():
+            if names:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                lines.append(f"{kind}: {', '.join(names[:_SHOWN])}{more}")
+        return "\n".join([*lines, f"ok, digest {self.digest}" if self.ok else "not ok"])
+
+    def _findings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        return (
+            ("rows without an answer", self.missing_rows),
+            ("rows answered for another request", self.stale_rows),
+            ("answers that nobody asked for", self.orphan_rows),
+            ("keys answered more than once", self.duplicates),
+            ("images missing", self.missing_images),
+            ("images that are not what was recorded", self.hash_mismatches),
+            ("images without a row", self.orphan_images),
+        )
+
+
+def images_of(rows: pa.Table) -> dict[str, str]:
+    """Address to sha256 of every image that the rows name, runners-up too."""
+    named = zip(rows["output"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
+    found = {address: digest or "" for address, digest in named if address}
+    if "runners_up" in rows.column_names:
+        for others in rows["runners_up"].to_pylist():
+            found |= {other["output"]: other["sha256"] or "" for other in others or () if other["output"]}
+    return found
+
+
+def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Addresses of images that are missing, and of those with another hash.
+
+    Args:
+        output: the output folder.
+        expected: address to hex sha256.
+
+    Raises:
+        StorageError: an image could not be read for another reason than that it is not there.
+    """
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = list(threads.map(lambda address: _sha256(output, address), expected))
+    missing = sorted(address for address, got in zip(expected, found, strict=True) if got is None)
+    differ = sorted(a for a, got in zip(expected, found, strict=True) if got is not None and got != expected[a])
+    return tuple(missing), tuple(differ)
+
+
+def orphan_images(output: str, expected: Iterable[str]) -> tuple[str, ...]:
+    """Addresses of files below the images' folder that are none of the expected ones' files."""
+    folder = storage.join(output, addresses.IMAGES)
+    named = {address.partition(addresses.MEMBER)[0] for address in expected}
+    present = (storage.join(addresses.IMAGES, file[len(folder) :]) for file in storage.list_files(folder))
+    return tuple(sorted(set(present) - named))
+
+
+def is_ours(address: str) -> bool:
+    """Whether a file has a name that a sink of this package gives."""
+    return _OURS.search(f"/{address}") is not None
+
+
+def digest_of(rows: pa.Table) -> str:
+    """sha256 of the outcome, whatever the rows' order."""
+    columns = (rows[name].to_pylist() for name in ("key", "status", "sha256"))
+    lines = sorted(f"{len(key)}:{key}\0{status}\0{digest or ''}" for key, status, digest in zip(*columns, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sha256(output: str, address: str) -> str | None:
+    try:
+        return hashlib.sha256(addresses.fetch(output, address)).hexdigest()
+    except ObjectMissing:
+        return None

@@ -1,0 +1,119 @@
+"""The product's executor: the same answers as in one process, whatever the pool, and after a kill."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pipeline import results
+from pipeline.config import EditJob, RaySpec
+from pipeline.errors import StopRun
+from pipeline.executors.ray_data import Resources, resources
+from pipeline.run import Summary, run
+from tests.datasets import painter_job, write_dataset
+
+pytestmark = pytest.mark.ray
+
+
+def quiet(job: EditJob, **options: Any) -> Summary:
+    return run(job, console=Console(file=io.StringIO()), **options)
+
+
+def hashes(output: str) -> dict[str, str]:
+    table = results.read(output, ["key", "sha256"])
+    return dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+
+
+def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 13, {4: "raise"})
+    outputs = {}
+    for name, options in {
+        "local": {"executor": "local"},
+        "one": {"executor": "ray", "actors": 1},
+        "two": {"executor": "ray", "actors": 2},
+    }.items():
+        ray = {"batch_size": 4, "rows_per_block": 3, "actors": options.pop("actors", 1)}
+        job = painter_job(
+            tmp_path, manifest, output=str(tmp_path / name), candidates=2, ray=ray, max_failure_rate=1.0
+        )
+        summary = quiet(job, **options)
+        assert (summary.answered_now, summary.statuses["failed_to_edit"]) == (13, 1)
+        proof = results.verify(job.output)
+        assert proof.ok, proof.text()
+        outputs[name] = hashes(job.output)
+    assert outputs["local"] == outputs["one"] == outputs["two"]
+
+
+def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 40)
+    job = painter_job(
+        tmp_path,
+        "manifest.parquet",
+        output="out",
+        editor={"name": "tests.executors.slow:SlowPainter", "weights": {}},
+        ray={"batch_size": 2, "rows_per_block": 2, "actors": 2},
+    )
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "pipeline", "run", "job.yaml"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        for _ in _until(lambda: len(list((tmp_path / "out" / "results").glob("*.parquet"))) >= 3):
+            assert first.poll() is None, "the run ended before it could be killed"
+        first.send_signal(signal.SIGKILL)
+    output = str(tmp_path / "out")
+    committed = len(results.answered(output))
+    assert 0 < committed < 40
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "rows: 40 = 40 success" in again.stdout
+    answered_now = int(again.stdout.split("answered now: ")[1].split()[0])
+    # Workers of the killed driver may commit what they had in hand after it is gone; nothing is done twice for that.
+    assert answered_now <= 40 - committed
+    assert results.verify(output).ok
+
+
+def _until(done: Any, seconds: float = 120) -> Iterator[None]:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "nothing was committed in time"
+        yield
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("spec", "cluster", "wanted"),
+    [
+        ({}, {"CPU": 8, "GPU": 4}, Resources(4, 1.0, 0.0)),  # an actor a GPU, and no CPU beside it
+        ({"gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, Resources(4, 0.5, 0.0)),
+        ({"actors": 3}, {"CPU": 8, "GPU": 4}, Resources(3, 1.0, 0.0)),
+        ({}, {"CPU": 4}, Resources(3, 0.0, 1.0)),  # a CPU stays free for decode and write
+        ({}, {"CPU": 1}, Resources(1, 0.0, 1.0)),
+        ({"gpus_per_actor": 0}, {"CPU": 4, "GPU": 2}, Resources(3, 0.0, 1.0)),
+        ({"resources": {"edit": 1}}, {"CPU": 9, "edit": 2}, Resources(2, 0.0, 1.0)),
+    ],
+)
+def test_the_pool_follows_what_the_cluster_has(
+    spec: dict[str, Any], cluster: dict[str, float], wanted: Resources
+) -> None:
+    assert resources(RaySpec(**spec), cluster) == wanted
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"), [({"gpus_per_actor": 1}, "wants 1 GPU"), ({"resources": {"edit": 1}}, "wants 1 of 'edit'")]
+)
+def test_a_pool_that_can_never_be_placed_is_refused(spec: dict[str, Any], said: str) -> None:
+    with pytest.raises(StopRun, match=said):
+        resources(RaySpec(**spec), {"CPU": 4})

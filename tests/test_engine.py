@@ -1,0 +1,156 @@
+"""The engine answers every sample once: batched, bisected, ranked, and never raises for a row's own fault."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import MetricSpec, QualitySpec, Threshold
+from pipeline.engine import Engine, candidate_seed
+from pipeline.errors import ConfigError, PluginError
+from pipeline.samples import Answer, Failure, Sample, failed_to_load
+from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD
+from pipeline.specs import EngineSpec
+from tests.painters import Painter
+
+SPEC = EngineSpec(
+    editor="tests.painters:Painter",
+    params={},
+    weights={},
+    metrics=(MetricSpec(name="tests.painters:Redness", weights={}),),
+    candidates=2,
+    batch_size=4,
+)
+
+
+def sample(key: str, prompt: str = "", **fields: object) -> Sample:
+    generator = np.random.default_rng(abs(hash(key)) % 1000)
+    source = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    mask = np.zeros((20, 24), bool)
+    mask[4:12, 6:16] = True
+    return Sample(key, f"fp-{key}", prompt, source=source, mask=mask, **fields)  # type: ignore[arg-type]
+
+
+def kept_of(answer: Answer) -> list[tuple[int, int, bytes]]:
+    return [(kept.candidate, kept.seed, kept.image.tobytes()) for kept in answer.kept]
+
+
+def test_the_best_candidate_by_the_editors_own_ranking_is_kept() -> None:
+    (answer,) = Engine(replace(SPEC, candidates=5), "cpu").answer([sample("a")])
+    seeds = [candidate_seed(0, "a", k) for k in range(5)]
+    assert answer.kept[0].seed == min(seeds, key=lambda seed: seed % 1000)
+    assert answer.attempts == 5
+
+
+def test_keep_gives_the_best_in_order() -> None:
+    (answer,) = Engine(replace(SPEC, candidates=5, keep=3), "cpu").answer([sample("a")])
+    distances = [kept.scores["distance"] for kept in answer.kept]
+    assert len(distances) == 3
+    assert distances == sorted(distances)
+
+
+def test_every_pass_has_the_one_batch_shape_whatever_the_number_of_rows() -> None:
+    Painter.calls.clear()
+    Engine(SPEC, "cpu").answer([sample(key) for key in "abcde"])
+    assert Painter.calls == [4, 4, 4]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations("abcdef"), st.integers(1, 6))
+def test_a_rows_answer_depends_on_neither_order_nor_mates(keys: list[str], alone: int) -> None:
+    engine = Engine(SPEC, "cpu")
+    together = {a.sample.key: kept_of(a) for a in engine.answer([sample(key) for key in "abcdef"])}
+    some = engine.answer([sample(key) for key in keys[:alone]])
+    assert [kept_of(answer) for answer in some] == [together[key] for key in keys[:alone]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["", "raise", "short", "unreadable"]), max_size=9), st.integers(1, 5))
+def test_as_many_answers_come_out_as_samples_went_in_and_only_the_bad_ones_fail(kinds: list[str], shape: int) -> None:
+    samples = [
+        failed_to_load(str(i), "fp", ValueError("no such thing")) if kind == "unreadable" else sample(str(i), kind)
+        for i, kind in enumerate(kinds)
+    ]
+    answers = Engine(replace(SPEC, batch_size=shape), "cpu").answer(samples)
+    assert [answer.sample.key for answer in answers] == [str(i) for i in range(len(kinds))]
+    assert [answer.failure is None for answer in answers] == [kind == "" for kind in kinds]
+
+
+def test_a_failure_says_its_stage_type_and_reason() -> None:
+    bad, unreadable = Engine(SPEC, "cpu").answer([sample("a", "raise"), failed_to_load("b", "fp", OSError("gone"))])
+    assert bad.failure == Failure(FAILED_TO_EDIT, "EditError", "this prompt cannot be edited", "edit")
+    assert unreadable.failure is not None
+    assert (unreadable.failure.status, unreadable.failure.stage) == (FAILED_TO_LOAD, "decode")
+    assert "gone" in unreadable.failure.message
+
+
+def test_too_little_memory_halves_the_shape_and_loses_no_row() -> None:
+    Painter.calls.clear()
+    engine = Engine(replace(SPEC, params={"most": 3}, batch_size=8), "cpu")
+    answers = engine.answer([sample(key) for key in "abcdef"])
+    assert all(answer.failure is None for answer in answers)
+    assert engine.shape == 2
+
+
+def test_rows_with_their_own_params_get_them_and_do_not_mix() -> None:
+    plain, grey = Engine(SPEC, "cpu").answer([sample("a"), sample("b", params={"grey": 9})])
+    inside = slice(4, 6)
+    assert (grey.kept[0].image[8, inside] == 9).all()
+    assert not (plain.kept[0].image[8, inside] == 9).all()
+
+
+def test_a_wrong_parameter_of_a_row_fails_that_row_alone() -> None:
+    good, bad = Engine(SPEC, "cpu").answer([sample("a"), sample("b", params={"greyness": 9})])
+    assert good.failure is None
+    assert bad.failure is not None
+    assert "no parameter named greyness" in bad.failure.message
+
+
+def test_a_wrong_parameter_of_the_job_stops_the_run() -> None:
+    with pytest.raises(ConfigError, match="no parameter named greyness; there are: size, grey, most"):
+        Engine(replace(SPEC, params={"greyness": 1}), "cpu")
+    with pytest.raises(ConfigError, match="size"):
+        Engine(replace(SPEC, params={"size": "big"}), "cpu")
+
+
+def test_an_unknown_editor_is_named_with_those_that_are_installed() -> None:
+    with pytest.raises(PluginError, match=r"no editor named 'blender'; installed: .*blended_diffusion"):
+        Engine(replace(SPEC, editor="blender"), "cpu")
+
+
+def test_reject_answers_with_the_missed_threshold_and_keeps_the_best_try() -> None:
+    quality = QualitySpec(mode="reject", thresholds={"distance": Threshold(max=-1)})
+    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").answer([sample("a")])
+    assert answer.failure is not None
+    assert (answer.failure.status, answer.failure.type) == (FAILED_QUALITY, "QualityError")
+    assert "is over -1" in answer.failure.message
+    assert answer.kept
+
+
+def test_retry_tries_further_seeds_until_one_keeps_the_threshold() -> None:
+    seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(40)]
+    first = next(k for k, distance in enumerate(seeds) if distance < min(seeds[:2]))
+    quality = QualitySpec(mode="retry", thresholds={"distance": Threshold(max=seeds[first])}, rounds=20)
+    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").answer([sample("a")])
+    assert answer.failure is None
+    assert answer.kept[0].candidate == first
+    assert answer.attempts == (first // 2 + 1) * 2
+
+
+def test_a_seed_belongs_to_run_key_and_candidate() -> None:
+    seeds = {candidate_seed(run, key, k) for run in (0, 1) for key in ("a", "b") for k in (0, 1)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    (own,) = Engine(SPEC, "cpu").answer([sample("a", seed=1)])
+    assert own.kept[0].seed in {candidate_seed(1, "a", k) for k in (0, 1)}
+
+
+def test_importing_the_engine_leaves_ray_out() -> None:
+    code = "import sys, pipeline.engine; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

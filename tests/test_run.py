@@ -1,0 +1,215 @@
+"""A job from start to end in this process: counts, resume, refusal, verification."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipeline import results
+from pipeline.config import EditJob
+from pipeline.errors import Interrupted, OutputError, StopRun
+from pipeline.executors import local
+from pipeline.plan import make_plan
+from pipeline.run import Summary, run
+from pipeline.status import read_status
+from tests.datasets import painter_job, picture, square, write_dataset
+
+
+def quiet(job: EditJob, **options: Any) -> Summary:
+    return run(job, executor="local", console=Console(file=io.StringIO()), **options)
+
+
+def hashes(job: EditJob) -> dict[str, str]:
+    table = results.read(job.output, ["key", "sha256"])
+    return dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+
+
+def test_every_row_is_answered_and_the_summary_adds_up(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 8, {2: "raise"}), max_failure_rate=0.2)
+    summary = quiet(job)
+    assert (summary.rows, summary.answered_now, summary.exit_code) == (8, 8, 0)
+    assert sum(summary.statuses.values()) == 8
+    assert summary.statuses["failed_to_edit"] == 1
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["statuses"] == summary.statuses
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+    proof = results.verify(job.output)
+    assert proof.ok, proof.text()
+
+
+def test_reading_the_results_folder_plainly_gives_each_key_once_with_the_callers_columns(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 8))
+    quiet(job)
+    plain = pq.read_table(tmp_path / "out" / "results")
+    assert sorted(plain["key"].to_pylist()) == [f"row-{i:03d}" for i in range(8)]
+    assert str(plain.schema.field("label").type) == "int16"
+    assert dict(zip(plain["key"].to_pylist(), plain["label"].to_pylist(), strict=True))["row-005"] == 5
+
+
+def test_outside_the_mask_no_pixel_of_any_output_file_differs(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 5))
+    quiet(job)
+    for row in results.read(job.output).to_pylist():
+        after = np.asarray(Image.open(Path(job.output) / row["output"]).convert("RGB"))
+        before = picture(row["label"])
+        assert np.array_equal(after[square() == 0], before[square() == 0])
+        assert row["background_changed_px"] == 0
+        assert hashlib.sha256((Path(job.output) / row["output"]).read_bytes()).hexdigest() == row["sha256"]
+
+
+def test_failures_over_the_budget_end_with_code_1(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 4, {0: "raise"}), max_failure_rate=0.2)
+    assert quiet(job).exit_code == 1
+
+
+def test_a_finished_run_run_again_does_nothing_and_says_so(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 4))
+    quiet(job)
+    before = hashes(job)
+    again = quiet(job)
+    assert (again.answered_now, again.rows) == (0, 4)
+    assert hashes(job) == before
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2])
+def test_what_was_committed_before_a_kill_is_kept_and_the_rest_is_done(tmp_path: Path, killed_after: int) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 8))
+    whole = painter_job(tmp_path, job.manifests[0], output=str(tmp_path / "whole"))
+    quiet(whole)
+    plan = make_plan(job)
+    from pipeline.plan import open_run
+
+    open_run(plan)
+    blocks = local.execute(plan)
+    for _ in range(killed_after):
+        next(blocks)
+    del blocks  # as a kill leaves it: nothing is closed, compacted or summed up
+    summary = quiet(job)
+    assert summary.answered_now == 8 - 3 * killed_after
+    assert hashes(job) == hashes(whole)
+    assert results.verify(job.output).ok
+
+
+def test_retry_failed_does_failed_rows_again_and_no_others(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 5)
+    hidden = tmp_path / "files" / "3.png"
+    data = hidden.read_bytes()
+    hidden.unlink()
+    job = painter_job(tmp_path, manifest, max_failure_rate=1.0)
+    assert quiet(job).statuses["failed_to_load"] == 1
+    hidden.write_bytes(data)
+    assert quiet(job, retry_failed=True).answered_now == 1
+    table = pq.read_table(tmp_path / "out" / "results")
+    assert table["status"].to_pylist() == ["success"] * 5
+    assert results.verify(job.output).ok
+
+
+def test_a_changed_job_on_the_same_output_is_refused_field_by_field(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 3)
+    quiet(painter_job(tmp_path, manifest))
+    editor = {"name": "tests.painters:Painter", "weights": {}, "params": {"grey": 9}}
+    changed = painter_job(tmp_path, manifest, seed=5, editor=editor)
+    with pytest.raises(OutputError, match=r"editor\.params\.grey: null -> 9; seed: 0 -> 5") as error:
+        quiet(changed)
+    assert error.value.exit_code == 2
+
+
+def test_how_the_work_is_spread_may_change_between_two_runs(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 5)
+    quiet(painter_job(tmp_path, manifest), limit=2)
+    again = quiet(painter_job(tmp_path, manifest, ray={"batch_size": 2, "rows_per_block": 1}, max_failure_rate=0.5))
+    assert again.answered_now == 3
+
+
+def test_a_grown_manifest_adds_its_new_rows(tmp_path: Path) -> None:
+    quiet(painter_job(tmp_path, write_dataset(tmp_path, 3)))
+    grown = painter_job(tmp_path, write_dataset(tmp_path, 5))
+    assert quiet(grown).answered_now == 2
+    assert results.verify(grown.output).ok
+
+
+def test_a_limit_answers_the_first_rows_and_verifies(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 6))
+    assert quiet(job, limit=2).rows == 2
+    assert results.verify(job.output).ok
+    assert quiet(job).answered_now == 4
+
+
+def test_a_shuffled_manifest_and_another_block_size_give_the_same_files(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 7)
+    job = painter_job(tmp_path, manifest, candidates=3)
+    quiet(job)
+    table = pq.read_table(manifest)
+    pq.write_table(table.take(np.random.default_rng(1).permutation(7)), tmp_path / "shuffled.parquet")
+    other = painter_job(
+        tmp_path,
+        tmp_path / "shuffled.parquet",
+        output=str(tmp_path / "other"),
+        candidates=3,
+        ray={"batch_size": 4, "rows_per_block": 5},
+    )
+    quiet(other)
+    assert hashes(job) == hashes(other)
+
+
+def test_verify_names_what_is_missing_or_changed(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 4))
+    quiet(job)
+    rows = results.read(job.output).to_pylist()
+    gone, changed = Path(job.output) / rows[0]["output"], Path(job.output) / rows[1]["output"]
+    gone.unlink()
+    changed.write_bytes(changed.read_bytes() + b" ")
+    proof = results.verify(job.output)
+    assert not proof.ok
+    assert "row-000" in proof.text()
+    assert "row-001" in proof.text()
+
+
+def test_verify_names_a_row_that_was_deleted_from_the_results(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 4))
+    quiet(job)
+    (file,) = (tmp_path / "out" / "results").glob("*.parquet")
+    table = pq.read_table(file)
+    pq.write_table(table.filter([key != "row-002" for key in table["key"].to_pylist()]), file)
+    proof = results.verify(job.output)
+    assert not proof.ok
+    assert proof.missing_rows == ("row-002",)
+    assert "row-002" in proof.text()
+
+
+def test_status_reads_counts_from_storage_alone(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 6, {1: "raise"}), max_failure_rate=1.0)
+    quiet(job, limit=4)
+    status = read_status(job.output)
+    assert (status.answered, status.rows, status.state) == (4, 4, "finished")
+    assert status.statuses["failed_to_edit"] == 1
+    assert "4/4 rows answered" in status.text()
+    with pytest.raises(OutputError, match="holds no run"):
+        read_status(str(tmp_path / "nothing"))
+
+
+def test_columns_that_would_hide_results_columns_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 2, redness=[1.0, 2.0]))
+    with pytest.raises(StopRun, match="redness"):
+        quiet(job)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 8))
+    whole = local.execute
+
+    def forgetful(plan: Any) -> Any:
+        yield next(whole(plan))
+
+    monkeypatch.setattr(local, "execute", forgetful)
+    with pytest.raises(Interrupted, match="5 rows came back without an answer"):
+        quiet(job)
