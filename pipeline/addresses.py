@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pipeline import storage
@@ -16,24 +17,48 @@ _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 _LONGEST: Final = 120  # bytes of an escaped key; filesystems stop at 255 for the whole name
 
 
-def fetch(output: str, path: str) -> bytes:
+def fetch(output: str, address: str) -> bytes:
     """The bytes that a sink's ``put`` was given, from the address that it returned.
 
     Raises:
         ObjectMissing: there is no such file, or the shard holds no such image.
         StorageError: it cannot be read.
     """
-    shard, _, name = path.partition(MEMBER)
-    if not name:
-        return storage.read_bytes(storage.join(output, path))
+    data = fetch_file(output, [address])[address]
+    if data is None:
+        raise ObjectMissing(f"no image at {storage.join(output, address)}")
+    return data
+
+
+def fetch_file(output: str, addresses: Sequence[str]) -> dict[str, bytes | None]:
+    """Images that rest in one file, read once; None for one that is not there.
+
+    Args:
+        output: the output folder.
+        addresses: of one ``file_of``.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    file = storage.join(output, file_of(addresses[0]))
     try:
-        with storage.open_input(storage.join(output, shard)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            member = tar.extractfile(name)
-            return b"" if member is None else member.read()
-    except KeyError:
-        raise ObjectMissing(f"no image {name} in {storage.join(output, shard)}") from None
+        data = storage.read_bytes(file)
+    except ObjectMissing:
+        return dict.fromkeys(addresses)
+    if addresses == [file_of(addresses[0])]:
+        return {addresses[0]: data}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            held = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+            wanted = {address: held.get(address.partition(MEMBER)[2]) for address in addresses}
+            return {address: None if image is None else image.read() for address, image in wanted.items()}
     except tarfile.TarError as error:
-        raise StorageError(f"{storage.join(output, shard)} is no tar file: {error}") from None
+        raise StorageError(f"{file} is no tar file: {error}") from None
+
+
+def file_of(address: str) -> str:
+    """The file, relative to the output folder, in which an image rests: itself, or its shard."""
+    return address.partition(MEMBER)[0]
 
 
 def image_path(key: str, fingerprint: str, extension: str) -> str:

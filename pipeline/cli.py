@@ -67,8 +67,10 @@ def status(output: Output) -> None:
 @app.command()
 def verify(output: Output) -> None:
     """Prove from storage that every row asked for is answered exactly once and its image is as recorded."""
+    from pipeline.plan import read_run
     from pipeline.results import verify as verify_output
 
+    read_run(output)  # a folder without a run would prove that nothing was asked and nothing answered
     proof = verify_output(output)
     typer.echo(proof.text())
     raise typer.Exit(0 if proof.ok else 1)

@@ -90,7 +90,7 @@ def joined(tables: Sequence[pa.Table], files: Sequence[str]) -> pa.Table:
         ManifestError: two files have a column in types that do not go together.
     """
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return _typed(pa.concat_tables(tables, promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         seen: dict[str, tuple[pa.DataType, str]] = {}
         for table, file in zip(tables, files, strict=True):
@@ -195,10 +195,13 @@ def _mapped(column: pa.ChunkedArray, change: Callable[[str], str]) -> pa.Chunked
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without dictionaries, and with a type even if every cell is empty: files of one table must agree."""
-    if kinds.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
-    return column.cast(pa.string()) if kinds.is_null(column.type) else column
+    return column.cast(column.type.value_type) if kinds.is_dictionary(column.type) else column
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Columns without any value as string: a file with a column of type null fits beside no other."""
+    fields = [field.with_type(pa.string()) if kinds.is_null(field.type) else field for field in table.schema]
+    return table.cast(pa.schema(fields))
 
 
 _CONVERSIONS: Final[Mapping[str, Callable[[pa.ChunkedArray], pa.ChunkedArray | None]]] = {

@@ -94,6 +94,9 @@ class EditJob(Model):
     mask: MaskSpec = MaskSpec()
     # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized.
     fit: Literal["auto", "crop", "resize"] = "auto"
+    # What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
+    # exact, and the row says so): for baselines such as the paper's algorithm 1 without its paste.
+    composite: Literal["mask", "region"] = "mask"
     sink: str = "files"
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     ray: RaySpec = RaySpec()

@@ -106,35 +106,43 @@ class Engine:
 
     def _edit(self, entries: list[_Entry]) -> None:
         """One padded pass; an exception halves the entries down to the bad one, too little memory halves the shape."""
+        if len(entries) > self.shape:  # it shrank since these were put together
+            self._halves(entries)
+            return
         started = time.perf_counter()
         try:
             edited = self._pass(entries)
         except Exception as error:
             if _out_of_memory(error) and self.shape > 1:
-                self.shape = max(1, self.shape // 2)
-            elif len(entries) == 1:
+                self.shape //= 2
+                self._edit(entries)
+            elif len(entries) > 1:
+                self._halves(entries)
+            else:
                 entries[0].row.failures.append(Failure.of(error, "edit"))
-                return
-            step = max(1, min(self.shape, (len(entries) + 1) // 2))
-            for start in range(0, len(entries), step):
-                self._edit(entries[start : start + step])
             return
         seconds = (time.perf_counter() - started) / len(entries)
         for entry, kept in zip(entries, edited, strict=True):
             entry.row.kept.append(kept)
             entry.row.seconds += seconds
 
+    def _halves(self, entries: list[_Entry]) -> None:
+        middle = (len(entries) + 1) // 2
+        self._edit(entries[:middle])
+        self._edit(entries[middle:])
+
     def _pass(self, entries: Sequence[_Entry]) -> list[Kept]:
         batch = _batch(entries, self.shape)
         results = self.editor.edit_batch(batch)
         if len(results) != len(batch):
             raise EditError(f"editor {self.spec.editor} gave {len(results)} results for a batch of {len(batch)}")
+        results = results[: len(entries)]  # the padding's fall off
         edited = np.stack([result.image for result in results])
         scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
         for metric in self.metrics:
-            for score, more in zip(scores, metric.score_batch(batch, edited), strict=True):
+            for score, more in zip(scores, metric.score_batch(_batch(entries), edited), strict=True):
                 score.update(more)
-        triples = zip(entries, edited, scores, strict=False)  # the padding's results fall off here
+        triples = zip(entries, edited, scores, strict=True)
         return [Kept(entry.candidate, entry.seed, image, score) for entry, image, score in triples]
 
     def _good_enough(self, row: _Row) -> bool:
@@ -175,8 +183,8 @@ def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
     return loaded
 
 
-def _batch(entries: Sequence[_Entry], shape: int) -> Batch:
-    """Entries as a batch of exactly ``shape``, the last one repeated: kernels see one shape whatever the mates."""
+def _batch(entries: Sequence[_Entry], shape: int = 0) -> Batch:
+    """Entries as a batch of at least ``shape``, the last one repeated: kernels see one shape whatever the mates."""
     padded = [*entries, *[entries[-1]] * (shape - len(entries))]
     rows = [entry.row for entry in padded]
     exemplars = [row.exemplar for row in rows if row.exemplar is not None]

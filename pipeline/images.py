@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as pil
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from pipeline.errors import EditError, LoadError
 from pipeline.regions import (
@@ -56,13 +57,13 @@ JPEG_QUALITY: Final = 95  # with full chroma resolution; jpeg is chosen for size
 
 _REFUSED: Final = frozenset({"EPS", "WMF"})  # Pillow hands them to Ghostscript and to Windows
 _TURNS: Final = {  # EXIF orientation to what makes the image upright
-    2: pil.Transpose.FLIP_LEFT_RIGHT,
-    3: pil.Transpose.ROTATE_180,
-    4: pil.Transpose.FLIP_TOP_BOTTOM,
-    5: pil.Transpose.TRANSPOSE,
-    6: pil.Transpose.ROTATE_270,
-    7: pil.Transpose.TRANSVERSE,
-    8: pil.Transpose.ROTATE_90,
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
 }
 
 
@@ -127,10 +128,11 @@ def decode_mask(
     if alpha is not None and (source == "alpha" or (source == "auto" and alpha.min() != alpha.max())):
         plane = alpha
     else:
-        plane = np.asarray(pil.fromarray(colour).convert("L"))
+        plane = np.asarray(Pillow.fromarray(colour).convert("L"))
     if size is not None and plane.shape != size:
-        plane = np.asarray(pil.fromarray(plane).resize((size[1], size[0]), pil.Resampling.NEAREST))
-    return (plane >= threshold) != invert
+        plane = np.asarray(Pillow.fromarray(plane).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+    edited: Mask = (plane >= threshold) != invert
+    return edited
 
 
 def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:
@@ -159,21 +161,21 @@ def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:
     return mask
 
 
-def encode(pixels: Pixels, format: str = "png", alpha: Plane | None = None) -> bytes:
+def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None) -> bytes:
     """An image file's bytes; the same pixels give the same bytes.
 
     Args:
         pixels: [H, W, 3] uint8.
-        format: png, webp-lossless, or jpeg, which is lossy and drops ``alpha``.
+        image_format: png, webp-lossless, or jpeg, which is lossy and drops ``alpha``.
         alpha: [H, W] uint8.
 
     Raises:
         EditError: the format cannot hold an image of this size.
     """
-    image = pil.fromarray(pixels)
-    if alpha is not None and format != "jpeg":
-        image.putalpha(pil.fromarray(alpha))
-    # Speed over size: a row waits for its file, and level 1 is 5 times faster than Pillow's default for 10 % more bytes.
+    image = Pillow.fromarray(pixels)
+    if alpha is not None and image_format != "jpeg":
+        image.putalpha(Pillow.fromarray(alpha))
+    # Speed over size. 512x512 on one core: png 36 ms and 544 kB (level 6: 41 ms, 494 kB), webp 29 ms and 550 kB.
     how: dict[str, dict[str, Any]] = {
         "png": {"format": "PNG", "compress_level": 1},
         "webp-lossless": {"format": "WEBP", "lossless": True, "method": 0, "quality": 50, "exact": True},
@@ -181,18 +183,18 @@ def encode(pixels: Pixels, format: str = "png", alpha: Plane | None = None) -> b
     }
     out = io.BytesIO()
     try:
-        image.save(out, **how[format])
+        image.save(out, **how[image_format])
     except (ValueError, OSError) as error:
         height, width = pixels.shape[:2]
-        raise EditError(f"{format} cannot hold {width}x{height} pixels ({error}); png can") from None
+        raise EditError(f"{image_format} cannot hold {width}x{height} pixels ({error}); png can") from None
     return out.getvalue()
 
 
-def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[pil.Image, str, str, int]:
+def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image, str, str, int]:
     """The file's first frame, upright; its mode, format and orientation."""
     if not data:
         raise LoadError(f"{what} file is empty")
-    image = _guarded(what, lambda: pil.open(io.BytesIO(data)))
+    image: Pillow.Image = _guarded(what, lambda: Pillow.open(io.BytesIO(data)))
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise LoadError(f"{what} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; scale it down first")
@@ -212,16 +214,16 @@ def _guarded(what: str, read: Callable[[], T]) -> T:
     """Run one of Pillow's decoders. On damaged files they raise whatever they trip over."""
     try:
         return read()
-    except pil.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise LoadError(f"{what} is no image file that Pillow knows") from None
-    except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise LoadError(f"{what} is too large: {error}") from None
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise LoadError(f"{what} is damaged: {text}") from None
 
 
-def _orientation(image: pil.Image) -> int:
+def _orientation(image: Pillow.Image) -> int:
     """EXIF orientation; 1 where there is none, or none that can be read."""
     try:
         found = image.getexif().get(0x0112, 1)
@@ -230,7 +232,7 @@ def _orientation(image: pil.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _planes(image: pil.Image, what: str) -> tuple[Pixels, Plane | None]:
+def _planes(image: Pillow.Image, what: str) -> tuple[Pixels, Plane | None]:
     """Colour [H, W, 3] and alpha [H, W] or None of an image in any of Pillow's modes."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         grey = _to_8_bits(np.asarray(image), fixed=image.mode.startswith("I;16"), what=what)
@@ -251,7 +253,7 @@ def _to_8_bits(values: npt.NDArray[Any], *, fixed: bool, what: str) -> Plane:
     if low < 0 or high > 65535:
         raise LoadError(f"{what} holds values {low:g}..{high:g}; expected 0..65535 at most")
     if fixed or high > 255:
-        scale = 257.0
-    else:
-        scale = 1 / 255 if values.dtype.kind == "f" and high <= 1 else 1.0
-    return np.floor(values / scale + 0.5).astype(np.uint8)
+        values = values / 257.0
+    elif values.dtype.kind == "f" and high <= 1:
+        values = values * 255.0
+    return np.floor(values + 0.5).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def flush(path: Path) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
+    """Put a file in place whole, over one that is there, and on the disk."""
     with beside(path) as rough:
         rough.write_bytes(data)
         flush(rough)
@@ -39,6 +41,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def create(path: Path, data: bytes) -> bool:
+    """Put a file in place whole unless one is there; of several that try at once, one gets True."""
     with beside(path) as rough:
         rough.write_bytes(data)
         flush(rough)
@@ -64,3 +67,12 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock among the processes of this machine; it goes with the process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

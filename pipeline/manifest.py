@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.columns import IMAGE_COLUMNS, IMAGE_STRUCT, as_structs, callers, canonical, joined, map_addresses
+from pipeline.columns import IMAGE_COLUMNS, as_structs, callers, canonical, joined, map_addresses
 from pipeline.errors import ManifestError, StorageError
 from pipeline.schema import REQUEST_COLUMNS
 
@@ -237,11 +237,10 @@ def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
     wanted: dict[str, None] = {}
     for name in images:
         column = table[name]
-        if column.type == pa.large_binary():
-            continue
-        for cell in column.to_pylist() if column.type != IMAGE_STRUCT else _paths_alone(column):
-            if cell:
-                wanted[cell] = None
+        if pa.types.is_struct(column.type):
+            wanted |= dict.fromkeys(path for path in _paths_alone(column) if path)
+        elif pa.types.is_string(column.type):
+            wanted |= dict.fromkeys(address for address in column.to_pylist() if address)
     if "checkpoint" in table.column_names:
         names = [name for name in table["checkpoint"].unique().to_pylist() if name]
         wanted |= dict.fromkeys(name for name in names if _is_file(name))

@@ -32,6 +32,7 @@ DECIDES: Final = (
     "image_format",
     "mask",
     "fit",
+    "composite",
     "sink",
 )
 RUN_FILE: Final = "run.json"
@@ -141,6 +142,7 @@ def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "candidates": job.candidates,
         "keep": job.keep,
         "fit": job.fit,
+        "composite": job.composite,
         "mask": job.mask.model_dump(),
         "image_format": job.image_format,
         "quality": job.quality.model_dump(),

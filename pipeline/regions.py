@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as pil
+from PIL import Image as Pillow
 
 from pipeline.schema import Mask, Pixels
 
@@ -97,7 +97,7 @@ def extract_mask(mask: Mask, region: Region, size: int) -> Mask:
     part = mask[region.slices].copy()
     if part.shape == (size, size):
         return part
-    plane = pil.fromarray(part.astype(np.uint8)).resize((size, size), pil.Resampling.NEAREST)
+    plane = Pillow.fromarray(part.astype(np.uint8)).resize((size, size), Pillow.Resampling.NEAREST)
     scaled = np.asarray(plane).astype(bool)
     if part.any() and not scaled.any():
         rows, columns = np.nonzero(part)
@@ -123,7 +123,9 @@ def composite(source: Pixels, edited: Pixels, mask: Mask, region: Region) -> Pix
 
 def changed_outside(source: Pixels, output: Pixels, mask: Mask) -> int:
     """How many pixels outside the mask differ in any channel."""
-    return int(((source != output).any(axis=2) & ~mask).sum())
+    differs = source != output
+    # Channel by channel: ``any`` over an axis of 3 takes 4 times as long.
+    return int(((differs[..., 0] | differs[..., 1] | differs[..., 2]) & ~mask).sum())
 
 
 def opaque_inside(alpha: Plane | None, mask: Mask) -> Plane | None:
@@ -146,4 +148,4 @@ def _interval(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
 def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels.copy()
-    return np.asarray(pil.fromarray(pixels).resize((width, height), pil.Resampling.LANCZOS)).copy()
+    return np.asarray(Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.LANCZOS)).copy()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from datetime import datetime
+from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
@@ -13,6 +14,7 @@ from pipeline.errors import StorageError
 from pipeline.retries import one_line, refused
 
 CONNECTIONS: Final = 64  # to one endpoint; a process asks for at most half as many objects at once
+_WRITER: Final = "writer"
 
 
 def connect(uri: str) -> tuple[Any, str]:
@@ -30,22 +32,28 @@ def connect(uri: str) -> tuple[Any, str]:
     return fs, str(inside)
 
 
-def create(fs: Any, inside: str, data: bytes, *, first: bool) -> bool:
-    """One try at a conditional put; True if the object there is ours.
+def create(fs: Any, inside: str, data: bytes, writer: str) -> bool:
+    """One try at a conditional put; True if the object there is this writer's.
+
+    On S3 the object says who wrote it. A refusal alone does not: when a reply is lost, aiohttp sends the put again on
+    its own, and that one is refused because the first came through.
 
     Args:
-        first: no earlier try can have come through unnoticed, so any object that is there is another's.
+        writer: the same for all tries of one caller, and another for every caller.
     """
-    if first and info(fs, inside) is not None:
-        return False
-    try:
-        pipe(fs, inside, data, mode="create")
-    except Exception as error:
-        if not refused(error):
-            raise
-        if first:
+    if "s3" not in fs.protocol:
+        try:
+            pipe(fs, inside, data, mode="create")
+        except FileExistsError:
             return False
-    return bool(fs.cat_file(inside) == data)
+        return True
+    if info(fs, inside) is None:
+        try:
+            pipe(fs, inside, data, mode="create", Metadata={_WRITER: writer})
+        except Exception as error:
+            if not refused(error):
+                raise
+    return bool(fs.metadata(inside).get(_WRITER) == writer)
 
 
 def _options(protocol: str) -> dict[str, Any]:
@@ -96,14 +104,19 @@ def identity_of(info: Mapping[str, Any]) -> str:
     for name in ("ETag", "etag", "md5Hash", "checksum"):
         if info.get(name):
             return f"etag:{str(info[name]).strip(chr(34))}"
-    moments = (
-        str(info[name]) for name in ("LastModified", "last_modified", "mtime", "updated", "created") if name in info
-    )
-    return f"stat:{info.get('size')}:{next(moments, '')}"
+    names = ("LastModified", "last_modified", "mtime", "updated", "created")
+    moment = next((info[name] for name in names if name in info), "")
+    # Some filesystems give a listing's times as dates and a single file's as seconds.
+    return f"stat:{info.get('size')}:{moment.timestamp() if isinstance(moment, datetime) else moment}"
 
 
-class Ranges(io.RawIOBase):
-    """A remote object of ``size`` bytes as a file; ``read_range(start, end)`` fetches a part, and none is kept."""
+def as_file(read_range: Callable[[int, int], bytes], size: int) -> BinaryIO:
+    """A remote object of ``size`` bytes as a seekable file; ``read_range(start, end)`` fetches a part."""
+    return cast(BinaryIO, _Ranges(read_range, size))
+
+
+class _Ranges(io.RawIOBase):
+    """Byte ranges as a file; none is kept."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
         self.read_range, self.size = read_range, size

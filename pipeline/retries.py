@@ -18,6 +18,7 @@ ATTEMPTS: Final = 8
 RETRY_SECONDS: Final = 120.0  # in all; a gateway that restarts is back in 10
 FIRST_WAIT: Final = 0.2  # seconds, doubled every time
 LONGEST_WAIT: Final = 10.0
+JITTER: Final = 1.0  # seconds at most, so that a thousand workers do not come back in step
 
 _STATUS_PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: two conditional puts met
 _ERRNO_PASSING: Final = frozenset(
@@ -25,7 +26,7 @@ _ERRNO_PASSING: Final = frozenset(
 )
 # By name, so that the floor imports neither botocore nor aiohttp before somebody asks for S3.
 _NAMES_PASSING: Final = frozenset(
-    {"HTTPClientError", "IncompleteReadError", "ClientPayloadError", "ClientConnectionError"}
+    {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ClientPayloadError", "ClientConnectionError"}
 )
 
 
@@ -33,7 +34,12 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
     """``action`` until it comes through or the limits are reached; what remains becomes an error of ours."""
     try:
         for attempt in stamina.retry_context(
-            _passes, attempts=ATTEMPTS, timeout=RETRY_SECONDS, wait_initial=FIRST_WAIT, wait_max=LONGEST_WAIT
+            _passes,
+            attempts=ATTEMPTS,
+            timeout=RETRY_SECONDS,
+            wait_initial=FIRST_WAIT,
+            wait_max=LONGEST_WAIT,
+            wait_jitter=JITTER,
         ):
             with attempt:
                 return action()

@@ -96,7 +96,8 @@ def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts
 def _settle(plan: Plan, counts: Tally, events: Events) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output = plan.write.output
-    results.compact(output, plan.requests)
+    results.compact(output)
+    results.sweep(output)
     answered = results.answered(output)
     missing = [key for key in plan.requests["key"].to_pylist() if key not in answered]
     if missing:

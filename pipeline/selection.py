@@ -56,7 +56,9 @@ def sections(table: pa.Table, scores: Sequence[str], thresholds: Mapping[str, An
         values = table[name].to_pylist()
         scored = [i for i in order if values[i] is not None]
         worst = sorted(scored, key=lambda i: values[i], reverse=not low)[:WORST]
-        chosen.append(Section("Worst rows", f"the {len(worst)} with the {'lowest' if low else 'highest'} {name}", worst))
+        chosen.append(
+            Section("Worst rows", f"the {len(worst)} with the {'lowest' if low else 'highest'} {name}", worst)
+        )
     failed = _failures(table, order)
     if failed:
         chosen.append(Section("Failures", f"up to {A_CLASS} of each status and error", failed))

@@ -24,7 +24,7 @@ class Sink(Protocol):
     def __init__(self, output: str, rows: Sequence[tuple[str, str]] = ()) -> None: ...
 
     def put(self, key: str, fingerprint: str, data: bytes, extension: str) -> str:
-        """Keep an image and say where, relative to the output folder: what ``addresses.fetch`` takes. Raises StorageError."""
+        """Keep an image and say where, relative to the output: what ``addresses.fetch`` takes. Raises StorageError."""
 
     def close(self) -> None:
         """Return once everything that was put is durable; the block's results are written after this."""
@@ -47,7 +47,7 @@ class FileSink:
 
 
 class TarSink:
-    """``images/shard-HASH.tar`` for each block, HASH of its rows; a block's images are held in memory until ``close``."""
+    """``images/shard-HASH.tar`` for each block, HASH of its rows; images are held in memory until ``close``."""
 
     def __init__(self, output: str, rows: Sequence[tuple[str, str]] = ()) -> None:
         if not rows:

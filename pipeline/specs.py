@@ -44,3 +44,4 @@ class WriteSpec:
     epoch: int  # of this run: a later run's answer to a key stands over an earlier one's
     image_format: str = "png"
     sink: str = "files"
+    composite: Literal["mask", "region"] = "mask"

@@ -126,7 +126,7 @@ def _record(answer: Answer, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     }
     if answer.failure is None or answer.kept:
         try:
-            encoded = [_encode(sample, answer, kept, spec.image_format) for kept in answer.kept]
+            encoded = [_encode(answer, kept, spec) for kept in answer.kept]
         except Exception as error:
             return {**record, **_failed(Failure.of(error, "encode"))}
         record |= _written(answer, encoded, spec, sink)
@@ -154,15 +154,17 @@ def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSp
     }
 
 
-def _encode(sample: Sample, answer: Answer, kept: Kept, image_format: str) -> tuple[bytes, int]:
+def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
     """The file's bytes, and how many pixels outside the mask differ from the source when it is read back."""
+    sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
-    pixels = images.composite(sample.source, kept.image, sample.mask, answer.region)
+    shown = sample.mask if spec.composite == "mask" else images.whole(sample.mask.shape)
+    pixels = images.composite(sample.source, kept.image, shown, answer.region)
     alpha = images.opaque_inside(sample.alpha, sample.mask)
-    data = images.encode(pixels, image_format, alpha=alpha)
+    data = images.encode(pixels, spec.image_format, alpha=alpha)
     changed = images.changed_outside(sample.source, _read_back(data), sample.mask)
-    if changed and image_format != "jpeg":
+    if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed on the way to the file")
     return data, changed
 

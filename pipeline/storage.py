@@ -11,12 +11,12 @@ import contextlib
 import glob as local_glob
 import hashlib
 import os
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 import fsspec
 
@@ -89,8 +89,8 @@ def write_bytes(uri: str, data: bytes) -> None:
 def create_if_absent(uri: str, data: bytes) -> bool:
     """Put an object only where none is: of several that try at once, one gets True.
 
-    ``data`` should say who wrote it: when a reply was lost and the next try finds an object, its content tells whether
-    it is ours. A store that ignores the condition (some gateways do) is noticed by reading back, not prevented.
+    True is sure even where a reply was lost and a second try met the first one's object. On an S3 gateway that ignores
+    the condition (some do) two that race may both get it.
 
     Raises:
         StorageError: it could not be told after bounded retries.
@@ -99,8 +99,8 @@ def create_if_absent(uri: str, data: bytes) -> bool:
     if path is not None:
         return retried(uri, lambda: local_files.create(path, data), writing=True)
     fs, inside = filesystem(uri)
-    tries = count()
-    return retried(uri, lambda: remote_files.create(fs, inside, data, first=next(tries) == 0), writing=True)
+    writer = secrets.token_hex(16)
+    return retried(uri, lambda: remote_files.create(fs, inside, data, writer), writing=True)
 
 
 def exists(uri: str) -> bool:
@@ -214,7 +214,7 @@ def open_input(uri: str) -> BinaryIO:
     def read_range(start: int, end: int) -> bytes:
         return retried(uri, lambda: bytes(fs.cat_file(inside, start=start, end=end)))
 
-    return cast(BinaryIO, remote_files.Ranges(read_range, int(info["size"])))
+    return remote_files.as_file(read_range, int(info["size"]))
 
 
 def download(uri: str, path: str | Path) -> None:

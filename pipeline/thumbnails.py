@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as pil
+from PIL import Image, ImageFilter
 
 from pipeline.schema import Mask, Pixels
 
@@ -42,12 +42,13 @@ def thumbnail(pixels: Pixels, alpha: Plane | None = None) -> Picture:
 def overlay(pixels: Pixels, mask: Mask) -> Picture:
     """An image in pale gray with what is edited in tinted colour; a mask of one pixel can still be seen."""
     image = _shrunk(pixels)
-    small = np.asarray(image).astype(np.float32)
-    part = np.asarray(pil.fromarray(mask.astype(np.uint8) * 255).resize(image.size, pil.Resampling.BOX)) / 255
-    inside = np.where(part > 0, np.maximum(part, 0.5), 0)[:, :, None].astype(np.float32)
-    pale = 0.5 * np.asarray(image.convert("L"), dtype=np.float32)[:, :, None] + 80
-    tinted = 0.55 * small + 0.45 * np.asarray(TINT, dtype=np.float32)
-    return _picture(pil.fromarray((inside * tinted + (1 - inside) * pale).astype(np.uint8)))
+    part = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BOX)
+    inside = part.point([0] + [max(share, 128) for share in range(1, 256)])
+    if image.size != (mask.shape[1], mask.shape[0]):
+        inside = inside.filter(ImageFilter.MaxFilter(3))  # one pixel alone would be lost to WebP's halved colour planes
+    pale = image.convert("L").point([80 + value // 2 for value in range(256)]).convert("RGB")
+    tinted = Image.blend(image, Image.new("RGB", image.size, TINT), 0.45)
+    return _picture(Image.composite(tinted, pale, inside))
 
 
 def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int]:
@@ -64,17 +65,17 @@ def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int
         levels = np.maximum.reduceat(levels, starts, axis=axis)
     largest = int(levels.max())
     shown = (levels.astype(np.uint16) * 255 // max(largest, 1)).astype(np.uint8)
-    return _picture(pil.fromarray(shown)), largest
+    return _picture(Image.fromarray(shown)), largest
 
 
-def _shrunk(pixels: Pixels, alpha: Plane | None = None) -> pil.Image:
-    image = pil.fromarray(pixels)
+def _shrunk(pixels: Pixels, alpha: Plane | None = None) -> Image.Image:
+    image = Image.fromarray(pixels)
     if alpha is not None:
-        image.putalpha(pil.fromarray(alpha))
+        image.putalpha(Image.fromarray(alpha))
     size = _fitted(image.width, image.height)
     if size == image.size:
         return image
-    return image.resize(size, pil.Resampling.LANCZOS, reducing_gap=2.0)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
@@ -83,7 +84,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _picture(image: pil.Image) -> Picture:
+def _picture(image: Image.Image) -> Picture:
     times = max(1, ENLARGED // max(image.size))
     out = io.BytesIO()
     if times > 1:  # few pixels, each of which shall be seen: exact

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,6 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline import addresses, storage
-from pipeline.errors import ObjectMissing
 
 THREADS: Final = 32  # images read back side by side
 _SHOWN: Final = 3  # names of a kind that the text shows
@@ -82,17 +82,22 @@ def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...]
     Raises:
         StorageError: an image could not be read for another reason than that it is not there.
     """
+    files: dict[str, list[str]] = defaultdict(list)
+    for address in expected:
+        files[addresses.file_of(address)].append(address)
+    found: dict[str, str | None] = {}
     with ThreadPoolExecutor(THREADS) as threads:
-        found = list(threads.map(lambda address: _sha256(output, address), expected))
-    missing = sorted(address for address, got in zip(expected, found, strict=True) if got is None)
-    differ = sorted(a for a, got in zip(expected, found, strict=True) if got is not None and got != expected[a])
+        for hashes in threads.map(lambda together: _hashes(output, together), files.values()):
+            found |= hashes
+    missing = sorted(address for address, got in found.items() if got is None)
+    differ = sorted(address for address, got in found.items() if got not in (None, expected[address]))
     return tuple(missing), tuple(differ)
 
 
 def orphan_images(output: str, expected: Iterable[str]) -> tuple[str, ...]:
     """Addresses of files below the images' folder that are none of the expected ones' files."""
     folder = storage.join(output, addresses.IMAGES)
-    named = {address.partition(addresses.MEMBER)[0] for address in expected}
+    named = {addresses.file_of(address) for address in expected}
     present = (storage.join(addresses.IMAGES, file[len(folder) :]) for file in storage.list_files(folder))
     return tuple(sorted(set(present) - named))
 
@@ -109,8 +114,6 @@ def digest_of(rows: pa.Table) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _sha256(output: str, address: str) -> str | None:
-    try:
-        return hashlib.sha256(addresses.fetch(output, address)).hexdigest()
-    except ObjectMissing:
-        return None
+def _hashes(output: str, together: Sequence[str]) -> dict[str, str | None]:
+    images = addresses.fetch_file(output, together)
+    return {address: None if data is None else hashlib.sha256(data).hexdigest() for address, data in images.items()}

@@ -97,9 +97,7 @@ def test_an_exemplar_is_read_only_where_the_editor_wants_one() -> None:
 
 def run_block(tmp_path: Path, requests: list[dict[str, Any]], **spec: Any) -> pa.Table:
     """Decode, edit and write one block."""
-    table = pa.Table.from_pylist(
-        requests, schema=pa.schema([*pa.Table.from_pylist(requests).schema.remove_metadata()])
-    )
+    table = pa.Table.from_pylist(requests, schema=pa.schema([*pa.Table.from_pylist(requests).schema.remove_metadata()]))
     caller = pa.schema([field for field in table.schema if field.name == "label"])
     write = WriteSpec(str(tmp_path / "out"), results_schema(COLUMNS, caller), epoch=1, **spec)
     samples = decode_block(table, DECODE)

@@ -65,7 +65,7 @@ def write_openai_layout(folder: Path, archive: bool) -> tuple[str, nn.Module]:
     if archive:
         model.visual.image_size = 32  # the tracer wants a number
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")  # tracing is deprecated, and how the archives were made
             trace_model(model, batch_size=1).save(str(path))
     else:
         numbers = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}

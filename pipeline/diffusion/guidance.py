@@ -10,7 +10,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.sampling import Denoise, Prediction, Timestep, predict_x0
 from pipeline.diffusion.schedule import Schedule

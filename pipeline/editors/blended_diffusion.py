@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.sampling import Network
@@ -21,6 +21,7 @@ from pipeline.diffusion.schedule import named
 from pipeline.editors import blended_params
 from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
 from pipeline.editors.pixels import from_uint8, mask_from_bool, to_uint8
+from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.models.clip import Clip, load_clip
 from pipeline.models.lpips import load_lpips
@@ -87,12 +88,11 @@ class BlendedDiffusion:
             raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
         networks = replace(self.networks, unet=_in_precision(self.networks.unet, params.precision, self.device))
         source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
-        with torch.no_grad():
+        with torch.no_grad(), steady_kernels(self.device):
             target, guided = self._targets(batch, params)
             draws = Noise(batch.seed, self.device)
             edited = edit(networks, source, mask, target, params, draws, guided=guided)
-            distances = clip_distance(networks.clip, edited.image, mask, target, params)
-        scores = [float(d) if g else None for d, g in zip(distances.cpu(), guided.cpu(), strict=True)]
+            scores = self._scores(edited.image, mask, target, guided, params)
         _refuse_not_finite(edited.image, scores)
         return [
             EditResult(image, {} if score is None else {"clip_distance": score})
@@ -109,6 +109,15 @@ class BlendedDiffusion:
         prompts = [prompt.strip() for prompt in batch.prompt]
         guided = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
         return torch.stack([self._text(prompt) for prompt in prompts]), guided
+
+    def _scores(
+        self, image: Tensor, mask: Tensor, target: Tensor, guided: Tensor, params: blended_params.Params
+    ) -> list[float | None]:
+        """Each entry's distance to its target; None where it has none."""
+        if not guided.any():
+            return [None] * len(image)
+        distances = clip_distance(self.clip, image, mask, target, params).cpu()
+        return [float(d) if g else None for d, g in zip(distances, guided.cpu(), strict=True)]
 
     def _text(self, prompt: str) -> Tensor:
         # One at a time: an embedding must not depend on which other prompts were new at the same moment.

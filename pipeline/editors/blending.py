@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.augment import Augmentation, extended
 from pipeline.diffusion.guidance import (
@@ -66,7 +66,7 @@ class Networks:
     learn_sigma: bool
     clip: ImageEncoder
     num_classes: int = 0
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None  # two of [B,3,S,S] in [-1, 1] -> [B] or [B,1,1,1]
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None  # two of [B,3,S,S] in [-1, 1] -> [B]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def background_loss(networks: Networks, source: Tensor, mask: Tensor, params: Pa
         outside = x_in * (1 - mask)
         total = params.l2_lambda * square_error(outside, wanted)
         if networks.lpips is not None and params.lpips_lambda > 0:
-            total = total + params.lpips_lambda * networks.lpips(outside, wanted).flatten()
+            total = total + params.lpips_lambda * networks.lpips(outside, wanted)
         return total
 
     return loss

@@ -38,7 +38,7 @@ def to_tensor(images: Pixels) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]."""
+    """Float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]; values outside are clamped."""
     array: Pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return array
 

@@ -39,4 +39,5 @@ def _replace(path: Path, write: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
+    temporary.chmod(0o644)  # safetensors makes files that only their owner reads
     os.replace(temporary, path)

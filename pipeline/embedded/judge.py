@@ -68,15 +68,17 @@ class ShapesJudge:
         self._net = net
 
     @classmethod
-    def load(cls, weights: Path, device: str, **options: Any) -> Self:
-        """Read ``judge.json`` and ``judge.safetensors`` of a folder.
+    def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
+        """Read the role ``judge``, a ``judge.safetensors`` with ``judge.json`` beside it.
 
         Raises:
             WeightsError: a file is missing, broken or of another architecture, or an option is unknown.
         """
         if options:
             raise WeightsError(f"shapes judge takes no options, got {', '.join(sorted(options))}")
-        return cls(load_judge(weights).to(device))
+        if "judge" not in weights:
+            raise WeightsError("shapes_judge needs weights for judge; embedded:shapes has them")
+        return cls(load_judge(Path(weights["judge"]).parent).to(device))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> list[dict[str, Any]]:
         """The judge's words for each edited image [B, H, W, 3]; ``judge_agrees`` is null where a prompt names none."""

@@ -35,7 +35,7 @@ GROUNDS: Final[dict[str, Rgb]] = {
     "brown": (104, 76, 58),
 }
 SHAPES: Final = ("circle", "square", "triangle", "cross")
-TEXTURES: Final = ("plain", "shaded", "striped", "checked")
+TEXTURES: Final = ("plain", "shaded", "striped")
 NONE: Final = "none"
 
 SIZE: Final = 32  # the networks' side in pixels
@@ -109,7 +109,7 @@ def draw_scene(seed: int, size: int = SIZE, count: int | None = None) -> Scene:
     """The scene of a seed with ``count`` shapes (0-2 of its own choice where None)."""
     rng = np.random.default_rng(seed)
     ground = random_ground(rng)
-    wanted = int(rng.choice(3, p=(0.08, 0.62, 0.30))) if count is None else count
+    wanted = int(rng.choice(3, p=(0.06, 0.76, 0.18))) if count is None else count
     placed: list[Placed] = []
     for _ in range(wanted):
         extra = place_shape(rng, ground, placed, largest=0.31 if wanted == 1 else 0.24)
@@ -153,7 +153,7 @@ def visible_colours(ground: Ground) -> list[str]:
 
 def random_ground(rng: np.random.Generator) -> Ground:
     """A ground of random colour and texture."""
-    name, texture = str(rng.choice(list(GROUNDS))), str(rng.choice(TEXTURES))
+    name, texture = str(rng.choice(list(GROUNDS))), str(rng.choice(TEXTURES, p=(0.45, 0.35, 0.2)))
     angle = float(rng.choice((0.0, math.pi / 2))) if texture == "striped" else rng.uniform(0, 2 * math.pi)
     return Ground(name, texture, _jitter(rng, GROUNDS[name]), angle, rng.uniform(0.2, 0.3), rng.uniform(10, 18))
 
@@ -225,7 +225,6 @@ _TONES: Final[dict[str, Callable[[Grid, Grid, Grid, float], Grid]]] = {  # x, y,
     "plain": lambda x, y, along, period: np.zeros_like(x),
     "shaded": lambda x, y, along, period: 1.5 * (along - along.mean()),
     "striped": lambda x, y, along, period: np.sign(np.sin(2 * math.pi * along / period + 0.01)),
-    "checked": lambda x, y, along, period: np.where((x // period + y // period) % 2 == 0, 1.0, -1.0),
 }
 
 

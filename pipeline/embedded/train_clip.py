@@ -27,7 +27,7 @@ from pipeline.embedded.files import save_json, save_weights
 from pipeline.embedded.scenes import COLOURS, NONE, SHAPES, ground_prompt, object_prompt
 from pipeline.embedded.train_judge import judge_example
 from pipeline.embedded.views import Views, seen_views
-from pipeline.embedded.words import BANK, BLOB, CONTEXT_LENGTH, vocabulary_size, write_merges
+from pipeline.embedded.words import BANK, BLOB, CONTEXT_LENGTH, PROMPTS, vocabulary_size, write_merges
 
 log = logging.getLogger(__name__)
 FIRST_SEED: Final = 1_000_000
@@ -45,6 +45,7 @@ class ClipTraining:
     places: int = 60_000
     batch: int = 128
     learning_rate: float = 2e-3
+    easy: float = 0.5  # share of the time in which views and attacks grow to their full difficulty
     radius: float = 1.0  # L2 length of the attack, in the [0, 1] scale of a 32 px image
     seed: int = 3
 
@@ -104,19 +105,25 @@ def train_clip(
     heads = nn.ModuleList([nn.Linear(128, len(SHAPES) + 1), nn.Linear(128, len(COLOURS) + 1)]).to(device)
     optimizer = torch.optim.AdamW([*clip.parameters(), *heads.parameters()], options.learning_rate, weight_decay=0.05)
     began, step = time.monotonic(), 0
+    clip.visual.to(memory_format=torch.channels_last)
     while (progress := (time.monotonic() - began) / (options.minutes * 60)) < 1:
         rate = options.learning_rate * min(1.0, (step + 1) / 100, max(0.0, (1 - progress) / 0.6))
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = places.at(torch.randint(len(places.place), (options.batch,), device=device))
-        loss, right = _loss(clip, heads, bank, batch, options, network)
+        difficulty = 1.0 if start else min(1.0, progress / options.easy)
+        views = seen_views(batch.images.float().div(127.5).sub(1), batch.masks, IMAGE_SIZE, network, difficulty)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            loss, right = _loss(clip, heads, bank, batch, views, options.radius * difficulty)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         optimizer.step()
         step += 1
         if step % 50 == 0:
             log.info("clip step %d progress %.2f loss %.3f right %.3f", step, progress, loss.item(), right)
+        if step % 500 == 0:
+            save_weights(clip, out / "clip.safetensors")
     save_json(config, out / "clip.json")
     save_weights(clip.eval(), out / "clip.safetensors")
     return clip
@@ -127,28 +134,26 @@ def _loss(
     heads: nn.ModuleList,
     bank: Tensor,
     batch: Places,
-    options: ClipTraining,
-    network: Network | None,
+    views: Views,
+    radius: float,
 ) -> tuple[Tensor, float]:
-    """The step's loss, and the share of plain places whose caption is found."""
-    views = seen_views(batch.images.float().div(127.5).sub(1), batch.masks, IMAGE_SIZE, network)
-    words = F.normalize(clip.encode_text(bank), dim=-1)
+    """The step's loss, and the share of places whose shape and colour are found."""
+    words = F.normalize(clip.encode_text(bank).float(), dim=-1)
     scale = clip.logit_scale.exp().clamp(5, 20)
     labels = torch.where(views.masked, batch.place, batch.whole)
-    attacked = attack(clip, words.detach() * scale.detach(), views, labels, options.radius)
-    features = clip.encode_image(attacked)
-    unit = F.normalize(features, dim=-1)
+    attacked = attack(clip, words.detach() * scale.detach(), views, labels, radius)
+    unit = F.normalize(clip.encode_image(attacked).float(), dim=-1)
     logits = scale * unit @ words.T
     loss = F.cross_entropy(logits, labels, ignore_index=-1)
     shape = torch.where(views.masked | (batch.whole >= 0), batch.shape, -1)
     colour = torch.where(views.masked | (batch.whole >= 0), batch.colour, -1)
-    loss = loss + 0.3 * F.cross_entropy(heads[0](unit * 10), shape, ignore_index=-1)
-    loss = loss + 0.3 * F.cross_entropy(heads[1](unit * 10), colour, ignore_index=-1)
+    loss = loss + F.cross_entropy(heads[0](10 * unit), shape, ignore_index=-1)
+    loss = loss + 0.3 * F.cross_entropy(heads[1](10 * unit), colour, ignore_index=-1)
     scenes = ~views.masked & (batch.caption[:, 0] > 0)
     if scenes.sum() > 1:
         loss = loss + 0.3 * _contrastive(clip, unit[scenes], batch.caption[scenes], scale)
-    plain = views.masked & views.plain & (labels >= 0)
-    return loss, float((logits.argmax(1) == labels)[plain].float().mean())
+    known = (labels >= 0) & (labels < len(PROMPTS))
+    return loss, float((logits.argmax(1) == labels)[known].float().mean())
 
 
 def _contrastive(clip: open_clip.CLIP, unit: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
@@ -161,24 +166,23 @@ def _contrastive(clip: open_clip.CLIP, unit: Tensor, captions: Tensor, scale: Te
 
 
 def attack(clip: open_clip.CLIP, words: Tensor, views: Views, labels: Tensor, radius: float) -> Tensor:
-    """Half of the views [B, 3, S, S] moved up to ``radius`` towards another caption, against fooling the gradient.
+    """The first half of the views [B, 3, S, S] moved up to ``radius`` towards a wrong caption.
 
-    One step, as guidance takes it: along the gradient of the wrong caption's similarity.
+    One step along the gradient, as guidance takes it: what fools it here, it will not be fooled by there.
     """
-    if radius == 0:
+    half = len(labels) // 2
+    if radius == 0 or half == 0:
         return views.pixels
-    pixels = views.pixels.detach().requires_grad_()
-    wrong = torch.randint(len(words), (len(pixels),), device=pixels.device)
-    logits = F.normalize(clip.encode_image(pixels), dim=-1) @ words.T
-    target = F.cross_entropy(logits, wrong, reduction="sum") - F.cross_entropy(
-        logits, labels, ignore_index=-1, reduction="sum"
-    )
-    (grad,) = torch.autograd.grad(target, pixels)
+    pixels = views.pixels[:half].detach().requires_grad_()
+    wrong = torch.randint(len(words), (half,), device=pixels.device)
+    logits = F.normalize(clip.encode_image(pixels).float(), dim=-1) @ words.float().T
+    towards = F.cross_entropy(logits, wrong, reduction="sum")
+    away = F.cross_entropy(logits, labels[:half], ignore_index=-1, reduction="sum")
+    (grad,) = torch.autograd.grad(towards - away, pixels)
     grad = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
     zoom = pixels.shape[-1] / 32  # a picture twice as large is twice as long
-    length = radius * zoom * torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
-    some = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.6
-    return torch.where(some, pixels.detach() - length * grad, views.pixels)
+    length = radius * zoom * torch.rand(half, 1, 1, 1, device=pixels.device)
+    return torch.cat([(pixels - length * grad).detach(), views.pixels[half:]])
 
 
 def labelled_places(count: int, first_seed: int, tokenizer: SimpleTokenizer, workers: int = 2) -> Places:
@@ -189,9 +193,9 @@ def labelled_places(count: int, first_seed: int, tokenizer: SimpleTokenizer, wor
         chunks = list(pool.map(_place_chunk, starts, sizes))
     images, masks, labels = (np.concatenate(parts) for parts in zip(*(chunk[:3] for chunk in chunks), strict=True))
     captions = [caption for chunk in chunks for caption in chunk[3]]
-    known = {text: index for index, text in enumerate(dict.fromkeys(captions))}
+    known = {text: index for index, text in enumerate(dict.fromkeys(["", *captions]))}
     tokens = tokenizer(list(known))
-    tokens[known.get("", 0)] = 0 if "" in known else tokens[0]
+    tokens[0] = 0  # no caption: not even a start token
     place, whole, shape, colour = torch.from_numpy(labels).unbind(1)
     caption = tokens[torch.tensor([known[text] for text in captions])]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

@@ -104,7 +104,7 @@ def train_judge(out: Path, device: str, options: JudgeTraining) -> float:
         by_shape, by_colour = net(_disturbed(crops[picked]))
         loss = F.cross_entropy(by_shape, shapes[picked]) + F.cross_entropy(by_colour, colours[picked])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
@@ -125,17 +125,22 @@ def accuracy(net: JudgeNet, crops: Tensor, shapes: Tensor, colours: Tensor) -> f
 
 
 def judge_crops(count: int, first_seed: int, workers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N]."""
+    """Crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N].
+
+    ``workers`` 0 draws in this process.
+    """
     starts = range(first_seed, first_seed + count, CHUNK)
     sizes = [min(CHUNK, first_seed + count - start) for start in starts]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        chunks = list(pool.map(_crop_chunk, starts, sizes))
+    if workers == 0:
+        chunks = list(map(_crop_chunk, starts, sizes))
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            chunks = list(pool.map(_crop_chunk, starts, sizes))
     crops, shapes, colours = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return torch.from_numpy(crops), torch.from_numpy(shapes), torch.from_numpy(colours)
 
 
 def _crop_chunk(first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    torch.set_num_threads(1)
     examples = [judge_example(seed) for seed in range(first, first + count)]
     crops = torch.cat([crop(example.image, example.mask) for example in examples]).numpy()
     shapes = np.array([(*SHAPES, NONE).index(example.shape) for example in examples])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,19 +53,20 @@ class UNetTraining:
     warmup: int = 300  # steps
     ema: float = 0.999
     seed: int = 1
+    threads: int = 2  # on a CPU
     save_every: float = 180.0  # seconds
 
 
-def train_unet(out: Path, work: Path, device: str, options: UNetTraining, *, compiled: bool = False) -> None:
+def train_unet(out: Path, work: Path, device: str, options: UNetTraining) -> None:
     """Train for ``options.minutes`` of this and earlier runs together; weights go to ``out``, the state to ``work``."""
     torch.manual_seed(options.seed)
     images = scene_pool(options.scenes, 0, work / "scenes.npy")
-    model = PixelUNet.from_config(CONFIG).to(device, memory_format=torch.channels_last)
+    model = PixelUNet.from_config(CONFIG).to(device).to(memory_format=torch.channels_last)
     ema = deepcopy(model).requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.01)
     step, spent = _resume(work / "unet.ckpt", model, ema, optimizer)
-    velocity = torch.compile(model.velocity) if compiled else model.velocity
     rng = np.random.default_rng((options.seed, step))
+    pool = ThreadPoolExecutor(1 if device == "cuda" else options.threads)
     started = saved = time.monotonic()
     losses: list[float] = []
     while (elapsed := spent + time.monotonic() - started) < options.minutes * 60:
@@ -72,7 +74,7 @@ def train_unet(out: Path, work: Path, device: str, options: UNetTraining, *, com
         for group in optimizer.param_groups:
             group["lr"] = rate
         x0 = _batch(images, rng, options.batch).to(device, memory_format=torch.channels_last)
-        losses.append(_step(velocity, model, optimizer, x0))
+        losses.append(_step(model, optimizer, x0, pool))
         step += 1
         _update(ema, model, min(options.ema, (1 + step) / (10 + step)))
         if step % 200 == 0:
@@ -96,22 +98,36 @@ def _batch(images: Pixels, rng: np.random.Generator, size: int) -> Tensor:
     return to_tensor(mirrored)
 
 
-def _step(velocity: Any, model: PixelUNet, optimizer: torch.optim.Optimizer, x0: Tensor) -> float:
-    """One update; returns the mean squared error of v."""
+def _step(model: PixelUNet, optimizer: torch.optim.Optimizer, x0: Tensor, pool: ThreadPoolExecutor) -> float:
+    """One update; returns the mean squared error of v.
+
+    Parts of the batch go to one thread each: they meet once a step and not once an operation, which on busy cores
+    makes all the difference.
+    """
     timesteps = len(model.alphas_cumprod)
     spread = (torch.arange(len(x0), device=x0.device) + torch.rand(1, device=x0.device)) / len(x0)
     t = (spread * timesteps).long().clamp(max=timesteps - 1)  # stratified: less variance than independent draws
-    alpha = model.alphas_cumprod[t].view(-1, 1, 1, 1)
-    eps = torch.randn_like(x0)
-    x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
-    with torch.autocast(x0.device.type, torch.bfloat16):
-        predicted = velocity(x_t, t)
-    loss = (predicted.float() - (alpha.sqrt() * eps - (1 - alpha).sqrt() * x0)).square().mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    noise = torch.randn_like(x0)
+    threads = min(pool._max_workers, len(x0))
+    parts = [(x0[part::threads], t[part::threads], noise[part::threads]) for part in range(threads)]
+    losses, gradients = zip(*pool.map(lambda part: _gradient(model, *part), parts), strict=True)
+    for parameter, *found in zip(model.parameters(), *gradients, strict=True):
+        parameter.grad = torch.stack(found).mean(dim=0)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss.detach())
+    return sum(losses) / len(losses)
+
+
+def _gradient(model: PixelUNet, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+    """Mean squared error of v and its gradient by the parameters."""
+    if x0.device.type == "cpu":
+        torch.set_num_threads(1)
+    alpha = model.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+    with torch.autocast(x0.device.type, torch.bfloat16):
+        predicted = model.velocity(x_t, t)
+    loss = (predicted.float() - (alpha.sqrt() * eps - (1 - alpha).sqrt() * x0)).square().mean()
+    return float(loss.detach()), torch.autograd.grad(loss, list(model.parameters()))
 
 
 @torch.no_grad()

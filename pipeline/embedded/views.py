@@ -29,12 +29,19 @@ class Views:
 
 
 def seen_views(
-    x0: Tensor, masks: Tensor, size: int, network: Callable[[Tensor, Tensor], Tensor] | None = None
+    x0: Tensor,
+    masks: Tensor,
+    size: int,
+    network: Callable[[Tensor, Tensor], Tensor] | None = None,
+    difficulty: float = 1.0,
 ) -> Views:
-    """One view of each image [B, 3, 32, 32] in [-1, 1] with its mask [B, 1, 32, 32] bool, on x0's device."""
-    clean = _chosen(x0, CLEAN)
+    """One view of each image [B, 3, 32, 32] in [-1, 1] with its mask [B, 1, 32, 32] bool, on x0's device.
+
+    ``difficulty`` 0..1 is the share of noised and of warped views, in units of the full share.
+    """
+    clean = _chosen(x0, 1 - (1 - CLEAN) * difficulty)
     seen = torch.where(clean.view(-1, 1, 1, 1), x0, _on_the_way(x0, network))
-    masked, warped = ~_chosen(x0, WHOLE), _chosen(x0, WARPED)
+    masked, warped = ~_chosen(x0, WHOLE), _chosen(x0, WARPED * difficulty)
     fill = torch.where(_chosen(x0, BLACK), -1.0, 0.0).view(-1, 1, 1, 1)
     inside = torch.where(masks, seen, fill)
     shown = torch.where(masked.view(-1, 1, 1, 1), inside, seen)
@@ -48,7 +55,10 @@ def _chosen(like: Tensor, share: float) -> Tensor:
 
 
 def _on_the_way(x0: Tensor, network: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-    """f x0' + (1 - f) x_t at random t, f = sqrt(1 - alpha): x0' is the network's prediction, or a blur in its stead."""
+    """What guidance looks at: f x0' + (1 - f) x_t at random t, f = sqrt(1 - alpha).
+
+    x0' is the network's prediction, or a blur in its stead.
+    """
     t = torch.randint(0, 900, (len(x0),), device=x0.device)
     alpha = cosine_alphas_cumprod(1000).float().to(x0.device)[t].view(-1, 1, 1, 1)
     eps = torch.randn_like(x0)

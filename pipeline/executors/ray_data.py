@@ -175,17 +175,34 @@ def _cluster(spec: RaySpec, address: str | None) -> Iterator[None]:
         return
     cores = os.cpu_count() or 1
     actors = cores if spec.actors == "auto" else spec.actors
-    with tempfile.TemporaryDirectory(prefix="rt-") as folder:  # short: a socket's path has 107 characters at most
-        ray.init(
-            address="local",
-            # One CPU beyond the actors', so that decode and write always find a place.
-            num_cpus=max(cores, actors) + math.ceil(2 * STAGE_CPUS),
-            include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE,
-            _temp_dir=folder,
-            **quiet,
-        )
+    # Short, for a socket's path has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         try:
+            # One CPU beyond the actors', so that decode and write always find a place.
+            _start_here(max(cores, actors) + math.ceil(2 * STAGE_CPUS), folder, quiet)
             yield
         finally:
             ray.shutdown()
+
+
+def _start_here(cpus: int, folder: str, quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
+    import ray
+
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE,
+                _temp_dir=folder,
+                **quiet,
+            )
+            return
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if not tries_left:
+                raise Interrupted(f"Ray did not start on this machine: {error}") from error

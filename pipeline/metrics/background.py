@@ -70,12 +70,12 @@ class BackgroundLpips:
     def _score(self, image: Pixels, edited: Pixels, outside: Mask) -> float | None:
         if not outside.any():
             return None
-        keep = torch.from_numpy(outside).to(self.device)
+        keep = torch.tensor(outside).to(self.device)
         return float(self.distance(self._tensor(image) * keep, self._tensor(edited) * keep)[0])
 
     def _tensor(self, pixels: Pixels) -> Tensor:
         """[1,3,H,W] in [-1,1] from [H,W,3] uint8."""
-        return torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
+        return torch.tensor(pixels).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def _l1(image: Pixels, edited: Pixels, outside: Mask) -> float | None:

@@ -52,7 +52,7 @@ class ClipScore:
         if not prompt.strip() or not mask.any():
             return None
         top, left, side = square_around(mask)
-        crop = torch.from_numpy(edited[top : top + side, left : left + side]).to(self.clip.device)
+        crop = torch.tensor(edited[top : top + side, left : left + side]).to(self.clip.device)
         image = self.clip.encode_image(_resized(crop.permute(2, 0, 1)[None] / 255, self.clip.image_size))
         text = self.clip.encode_text([prompt], truncate=True)
         return 100 * float(cosine_similarity(image, text)[0])

@@ -16,7 +16,7 @@ from diffusers import UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn import functional as F
 
 from pipeline.errors import WeightsError
 
@@ -53,12 +53,12 @@ class PixelUNet(nn.Module):
         return cls(config["unet"], config["timesteps"], config["fold"])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """eps [B, 3, S, S] from x_t [B, 3, S, S] and t [B] on the original scale 0..T-1, float or int."""
+        """Noise eps [B, 3, S, S] from x_t [B, 3, S, S] and t [B] on the original scale 0..T-1, float or int."""
         alpha = self.alphas_cumprod[t.round().long()].view(-1, 1, 1, 1)
         return alpha.sqrt() * self.velocity(x, t).float() + (1 - alpha).sqrt() * x
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """v = sqrt(alpha) eps - sqrt(1 - alpha) x_0, [B, 3, S, S]."""
+        """The network's own v = sqrt(alpha) eps - sqrt(1 - alpha) x_0, [B, 3, S, S]."""
         folded = self.unet(F.pixel_unshuffle(x, self.fold), t, return_dict=False)[0]
         return F.pixel_shuffle(folded, self.fold)
 

@@ -65,5 +65,7 @@ def test_the_global_generator_plays_no_part():
 
 def test_derived_seeds_are_the_same_everywhere_and_tell_their_parts_apart():
     assert derive_seed(0, "start") == 472583951478163530
-    assert len({derive_seed(1, "a", 23), derive_seed(1, "a2", 3), derive_seed(1, "a23"), derive_seed(1, "a", 2, 3)}) == 4
+    assert (
+        len({derive_seed(1, "a", 23), derive_seed(1, "a2", 3), derive_seed(1, "a23"), derive_seed(1, "a", 2, 3)}) == 4
+    )
     assert 0 <= derive_seed(2**63 - 1, "x") < 2**63

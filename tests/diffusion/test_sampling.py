@@ -146,7 +146,7 @@ def test_inversion_along_the_same_path_leads_back():
     def denoise(x_t, t):
         return Prediction(0.1 * x_t)
 
-    up = sample(denoise, X, range(0, 100), step=ddim(schedule)).x
+    up = sample(denoise, X, range(100), step=ddim(schedule)).x
     down = sample(denoise, up, range(99, -1, -1), step=ddim(schedule)).x
     assert (down - X).abs().max() < 0.02 * X.abs().max()
 

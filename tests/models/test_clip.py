@@ -26,10 +26,12 @@ def images(batch: int = 2, size: int = 32) -> Tensor:
 
 
 def assert_same_model(clip: Clip, model: nn.Module) -> None:
-    """Bit for bit: loading may round nothing."""
+    """Weights bit for bit, so loading rounds nothing; embeddings as near as kernels give them for equal weights."""
+    weights = clip.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     tokens = clip.tokenizer(TEXTS)
-    assert torch.equal(clip.encode_text(TEXTS), model.encode_text(tokens))
-    assert torch.equal(clip.encode_image(images(), normalise=False), model.encode_image(images()))
+    torch.testing.assert_close(clip.encode_text(TEXTS), model.encode_text(tokens))
+    torch.testing.assert_close(clip.encode_image(images(), normalise=False), model.encode_image(images()))
 
 
 @torch.no_grad()

@@ -60,7 +60,8 @@ def test_lpips_is_its_formula_on_the_local_trunk_and_the_shipped_heads(tmp_path:
     state = trunk(net)
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, tmp_path / "trunk.pth")
     a, b = pair()
-    heads = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth", weights_only=True)
+    heads_file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    heads = torch.load(heads_file, map_location="cpu", weights_only=True)
     expected = torch.zeros(2)
     for tap, (p, q) in enumerate(zip(features(a, state, net), features(b, state, net), strict=True)):
         expected += (heads[f"lin{tap}.model.1.weight"] * (p - q).square()).sum(1).mean((1, 2))

@@ -1,0 +1,68 @@
+"""Fixtures that several test files share: places to store things, from a folder to a real S3 service."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
+
+
+@pytest.fixture(scope="session")
+def ceph_endpoint() -> Iterator[Endpoint]:
+    """A running Ceph radosgw, one for the whole session."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no {', '.join(missing)}; {INSTALL}")
+    with ceph() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[Endpoint]:
+    """A running moto server, one for the whole session: quick, but it neither checks signatures nor survives."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield Endpoint(f"http://{host}:{port}")
+    server.stop()
+
+
+@pytest.fixture
+def real_s3(ceph_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket on a real S3 service, ``s3://BUCKET``; the environment points to the service."""
+    return new_bucket(ceph_endpoint, monkeypatch)
+
+
+@pytest.fixture
+def moto_s3(moto_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket on moto, ``s3://BUCKET``; the environment points to it."""
+    return new_bucket(moto_endpoint, monkeypatch)
+
+
+@pytest.fixture(params=["local", "memory", "moto", pytest.param("ceph", marks=pytest.mark.s3)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on every kind of storage in turn."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    if request.param == "memory":
+        return f"memory://{secrets.token_hex(6)}"
+    bucket: str = request.getfixturevalue("real_s3" if request.param == "ceph" else "moto_s3")
+    return f"{bucket}/some/place"
+
+
+def new_bucket(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Point the environment to a service and make a bucket there."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in endpoint.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"retouch-{secrets.token_hex(6)}"
+    storage.filesystem(f"s3://{bucket}")[0].mkdir(bucket)
+    return f"s3://{bucket}"

@@ -1,0 +1,90 @@
+"""What lies in the package works: held-out seeds, bounds below what was measured when the weights were made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embedded.evaluate import edits, judge_accuracy, tasks, zero_shot
+from pipeline.embedded.files import SHIPPED
+from pipeline.embedded.judge import ShapesJudge, load_judge
+from pipeline.embedded.scenes import HELD_OUT, draw_scene
+from pipeline.embedded.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
+from pipeline.errors import WeightsError
+from pipeline.models.clip import load_clip
+from pipeline.models.unet import load_unet
+from pipeline.schema import Batch
+
+FRESH = HELD_OUT + 1_000_000  # not among the seeds of the reported figures
+
+
+def test_all_files_are_there_and_small() -> None:
+    family = json.loads((SHIPPED / "family.json").read_text())
+    names = [family[role] for role in ("unet", "clip", "judge", "merges")]
+    assert all((SHIPPED / name).is_file() for name in names)
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 30e6
+
+
+def test_the_clip_names_held_out_scenes() -> None:
+    clip = load_clip(str(SHIPPED / "clip.safetensors"))
+    assert zero_shot(clip, rows=100, first_seed=FRESH) >= 0.95
+
+
+def test_the_judge_tells_held_out_places() -> None:
+    assert judge_accuracy(load_judge(SHIPPED), rows=100, first_seed=FRESH) >= 0.98
+
+
+def test_the_unet_takes_noise_for_noise_and_drawings_for_drawings() -> None:
+    unet = load_unet(str(SHIPPED / "unet.safetensors"))
+    assert (unet.image_size, unet.schedule, unet.learn_sigma) == (32, "cosine", False)
+    x0 = torch.from_numpy(np.stack([draw_scene(FRESH + seed).image for seed in range(8)]))
+    x0 = x0.permute(0, 3, 1, 2).float() / 127.5 - 1
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((8,), 300)
+    alpha = unet.module.alphas_cumprod[300]
+    with torch.no_grad():
+        found = unet.module(alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps, t)
+    assert (found - eps).square().mean() < 0.1  # a network that knows nothing has 1
+
+
+def test_blended_diffusion_draws_what_the_prompt_says() -> None:
+    got = edits(SHIPPED, tasks(FRESH, 12), candidates=2, params={}, device="cpu")
+    assert got.one >= 0.4  # far below the reported figure, far above the 4 % of chance: 24 edits are few
+
+
+def test_the_judge_says_whether_the_prompt_came_true() -> None:
+    scene = draw_scene(FRESH, count=1)
+    (item,) = scene.objects
+    mask = np.zeros((32, 32), dtype=bool)
+    x0, y0, x1, y1 = item.box
+    mask[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True
+    prompts = [f"a {item.colour} {item.shape}", "a striped gray ground"]
+    images = np.stack([scene.image] * 2)
+    batch = Batch(image=images, mask=np.stack([mask] * 2), prompt=prompts, seed=[0, 1])
+    rows = ShapesJudge.load({"judge": str(SHIPPED / "judge.safetensors")}, "cpu").score_batch(batch, images)
+    assert [row["judge_agrees"] for row in rows] == [True, None]
+    assert all(set(row) == set(ShapesJudge.columns) for row in rows)
+
+
+def test_an_empty_mask_holds_nothing() -> None:
+    image = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+    assert load_judge(SHIPPED).judge(image, np.zeros((1, 32, 32), dtype=bool)) == [("none", "none")]
+
+
+def test_a_folder_without_a_judge_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not a shapes judge"):
+        ShapesJudge.load({"judge": str(tmp_path / "judge.safetensors")}, "cpu")
+
+
+def test_every_word_is_one_token() -> None:
+    clip = load_clip(str(SHIPPED / "clip.safetensors"))
+    assert clip.model.vocab_size == vocabulary_size()
+    assert all(clip.token_count(text) == len(text.split()) + 2 <= CONTEXT_LENGTH for text in BANK)
+
+
+def test_the_merges_file_is_the_one_that_the_words_make(tmp_path: Path) -> None:
+    write_merges(tmp_path / "merges.gz")
+    assert (tmp_path / "merges.gz").read_bytes() == (SHIPPED / "bpe_merges.txt.gz").read_bytes()
+    assert len(set(merges())) == len(merges())

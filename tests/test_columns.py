@@ -1,0 +1,47 @@
+"""A manifest's columns come to one type each; nulls stay nulls."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.columns import IMAGE_STRUCT, as_structs, canonical, map_addresses
+from pipeline.errors import ManifestError
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_binary(), IMAGE_STRUCT])
+def test_an_image_column_of_any_kind_becomes_structs_and_keeps_its_nulls(kind: pa.DataType) -> None:
+    cell = {pa.string(): "x", pa.large_binary(): b"x", IMAGE_STRUCT: {"bytes": b"x", "path": "x"}}[kind]
+    column = pa.chunked_array([pa.array([cell, None], kind), pa.array([None], kind), pa.array([], kind)])
+    structs = as_structs(canonical("image", column, "f"))
+    assert structs.type == IMAGE_STRUCT
+    assert structs.is_valid().to_pylist() == [True, False, False]
+    assert structs[0].as_py() == {
+        "bytes": b"x" if kind != pa.string() else None,
+        "path": "x" if kind != pa.large_binary() else None,
+    }
+
+
+def test_a_struct_with_either_field_in_any_order_is_an_image() -> None:
+    for cell in (
+        {"path": "x"},
+        {"bytes": b"x"},
+        {"path": "x", "bytes": b"x", "more": 1},
+        {"path": None, "bytes": b"x"},
+    ):
+        assert canonical("image", pa.chunked_array([pa.array([cell])]), "f").type == IMAGE_STRUCT
+    for cell in ({"url": "x"}, {"path": 1}, {"bytes": "x"}):
+        with pytest.raises(ManifestError, match="f: column 'image'"):
+            canonical("image", pa.chunked_array([pa.array([cell])]), "f")
+
+
+def test_addresses_are_replaced_and_bytes_left() -> None:
+    for column, expected in [
+        (pa.array(["a", None]), ["A", None]),
+        (pa.array([b"a", None], pa.large_binary()), [b"a", None]),
+        (
+            pa.array([{"bytes": b"a", "path": "a"}, {"bytes": b"b", "path": None}, None], IMAGE_STRUCT),
+            [{"bytes": b"a", "path": "A"}, {"bytes": b"b", "path": None}, None],
+        ),
+    ]:
+        assert map_addresses(pa.chunked_array([column]), str.upper).to_pylist() == expected

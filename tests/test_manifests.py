@@ -1,0 +1,184 @@
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from manifests import make_photos, make_shapes
+from pipeline import images, manifest, storage
+from pipeline.config import load_job
+from pipeline.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, edit_task, object_prompt
+from pipeline.samples import Sample
+from pipeline.specs import DecodeSpec
+from pipeline.stages import decode
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "manifests"
+
+
+def committed(name: str) -> list[dict]:
+    return manifest.read(str(FOLDER / f"{name}.parquet")).table.to_pylist()
+
+
+def decoded(row: dict) -> Sample:
+    return decode({**row, "fingerprint": ""}, DecodeSpec(frozenset({"mask"})))
+
+
+def opened(address: str) -> Image.Image:
+    return Image.open(io.BytesIO(storage.read_bytes(address)))
+
+
+@pytest.fixture(scope="module")
+def remade_photos(tmp_path_factory) -> tuple[Path, pa.Table]:
+    folder = tmp_path_factory.mktemp("photos")
+    return folder, make_photos.make(folder)
+
+
+def test_the_committed_shapes_are_what_the_maker_makes():
+    stored, made = pq.read_table(FOLDER / "shapes.parquet"), make_shapes.make()
+
+    files = ["image", "mask"]
+    assert stored.drop_columns(files) == made.drop_columns(files), "run python manifests/make_shapes.py again"
+    for column in files:
+        for old, new in zip(stored[column].to_pylist(), made[column].to_pylist(), strict=True):
+            assert old["path"] == new["path"]
+            seen = images.decode_image(old["bytes"]).pixels
+            np.testing.assert_array_equal(seen, images.decode_image(new["bytes"]).pixels)
+
+
+def test_the_shapes_were_never_drawn_in_training_and_ask_for_what_their_scene_asks():
+    for row in committed("shapes"):
+        assert row["scene_seed"] >= HELD_OUT
+        assert row["prompt"] == object_prompt(row["wanted_shape"], row["wanted_colour"])
+        assert (row["wanted_shape"], row["wanted_colour"]) == (
+            edit_task(row["scene_seed"]).shape,
+            edit_task(row["scene_seed"]).colour,
+        )
+
+
+def test_the_shapes_are_balanced():
+    rows = committed("shapes")
+
+    pairs = [(row["wanted_shape"], row["wanted_colour"]) for row in rows]
+    assert len(rows) == len({row["scene_seed"] for row in rows}) == 32
+    assert {pair: min(pairs.count(pair), 2) for pair in pairs}.keys() == {(s, c) for s in SHAPES for c in COLOURS}
+    assert max(map(pairs.count, pairs)) <= 2
+    assert [sum(shape == name for shape, _ in pairs) for name in SHAPES] == [8] * 4
+    assert {sum(colour == name for _, colour in pairs) for name in COLOURS} == {5, 6}
+
+
+def test_every_shape_row_decodes_at_the_networks_own_size():
+    for row in committed("shapes"):
+        sample = decoded(row)
+        assert sample.failure is None
+        assert sample.source.shape == (SIZE, SIZE, 3)
+        assert 0 < sample.mask.mean() < 0.6
+
+
+def test_the_committed_photos_are_what_the_maker_makes(remade_photos):
+    folder, made = remade_photos
+
+    assert pq.read_table(FOLDER / "photos.parquet") == made, "run python manifests/make_photos.py again"
+    names = sorted(path.name for path in (FOLDER / "photos").iterdir())
+    assert names == sorted(path.name for path in (folder / "photos").iterdir())
+    for name in names:
+        old, new = (images.decode_image((where / "photos" / name).read_bytes()) for where in (FOLDER, folder))
+        np.testing.assert_array_equal(old.pixels, new.pixels)
+        assert (old.mode, old.format, old.orientation) == (new.mode, new.format, new.orientation)
+        np.testing.assert_array_equal(old.alpha, new.alpha)
+
+
+def test_every_photo_decodes_with_a_mask_where_it_was_meant_to_be():
+    for row, made in zip(committed("photos"), make_photos.ROWS, strict=True):
+        sample = decoded(row)
+        assert sample.failure is None, sample.failure
+        x0, y0, x1, y1 = made.edit
+        expected = np.zeros(sample.source.shape[:2], bool)
+        expected[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(sample.mask, expected)
+
+
+def test_the_photos_cover_what_users_bring():
+    rows = {row["key"]: row for row in committed("photos")}
+    files = {key: opened(row["image"]) for key, row in rows.items()}
+    sizes = {key: decoded(row).source.shape[:2] for key, row in rows.items()}
+
+    assert {(image.format, image.mode) for image in files.values()} >= {
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("JPEG", "CMYK"),
+        ("PNG", "RGB"),
+        ("PNG", "L"),
+        ("PNG", "P"),
+        ("PNG", "RGBA"),
+        ("PNG", "I;16"),
+    }
+    assert {image.getexif().get(0x0112, 1) for image in files.values()} == {1, 6, 8}
+    assert any(height > width for height, width in sizes.values())
+    assert any(width > height for height, width in sizes.values())
+    assert {opened(row["mask"]).mode for row in rows.values() if row["mask"]} == {"L", "1", "RGBA"}
+    assert sum(row["mask"] is None and row["bbox"] is not None for row in rows.values()) == 2
+    assert sum(row["mask"] is not None and row["bbox"] is None for row in rows.values()) == len(rows) - 2
+
+
+def test_turned_photos_have_masks_for_the_upright_frame():
+    for row in committed("photos"):
+        image = opened(row["image"])
+        if image.getexif().get(0x0112, 1) in (6, 8):
+            assert decoded(row).source.shape[:2] == (image.width, image.height)
+
+
+def test_the_sixteen_bit_photo_holds_more_than_eight_bits():
+    (row,) = [row for row in committed("photos") if row["key"] == "clock-16-bit"]
+
+    assert (np.asarray(opened(row["image"])) % 257 != 0).any()
+
+
+def test_the_translucent_photo_holds_all_kinds_of_alpha():
+    (row,) = [row for row in committed("photos") if row["key"] == "astronaut-rgba"]
+
+    alpha = decoded(row).alpha
+    assert (alpha.min(), alpha.max()) == (0, 255)
+    assert len(np.unique(alpha)) > 100
+
+
+def test_some_masks_touch_the_borders_and_all_ask_for_a_shape_that_the_embedded_models_know():
+    touching = set()
+    for row in committed("photos"):
+        mask = decoded(row).mask
+        touching |= {
+            name
+            for name, edge in {"top": mask[0], "left": mask[:, 0], "bottom": mask[-1], "right": mask[:, -1]}.items()
+            if edge.any()
+        }
+        words = row["prompt"].split()
+        assert words[1] in COLOURS
+        assert words[2] in SHAPES
+    assert touching == {"top", "left", "bottom", "right"}
+
+
+def test_the_photos_are_small_enough_for_a_repository():
+    assert sum(path.stat().st_size for path in (FOLDER / "photos").iterdir()) < 5e6
+
+
+def test_the_readme_names_the_licence_of_every_photo_and_every_file():
+    text = (FOLDER / "README.md").read_text()
+
+    for row in make_photos.ROWS:
+        assert re.search(rf"`{re.escape(row.photo)}`.*(CC0|public domain)", text), row.photo
+    for name in ("shapes.parquet", "photos.parquet", "make_shapes.py", "make_photos.py"):
+        assert name in text
+
+
+def test_the_photos_job_reads_the_photos_manifest(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+    job = load_job("jobs/photos.yaml")
+
+    assert manifest.read(job.manifests).table.num_rows == len(make_photos.ROWS)
+    assert (job.editor.weights, job.candidates) == ("embedded:shapes", 4)
+    assert [metric.name for metric in job.metrics] == ["clip_score", "background_l1"]
