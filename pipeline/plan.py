@@ -107,7 +107,12 @@ def make_plan(job: EditJob, *, limit: int | None = None, retry_failed: bool = Fa
         engine=engine_spec(job),
         decode=DecodeSpec(frozenset(editor.inputs), job.mask),
         write=WriteSpec(
-            job.output, results_schema(columns, caller), results.next_epoch(job.output), job.image_format, job.sink
+            output=job.output,
+            schema=results_schema(columns, caller),
+            epoch=results.next_epoch(job.output),
+            image_format=job.image_format,
+            sink=job.sink,
+            composite=job.composite,
         ),
         todo=todo,
         requests=table.select(["key", "fingerprint"]),

@@ -33,7 +33,7 @@ class Editor(Protocol):
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Read the networks; ``weights`` maps a role (``unet``, ``clip``, ...) to a local file. Raises WeightsError."""
+        """Read the networks; ``weights`` maps a role (``unet``, ...) to a local file. Raises WeightsError."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         """One result an entry, in order; deterministic in each entry and its seed."""
@@ -47,7 +47,7 @@ class Metric(Protocol):
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
-        """Read the networks; ``weights`` maps a role (``clip``, ``lpips``, ...) to a local file. Raises WeightsError."""
+        """Read the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
         """One mapping of ``columns`` an entry. ``edited`` [B,H,W,3] is the network's image before compositing."""

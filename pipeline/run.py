@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from rich.console import Console
@@ -20,7 +20,6 @@ from pipeline.plan import Plan, make_plan, open_run
 from pipeline.progress import Tally, tally
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 
-SUMMARY_FILE: Final = "summary.json"
 Executor = Literal["ray", "local"]
 
 
@@ -119,7 +118,7 @@ def _settle(plan: Plan, counts: Tally, events: Events) -> Summary:
         max_failure_rate=plan.job.max_failure_rate,
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
-    storage.write_bytes(storage.join(output, SUMMARY_FILE), json.dumps(record, indent=1).encode())
+    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
     report.write(output)
     events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code)
     return summary

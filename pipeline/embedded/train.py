@@ -16,11 +16,25 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from pipeline.embedded.files import SHIPPED
+from pipeline.embedded.files import SHIPPED, save_json
 from pipeline.embedded.train_clip import ClipTraining, train_clip
 from pipeline.embedded.train_judge import JudgeTraining, train_judge
 from pipeline.embedded.train_unet import UNetTraining, train_unet
 from pipeline.models.pixel_unet import load_pixel_unet
+
+FAMILY: Final = {
+    "name": "shapes",
+    "image_size": 32,
+    "unet": "unet.safetensors",
+    "clip": "clip.safetensors",
+    "judge": "judge.safetensors",
+    "merges": "bpe_merges.txt.gz",
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
+    "schedule": "cosine",
+    "timesteps": 1000,
+    "prediction": "v",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = Run(given.out, given.work, given.device, given.minutes)
+    save_json(FAMILY, run.out / "family.json")
     for part in PARTS if given.part == "all" else (given.part,):
         PARTS[part](run)
 
@@ -65,7 +80,7 @@ def _unet(run: Run) -> None:
 
 
 def _harden(run: Run) -> None:
-    options = ClipTraining(learning_rate=1e-3, seed=4)
+    options = ClipTraining(learning_rate=1e-3, seed=4, minutes=8.0)
     unet, _ = load_pixel_unet(run.out)
     start = {name: tensor.float() for name, tensor in load_file(run.out / "clip.safetensors").items()}
     options = replace(options, minutes=run.minutes or options.minutes)

@@ -41,8 +41,8 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) to eps
 class ClipTraining:
     """What the CLIP learns from and how long."""
 
-    minutes: float = 6.0
-    places: int = 60_000
+    minutes: float = 12.0
+    places: int = 40_000
     batch: int = 128
     learning_rate: float = 2e-3
     easy: float = 0.5  # share of the time in which views and attacks grow to their full difficulty

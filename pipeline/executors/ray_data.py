@@ -151,6 +151,10 @@ def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
 def _configure(stall_seconds: int) -> None:
     from ray.data import DataContext
 
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":  # Ray's own files keep everything
+            handler.setLevel(logging.ERROR)
+
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
     context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
@@ -166,9 +170,10 @@ def _cluster(spec: RaySpec, address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local init would turn token authentication on
+        # The core says of every actor pool that its arguments could be lost with the driver; that is our plan.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if address:
         ray.init(address=address, ignore_reinit_error=True, **quiet)
         yield

@@ -44,9 +44,7 @@ def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tm
         "two": {"executor": "ray", "actors": 2},
     }.items():
         ray = {"batch_size": 4, "rows_per_block": 3, "actors": options.pop("actors", 1)}
-        job = painter_job(
-            tmp_path, manifest, output=str(tmp_path / name), candidates=2, ray=ray, max_failure_rate=1.0
-        )
+        job = painter_job(tmp_path, manifest, output=str(tmp_path / name), candidates=2, ray=ray, max_failure_rate=1.0)
         summary = quiet(job, **options)
         assert (summary.answered_now, summary.statuses["failed_to_edit"]) == (13, 1)
         proof = results.verify(job.output)
