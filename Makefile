@@ -12,11 +12,15 @@ BIN := .venv/bin
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
+# A venv with pip where Python has them, pip alone where it has no venv, Debian's package where it has neither.
 $(TOOLS)/bin/uv:
-	python3 -m venv $(TOOLS) || python3 -m venv --without-pip $(TOOLS)
-	if [ ! -x $(TOOLS)/bin/pip ]; then \
-	  python3 -m pip --python $(TOOLS)/bin/python install --quiet uv==$(UV_VERSION); \
-	else $(TOOLS)/bin/pip install --quiet uv==$(UV_VERSION); fi
+	@mkdir -p $(TOOLS)/bin
+	@python3 -m venv $(TOOLS) 2>/dev/null && $(TOOLS)/bin/pip install --quiet uv==$(UV_VERSION) || { \
+	  rm -rf $(TOOLS) && mkdir -p $(TOOLS); \
+	  python3 -m pip install --quiet --target $(TOOLS) uv==$(UV_VERSION) 2>/dev/null; } || { \
+	  apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && python3 -m venv $(TOOLS) && \
+	  $(TOOLS)/bin/pip install --quiet uv==$(UV_VERSION); } || { \
+	  echo "uv could not be installed: python3 needs its venv or pip module"; exit 1; }
 
 setup: $(filter $(TOOLS)/%,$(UV))  ## the locked environment
 	$(UV) sync --frozen --no-dev --quiet

@@ -67,9 +67,8 @@ def find(kind: Kind, name: str) -> type:
     found = available(kind)
     point = EntryPoint(name, name, f"pipeline.{kind}") if ":" in name else found.get(name)
     if point is None:
-        raise PluginError(
-            f"no {kind[:-1]} named {name!r}; installed: {', '.join(sorted(found)) or 'none'}, or give package.module:Class"
-        )
+        names = ", ".join(sorted(found)) or "none"
+        raise PluginError(f"no {kind[:-1]} named {name!r}; installed: {names}, or give package.module:Class")
     try:
         return cast(type, point.load())
     except (ImportError, AttributeError) as error:
