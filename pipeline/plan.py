@@ -162,7 +162,7 @@ def open_run(plan: Plan) -> None:
     """
     uri = storage.join(plan.job.output, RUN_FILE)
     mine = _decides(plan)
-    if storage.exists(uri):
+    if results.files(plan.write.output) and storage.exists(uri):  # without answers there is nothing to protect
         theirs = read_run(plan.job.output).get("decides", {})
         changes = list(_differences(theirs, mine))
         if changes:

@@ -122,6 +122,14 @@ def test_a_changed_job_on_the_same_output_is_refused_field_by_field(tmp_path: Pa
     assert error.value.exit_code == 2
 
 
+def test_a_mended_job_may_use_the_output_in_which_the_wrong_one_answered_nothing(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 2)
+    wrong = painter_job(tmp_path, manifest, metrics=[{"name": "clip_score"}])  # needs weights that the job lacks
+    with pytest.raises(StopRun, match="clip"):
+        quiet(wrong)
+    assert quiet(painter_job(tmp_path, manifest)).exit_code == 0
+
+
 def test_how_the_work_is_spread_may_change_between_two_runs(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 5)
     quiet(painter_job(tmp_path, manifest), limit=2)

@@ -122,10 +122,11 @@ def edit_task(seed: int, size: int = SIZE) -> EditTask:
     rng = np.random.default_rng((seed, 1))
     ground = random_ground(rng)
     half = rng.uniform(0.24, 0.34)  # a mask of about 15 to 22 px at 32
-    spot = tuple(rng.uniform(half + 0.02, 0.98 - half, size=2))
+    x, y = rng.uniform(half + 0.02, 0.98 - half, size=2)
+    spot = (float(x), float(y))
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(visible_colours(ground)))
-    placed = _already_there(rng, ground, (spot[0], spot[1]), half, (shape, colour))
-    mask = _edit_mask(rng, (spot[0], spot[1]), half, size)
+    placed = _already_there(rng, ground, spot, half, (shape, colour))
+    mask = _edit_mask(rng, spot, half, size)
     return EditTask(render(ground, placed, size), mask, object_prompt(shape, colour), shape, colour)
 
 

@@ -81,7 +81,7 @@ def _unet(run: Run) -> None:
 
 def _harden(run: Run) -> None:
     options = ClipTraining(learning_rate=1e-3, seed=4, minutes=8.0)
-    unet, _ = load_pixel_unet(run.out)
+    unet, _ = load_pixel_unet(run.out / "unet.safetensors")
     start = {name: tensor.float() for name, tensor in load_file(run.out / "clip.safetensors").items()}
     options = replace(options, minutes=run.minutes or options.minutes)
     train_clip(run.out, run.device, options, network=unet.to(run.device), start=start)

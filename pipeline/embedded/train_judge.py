@@ -65,7 +65,8 @@ def judge_example(seed: int, size: int = 32) -> Example:
     rng = np.random.default_rng((seed, 2))
     ground = random_ground(rng)
     half = rng.uniform(0.22, 0.35)
-    spot: Point = tuple(rng.uniform(half + 0.01, 0.99 - half, size=2))  # type: ignore[assignment]
+    x, y = rng.uniform(half + 0.01, 0.99 - half, size=2)
+    spot = (float(x), float(y))
     kind = str(rng.choice(("shape", "empty", "cut", "blob", "two"), p=(0.7, 0.1, 0.07, 0.07, 0.06)))
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(visible_colours(ground)))
     radius = half * rng.uniform(0.6, 1.05)

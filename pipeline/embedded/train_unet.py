@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def train_unet(out: Path, work: Path, device: str, options: UNetTraining) -> Non
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=0.01)
     step, spent = _resume(work / "unet.ckpt", model, ema, optimizer)
     rng = np.random.default_rng((options.seed, step))
-    pool = ThreadPoolExecutor(1 if device == "cuda" else options.threads)
+    threads = 1 if device == "cuda" else options.threads
+    pool = ThreadPoolExecutor(threads)
     started = saved = time.monotonic()
     losses: list[float] = []
     while (elapsed := spent + time.monotonic() - started) < options.minutes * 60:
@@ -74,7 +76,7 @@ def train_unet(out: Path, work: Path, device: str, options: UNetTraining) -> Non
         for group in optimizer.param_groups:
             group["lr"] = rate
         x0 = _batch(images, rng, options.batch).to(device, memory_format=torch.channels_last)
-        losses.append(_step(model, optimizer, x0, pool))
+        losses.append(_step(model, optimizer, x0.split(-(-len(x0) // threads)), pool))
         step += 1
         _update(ema, model, min(options.ema, (1 + step) / (10 + step)))
         if step % 200 == 0:
@@ -98,24 +100,28 @@ def _batch(images: Pixels, rng: np.random.Generator, size: int) -> Tensor:
     return to_tensor(mirrored)
 
 
-def _step(model: PixelUNet, optimizer: torch.optim.Optimizer, x0: Tensor, pool: ThreadPoolExecutor) -> float:
+def _step(
+    model: PixelUNet, optimizer: torch.optim.Optimizer, parts: Sequence[Tensor], pool: ThreadPoolExecutor
+) -> float:
     """One update; returns the mean squared error of v.
 
     Parts of the batch go to one thread each: they meet once a step and not once an operation, which on busy cores
     makes all the difference.
     """
-    timesteps = len(model.alphas_cumprod)
-    spread = (torch.arange(len(x0), device=x0.device) + torch.rand(1, device=x0.device)) / len(x0)
-    t = (spread * timesteps).long().clamp(max=timesteps - 1)  # stratified: less variance than independent draws
-    noise = torch.randn_like(x0)
-    threads = min(pool._max_workers, len(x0))
-    parts = [(x0[part::threads], t[part::threads], noise[part::threads]) for part in range(threads)]
-    losses, gradients = zip(*pool.map(lambda part: _gradient(model, *part), parts), strict=True)
+    timesteps = [_stratified(len(part), len(model.alphas_cumprod)).to(part.device) for part in parts]
+    noise = [torch.randn_like(part) for part in parts]
+    losses, gradients = zip(*pool.map(lambda *part: _gradient(model, *part), parts, timesteps, noise), strict=True)
     for parameter, *found in zip(model.parameters(), *gradients, strict=True):
         parameter.grad = torch.stack(found).mean(dim=0)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return sum(losses) / len(losses)
+    return float(np.mean(losses))
+
+
+def _stratified(count: int, timesteps: int) -> Tensor:
+    """Evenly spread timesteps [B] with a common random offset: less variance than independent draws."""
+    spread = (torch.arange(count) + torch.rand(1)) / count
+    return (spread * timesteps).long().clamp(max=timesteps - 1)
 
 
 def _gradient(model: PixelUNet, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[float, tuple[Tensor, ...]]:

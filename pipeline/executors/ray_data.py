@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import errors
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
-from pipeline.errors import Interrupted, StopRun
+from pipeline.errors import Interrupted, RetouchError, StopRun
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
@@ -68,8 +69,17 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
         try:
             yield from _stream(plan, pool)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
-            raise Interrupted(f"Ray stopped the run: {reason}; the same command goes on from here") from error
+            raise _of_ours(error) from error
+
+
+def _of_ours(error: Exception) -> RetouchError:
+    """What a worker raised, which arrives as a text with its traceback; StopRun where the job itself is wrong."""
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    name, _, message = last.removeprefix("pipeline.errors.").partition(": ")
+    kind = getattr(errors, name, None) if last.startswith("pipeline.errors.") else None
+    if isinstance(kind, type) and issubclass(kind, StopRun):
+        return kind(message)
+    return Interrupted(f"Ray stopped the run: {last[:300]}; the same command goes on from here")
 
 
 def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
@@ -100,17 +110,16 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if plan.job.ray.resources:
         editing["resources"] = dict(plan.job.ray.resources)
+    on_cpus: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": STAGE_CPUS,
+        "memory": STAGE_MEMORY,
+    }
     # from_arrow makes one block a table; read_parquet would pack a small manifest into a single one.
     dataset = (
         ray.data.from_arrow(blocks)
-        .map_batches(
-            _decode,
-            fn_kwargs={"spec": plan.decode},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=STAGE_CPUS,
-            memory=STAGE_MEMORY,
-        )
+        .map_batches(_decode, fn_kwargs={"spec": plan.decode}, **on_cpus)
         .map_batches(
             EditActor,
             fn_constructor_args=(plan.engine, pool.gpus),
@@ -124,14 +133,7 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
             ),
             **editing,
         )
-        .map_batches(
-            _write,
-            fn_kwargs={"spec": plan.write},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=STAGE_CPUS,
-            memory=STAGE_MEMORY,
-        )
+        .map_batches(_write, fn_kwargs={"spec": plan.write}, **on_cpus)
     )
     for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if rows.num_rows:
@@ -153,7 +155,7 @@ def _configure(stall_seconds: int) -> None:
 
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":  # Ray's own files keep everything
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.CRITICAL)  # errors are raised, and said once
 
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
@@ -175,7 +177,11 @@ def _cluster(spec: RaySpec, address: str | None) -> Iterator[None]:
     import ray
 
     if address:
-        ray.init(address=address, ignore_reinit_error=True, **quiet)
+        try:
+            ray.init(address=address, ignore_reinit_error=True, **quiet)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise StopRun(f"no Ray cluster at {address!r}: {reason}") from error
         yield
         return
     cores = os.cpu_count() or 1

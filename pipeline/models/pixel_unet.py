@@ -63,17 +63,18 @@ class PixelUNet(nn.Module):
         return F.pixel_shuffle(folded, self.fold)
 
 
-def load_pixel_unet(folder: Path) -> tuple[PixelUNet, dict[str, Any]]:
-    """Read ``unet.json`` and ``unet.safetensors``; float32, eval mode, without gradients to the weights.
+def load_pixel_unet(path: Path) -> tuple[PixelUNet, dict[str, Any]]:
+    """Read a ``.safetensors`` file and the ``.json`` beside it; float32, eval mode, without gradients to the weights.
 
     Raises:
         WeightsError: a file is missing, broken or of another architecture.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / "unet.json").read_text())
+        path = path / "unet.safetensors" if path.is_dir() else path
+        config: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
         model = PixelUNet.from_config(config)
-        weights = load_file(folder / "unet.safetensors")
+        weights = load_file(path)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: not a pixel UNet: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{path}: not a pixel UNet: {str(error).splitlines()[0]}") from error
     return model.eval().requires_grad_(requires_grad=False), config

@@ -42,7 +42,7 @@ class Network:
 
 
 def load_unet(path: str, device: str = "cpu") -> Network:
-    """Read a published UNet, or the package's own pixel UNet where ``unet.json`` lies beside the file.
+    """Read a published UNet, or the package's own pixel UNet where a ``.json`` of its name lies beside the file.
 
     Raises:
         WeightsError: the file is missing, broken, or of no known architecture; every name and shape must fit.
@@ -100,7 +100,7 @@ def _ddpm(path: str, state: Mapping[str, Tensor]) -> Network:
 def _pixel(path: str) -> Network:
     from pipeline.models.pixel_unet import load_pixel_unet
 
-    module, config = load_pixel_unet(Path(path).parent)
+    module, config = load_pixel_unet(Path(path))
     return Network(module, config["image_size"], learn_sigma=False, schedule=config["schedule"])
 
 

@@ -53,6 +53,14 @@ def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tm
     assert outputs["local"] == outputs["one"] == outputs["two"]
 
 
+def test_weights_that_a_worker_cannot_load_stop_the_run_in_one_line(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 2), metrics=[{"name": "clip_score"}])
+    with pytest.raises(StopRun, match="clip") as error:
+        quiet(job)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+
+
 def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     write_dataset(tmp_path, 40)
     job = painter_job(
