@@ -50,8 +50,8 @@ def test_the_unet_takes_noise_for_noise_and_drawings_for_drawings() -> None:
 
 
 def test_blended_diffusion_draws_what_the_prompt_says() -> None:
-    got = edits(SHIPPED, tasks(FRESH, 12), candidates=2, params={}, device="cpu")
-    assert got.one >= 0.4  # far below the reported figure, far above the 4 % of chance: 24 edits are few
+    got = edits(SHIPPED, tasks(FRESH, 10), candidates=1, params={"timesteps": 20}, device="cpu")
+    assert got.one >= 0.3  # far below the reported figure, far above the 4 % of chance: ten quick edits are few
 
 
 def test_the_judge_says_whether_the_prompt_came_true() -> None:
@@ -78,10 +78,11 @@ def test_a_folder_without_a_judge_is_refused(tmp_path: Path) -> None:
         ShapesJudge.load({"judge": str(tmp_path / "judge.safetensors")}, "cpu")
 
 
-def test_every_word_is_one_token() -> None:
+def test_every_caption_fits_the_context() -> None:
     clip = load_clip(str(SHIPPED / "clip.safetensors"))
     assert clip.model.vocab_size == vocabulary_size()
-    assert all(clip.token_count(text) == len(text.split()) + 2 <= CONTEXT_LENGTH for text in BANK)
+    longest = "an orange triangle and an orange triangle on a striped white ground"
+    assert max(clip.token_count(text) for text in (*BANK, longest)) <= CONTEXT_LENGTH
 
 
 def test_the_merges_file_is_the_one_that_the_words_make(tmp_path: Path) -> None:
