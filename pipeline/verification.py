@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline import addresses, storage
+from pipeline.schema import FAILURES, FILTERED, SUCCESS
 
 THREADS: Final = 32  # images read back side by side
 _SHOWN: Final = 3  # names of a kind that the text shows
@@ -41,9 +42,16 @@ class Verification:
         return not any(names for _, names in self._findings())
 
     def text(self) -> str:
-        """For people: one line of counts, one for each kind of finding."""
-        counts = ", ".join(f"{number} {status}" for status, number in self.statuses.items() if number) or "none"
-        lines = [f"{sum(self.statuses.values())}/{self.rows} rows answered ({counts}), {self.images} images read back"]
+        """For people: the sum (in = success + failed + filtered), then one line for each kind of finding."""
+        kinds = {status: self.statuses[status] for status in FAILURES if self.statuses.get(status)}
+        parts = [
+            f"{self.statuses.get(SUCCESS, 0)} success",
+            f"{sum(kinds.values())} failed",
+            f"{self.statuses.get(FILTERED, 0)} filtered",
+            *([f"{len(self.missing_rows)} without an answer"] if self.missing_rows else []),
+        ]
+        lines = [f"{self.rows} rows in = {' + '.join(parts)}; {self.images} images read back"]
+        lines += [f"failed: {', '.join(f'{number} {status}' for status, number in kinds.items())}"] if kinds else []
         for kind, names in self._findings():
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -208,7 +208,7 @@ def test_a_whole_output_is_proved_whole(place: str) -> None:
     assert (proof.rows, proof.statuses, proof.images) == (3, {SUCCESS: 2, FAILED_TO_EDIT: 1}, 3)
     assert results.sweep(place) == ()
     assert results.verify(place, ["a", "b", "c"]) == proof
-    assert proof.text().splitlines()[0] == "3/3 rows answered (2 success, 1 failed_to_edit), 3 images read back"
+    assert proof.text().splitlines()[0] == "3 rows in = 2 success + 1 failed + 0 filtered; 3 images read back"
 
 
 def test_whatever_is_amiss_is_found_and_named(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,23 +15,31 @@ from torch import Tensor
 from pipeline.embedded.scenes import SIZE, draw_scene
 from pipeline.schema import Pixels
 
+T = TypeVar("T")
 CHUNK = 2000  # scenes a task of the drawing pool, about two seconds
 
 
-def scene_pool(count: int, first_seed: int, cache: Path | None = None, workers: int = 2) -> Pixels:
+def scene_pool(count: int, first_seed: int, cache: Path | None = None) -> Pixels:
     """Scenes of ``count`` seeds from ``first_seed``, [N, 32, 32, 3] uint8; kept in ``cache`` (.npy) where given."""
     if cache is not None and cache.exists():
         stored: Pixels = np.load(cache)
         if len(stored) == count:
             return stored
-    starts = range(first_seed, first_seed + count, CHUNK)
-    sizes = [min(CHUNK, first_seed + count - start) for start in starts]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        images = np.concatenate(list(pool.map(_draw_chunk, starts, sizes)))
+    images = np.concatenate(in_chunks(_draw_chunk, count, first_seed))
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.save(cache, images)
     return images
+
+
+def in_chunks(draw: Callable[[int, int], T], count: int, first_seed: int, workers: int = 2) -> list[T]:
+    """``draw(first, count)`` of consecutive seeds, in processes of its own where there is more than one chunk."""
+    starts = range(first_seed, first_seed + count, CHUNK)
+    sizes = [min(CHUNK, first_seed + count - start) for start in starts]
+    if len(starts) == 1:
+        return [draw(first_seed, count)]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return list(pool.map(draw, starts, sizes))
 
 
 def to_tensor(images: Pixels) -> Tensor:

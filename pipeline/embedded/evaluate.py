@@ -104,7 +104,7 @@ def zero_shot(clip: Clip, rows: int, first_seed: int = HELD_OUT) -> float:
 def judge_accuracy(judge: JudgeNet, rows: int, first_seed: int = HELD_OUT) -> float:
     """Share of held-out places whose shape and colour, or their absence, the judge tells."""
     device = judge.shape_head.weight.device
-    return accuracy(judge, *(part.to(device) for part in judge_crops(rows, first_seed, workers=0)))
+    return accuracy(judge, *(part.to(device) for part in judge_crops(rows, first_seed)))
 
 
 def edits(weights: Path, work: Sequence[EditTask], candidates: int, params: Mapping[str, Any], device: str) -> Success:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +20,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.embedded.data import CHUNK
+from pipeline.embedded.data import in_chunks
 from pipeline.embedded.files import save_json, save_weights
 from pipeline.embedded.scenes import COLOURS, NONE, SHAPES, ground_prompt, object_prompt
 from pipeline.embedded.train_judge import judge_example
@@ -185,12 +183,9 @@ def attack(clip: open_clip.CLIP, words: Tensor, views: Views, labels: Tensor, ra
     return torch.cat([(pixels - length * grad).detach(), views.pixels[half:]])
 
 
-def labelled_places(count: int, first_seed: int, tokenizer: SimpleTokenizer, workers: int = 2) -> Places:
+def labelled_places(count: int, first_seed: int, tokenizer: SimpleTokenizer) -> Places:
     """Draw ``count`` places."""
-    starts = range(first_seed, first_seed + count, CHUNK)
-    sizes = [min(CHUNK, first_seed + count - start) for start in starts]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        chunks = list(pool.map(_place_chunk, starts, sizes))
+    chunks = in_chunks(_place_chunk, count, first_seed)
     images, masks, labels = (np.concatenate(parts) for parts in zip(*(chunk[:3] for chunk in chunks), strict=True))
     captions = [caption for chunk in chunks for caption in chunk[3]]
     known = {text: index for index, text in enumerate(dict.fromkeys(["", *captions]))}

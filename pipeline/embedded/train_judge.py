@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.embedded.data import CHUNK
+from pipeline.embedded.data import in_chunks
 from pipeline.embedded.files import save_json, save_weights
 from pipeline.embedded.judge import JudgeNet, crop, judge_config
 from pipeline.embedded.scenes import (
@@ -125,18 +123,9 @@ def accuracy(net: JudgeNet, crops: Tensor, shapes: Tensor, colours: Tensor) -> f
     return float(right.float().mean())
 
 
-def judge_crops(count: int, first_seed: int, workers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N].
-
-    ``workers`` 0 draws in this process.
-    """
-    starts = range(first_seed, first_seed + count, CHUNK)
-    sizes = [min(CHUNK, first_seed + count - start) for start in starts]
-    if workers == 0:
-        chunks = list(map(_crop_chunk, starts, sizes))
-    else:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            chunks = list(pool.map(_crop_chunk, starts, sizes))
+def judge_crops(count: int, first_seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N]."""
+    chunks = in_chunks(_crop_chunk, count, first_seed)
     crops, shapes, colours = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return torch.from_numpy(crops), torch.from_numpy(shapes), torch.from_numpy(colours)
 

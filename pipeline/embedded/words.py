@@ -1,4 +1,4 @@
-"""The captions that the family's CLIP knows, and the byte-pair merges that make each of their words one token."""
+"""The captions that the family's CLIP knows, and the byte-pair merges of their words (one to five tokens each)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.embedded.scenes import COLOURS, GROUNDS, SHAPES, TEXTURES, ground_prompt, object_prompt
 
-CONTEXT_LENGTH: Final = 16  # the longest caption has 12 words; start and end take two more
+CONTEXT_LENGTH: Final = 28  # the longest caption of two shapes has 26 tokens; start and end take two more
 BLOB: Final = "blob"  # a shapeless patch: what a failed edit looks like
 
 PROMPTS: Final = tuple(object_prompt(shape, colour) for shape in SHAPES for colour in COLOURS)
