@@ -60,7 +60,7 @@ class MaskSpec(Model):
 
 
 class RaySpec(Model):
-    """How the work is spread; nothing here changes a pixel, ``batch_size`` aside."""
+    """How the work is spread; nothing here changes a pixel but ``batch_size``, which therefore is a run's for good."""
 
     actors: int | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
     gpus_per_actor: float | Literal["auto"] = "auto"

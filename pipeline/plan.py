@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, ManifestError, OutputError, StorageErro
 from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 
-# Of the job: what decides an answer. The rest (ray, max_failure_rate) may change between two runs on one output.
+# Of the job: what decides an answer, with ray.batch_size. The rest may change between two runs on one output.
 DECIDES: Final = (
     "name",
     "manifest",
@@ -151,6 +151,7 @@ def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "mask": job.mask.model_dump(),
         "image_format": job.image_format,
         "quality": job.quality.model_dump(),
+        "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance makes much of it
     }
 
 
@@ -197,7 +198,8 @@ def read_run(output: str) -> dict[str, Any]:
 
 
 def _decides(plan: Plan) -> dict[str, Any]:
-    return {**plan.job.model_dump(mode="json", include=set(DECIDES)), "weights_sha256": dict(plan.weights)}
+    dumped = plan.job.model_dump(mode="json", include=set(DECIDES))
+    return {**dumped, "ray.batch_size": plan.job.ray.batch_size, "weights_sha256": dict(plan.weights)}
 
 
 def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:

@@ -116,8 +116,8 @@ def test_a_changed_job_on_the_same_output_is_refused_field_by_field(tmp_path: Pa
     manifest = write_dataset(tmp_path, 3)
     quiet(painter_job(tmp_path, manifest))
     editor = {"name": "tests.painters:Painter", "weights": {}, "params": {"grey": 9}}
-    changed = painter_job(tmp_path, manifest, seed=5, editor=editor)
-    with pytest.raises(OutputError, match=r"editor\.params\.grey: null -> 9; seed: 0 -> 5") as error:
+    changed = painter_job(tmp_path, manifest, seed=5, editor=editor, ray={"batch_size": 8})
+    with pytest.raises(OutputError, match=r"grey: null -> 9; ray\.batch_size: 4 -> 8; seed: 0 -> 5") as error:
         quiet(changed)
     assert error.value.exit_code == 2
 
@@ -133,7 +133,7 @@ def test_a_mended_job_may_use_the_output_in_which_the_wrong_one_answered_nothing
 def test_how_the_work_is_spread_may_change_between_two_runs(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 5)
     quiet(painter_job(tmp_path, manifest), limit=2)
-    again = quiet(painter_job(tmp_path, manifest, ray={"batch_size": 2, "rows_per_block": 1}, max_failure_rate=0.5))
+    again = quiet(painter_job(tmp_path, manifest, ray={"batch_size": 4, "rows_per_block": 1}, max_failure_rate=0.5))
     assert again.answered_now == 3
 
 
