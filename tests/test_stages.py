@@ -185,3 +185,9 @@ def test_a_region_smaller_than_the_network_is_scaled_up_and_back() -> None:
     seen = images.extract(picture(0), region, 64)
     back = images.composite(picture(0), seen, mask, region)
     assert images.changed_outside(picture(0), back, mask) == 0
+
+
+def test_composing_the_whole_region_shows_what_the_network_did_to_the_background(tmp_path: Path) -> None:
+    (row,) = run_block(tmp_path, [request()], composite="region").to_pylist()
+    assert row["status"] == SUCCESS
+    assert row["background_changed_px"] > 0  # the painter works at 16 px: its region comes back scaled

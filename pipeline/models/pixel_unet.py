@@ -70,7 +70,6 @@ def load_pixel_unet(path: Path) -> tuple[PixelUNet, dict[str, Any]]:
         WeightsError: a file is missing, broken or of another architecture.
     """
     try:
-        path = path / "unet.safetensors" if path.is_dir() else path
         config: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
         model = PixelUNet.from_config(config)
         weights = load_file(path)
