@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--minutes", type=float, help="training time of the CLIP, the hardening or the UNet")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder that the weights go to")
-    parser.add_argument("--work", type=Path, default=Path("work/embedded"), help="drawings and resumable states")
+    parser.add_argument("--work", type=Path, default=Path(".cache/embedded"), help="drawings and resumable states")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
