@@ -26,8 +26,9 @@ _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     """A request column in its type.
 
-    ``image``, ``mask``, ``exemplar``: string, large_binary or ``IMAGE_STRUCT``; ``bbox``: list<double>; ``seed``:
-    int64; ``params``: string holding JSON; the others: string.
+    ``image``, ``mask``, ``exemplar``: string, large_binary or ``IMAGE_STRUCT``; ``bbox``: list<double>;
+    ``landmarks``: list<double>, points of two joined; ``seed``: int64; ``params``: string holding JSON; the others:
+    string.
 
     Raises:
         ManifestError: the column is of a type that cannot mean this.
@@ -141,9 +142,26 @@ def _bbox(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     if kinds.is_null(kind):
         return column.cast(pa.list_(pa.float64()))
     listed = kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
-    if not listed or not (kinds.is_integer(kind.value_type) or kinds.is_floating(kind.value_type)):
+    if not listed or not _is_number(kind.value_type):
         return None
     return column.cast(pa.list_(pa.float64()))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(kinds.is_integer(kind) or kinds.is_floating(kind))
+
+
+def _landmarks(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Flat lists x0, y0, x1, y1, ... as they are; of lists of points the numbers in order."""
+    kind = column.type
+    nested = kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
+    if nested and not _is_number(kind.value_type):
+        inner = _bbox(pa.chunked_array([chunk.flatten() for chunk in column.chunks], kind.value_type))
+        if inner is None:
+            return None
+        flat = (None if cell is None else [n for point in cell for n in point or [None]] for cell in column.to_pylist())
+        return pa.chunked_array([pa.array(flat, pa.list_(pa.float64()))])
+    return _bbox(column)
 
 
 def _params(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
@@ -209,6 +227,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[pa.ChunkedArray], pa.ChunkedArray | N
     "key": _key,
     "seed": _seed,
     "bbox": _bbox,
+    "landmarks": _landmarks,
     "params": _params,
 }
 _EXPECTED: Final = {
@@ -216,5 +235,6 @@ _EXPECTED: Final = {
     "key": "string or integer",
     "seed": "integer",
     "bbox": "list of numbers x0, y0, x1, y1",
+    "landmarks": "list of points x, y, or of their numbers",
     "params": "string (JSON), struct or map",
 }

@@ -19,6 +19,7 @@ from PIL import UnidentifiedImageError
 from pipeline.errors import EditError, LoadError
 from pipeline.regions import (
     Region,
+    View,
     changed_outside,
     composite,
     extract,
@@ -34,6 +35,7 @@ __all__ = [
     "EXTENSIONS",
     "Image",
     "Region",
+    "View",
     "changed_outside",
     "composite",
     "decode_image",

@@ -1,13 +1,14 @@
 """Which part of an image the network sees, and how its edit comes back exactly. Knows neither files nor networks.
 
-Arrays are ``[H, W, 3]`` uint8; a mask is ``[H, W]`` bool, True = edit. ``images`` re-exports all of this.
+``View`` is what any such part can do; the upright rectangle is here, the turned square in ``quads``. Arrays are
+``[H, W, 3]`` uint8; a mask is ``[H, W]`` bool, True = edit. ``images`` re-exports all of this.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,22 @@ from pipeline.schema import Mask, Pixels
 
 Plane = npt.NDArray[np.uint8]  # [H, W]
 CONTEXT: Final = 0.5  # of the mask's longer side, on every side: the network sees twice the mask's width
+
+
+class View(Protocol):
+    """A part of an image: what the network sees of it, and how its edit comes back. Can be pickled."""
+
+    def extract(self, pixels: Pixels, size: int) -> Pixels:
+        """The part's pixels at the network's size, [size, size, 3]."""
+
+    def extract_mask(self, mask: Mask, size: int) -> Mask:
+        """The part's mask at the network's size, [size, size]; False beyond the image."""
+
+    def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
+        """The source [H, W, 3] with ``edited`` [S, S, 3] inside mask and footprint, at native size."""
+
+    def footprint(self, size: tuple[int, int]) -> Mask:
+        """Which pixels of an image of (H, W) it covers; no other one can come back changed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,36 @@ class Region:
     def slices(self) -> tuple[slice, slice]:
         """To index an array [H, W, ...] with."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def extract(self, pixels: Pixels, size: int) -> Pixels:
+        """LANCZOS; an exact copy where no scaling is needed."""
+        return _resize(np.ascontiguousarray(pixels[self.slices]), size, size)
+
+    def extract_mask(self, mask: Mask, size: int) -> Mask:
+        """By NEAREST; a mask so thin that NEAREST misses all of it keeps one pixel."""
+        part = mask[self.slices].copy()
+        if part.shape == (size, size):
+            return part
+        plane = Pillow.fromarray(part.astype(np.uint8)).resize((size, size), Pillow.Resampling.NEAREST)
+        scaled = np.asarray(plane).astype(bool)
+        if part.any() and not scaled.any():
+            rows, columns = np.nonzero(part)
+            middle = len(rows) // 2
+            scaled[rows[middle] * size // part.shape[0], columns[middle] * size // part.shape[1]] = True
+        return scaled
+
+    def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
+        """Scaled back with LANCZOS; inside the mask lies the edit alone."""
+        out = source.copy()
+        inside = mask[self.slices]
+        out[self.slices][inside] = _resize(edited, self.height, self.width)[inside]
+        return out
+
+    def footprint(self, size: tuple[int, int]) -> Mask:
+        """The rectangle."""
+        inside = np.zeros(size, dtype=bool)
+        inside[self.slices] = True
+        return inside
 
 
 def whole(size: tuple[int, int]) -> Mask:
@@ -84,41 +131,29 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     return _resize(pixels, size, size)
 
 
-def extract(pixels: Pixels, region: Region, size: int) -> Pixels:
-    """The region's pixels at the network's size, [size, size, 3]; an exact copy where no scaling is needed."""
-    return _resize(np.ascontiguousarray(pixels[region.slices]), size, size)
+def extract(pixels: Pixels, region: View, size: int) -> Pixels:
+    """The region's pixels at the network's size, [size, size, 3]."""
+    return region.extract(pixels, size)
 
 
-def extract_mask(mask: Mask, region: Region, size: int) -> Mask:
-    """The region's mask at the network's size, [size, size], by NEAREST.
+def extract_mask(mask: Mask, region: View, size: int) -> Mask:
+    """The region's mask at the network's size, [size, size].
 
-    A mask so thin that NEAREST misses all of it keeps one pixel: an edit of nothing would be no answer.
+    A mask of which the region holds a pixel keeps one: an edit of nothing would be no answer.
     """
-    part = mask[region.slices].copy()
-    if part.shape == (size, size):
-        return part
-    plane = Pillow.fromarray(part.astype(np.uint8)).resize((size, size), Pillow.Resampling.NEAREST)
-    scaled = np.asarray(plane).astype(bool)
-    if part.any() and not scaled.any():
-        rows, columns = np.nonzero(part)
-        middle = len(rows) // 2
-        scaled[rows[middle] * size // part.shape[0], columns[middle] * size // part.shape[1]] = True
-    return scaled
+    return region.extract_mask(mask, size)
 
 
-def composite(source: Pixels, edited: Pixels, mask: Mask, region: Region) -> Pixels:
+def composite(source: Pixels, edited: Pixels, mask: Mask, region: View) -> Pixels:
     """The source with the edit inside the mask, at native size; all other pixels equal the source's, bit for bit.
 
     Args:
         source: [H, W, 3].
-        edited: [S, S, 3], what the network made of ``region``; scaled back with LANCZOS.
-        mask: [H, W] at native size; what lies outside the region stays.
+        edited: [S, S, 3], what the network made of ``region``.
+        mask: [H, W] at native size; what lies outside the region's footprint stays.
         region: what ``extract`` was given.
     """
-    out = source.copy()
-    inside = mask[region.slices]
-    out[region.slices][inside] = _resize(edited, region.height, region.width)[inside]
-    return out
+    return region.composite(source, edited, mask)
 
 
 def changed_outside(source: Pixels, output: Pixels, mask: Mask) -> int:

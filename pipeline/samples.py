@@ -51,6 +51,7 @@ class Sample:
     alpha: Any = None  # [H, W] uint8 where the image file has an alpha channel
     mask: Mask | None = None  # [H, W] at native size; all True where the row has neither mask nor bbox
     exemplar: Pixels | None = None  # [h, w, 3] at its own size
+    landmarks: Sequence[float] | None = None  # x0, y0, x1, y1, ... of a face, native pixels, as the manifest has them
     failure: Failure | None = None
 
 
@@ -69,7 +70,7 @@ class Answer:
     """What the engine says to a sample: the best candidates first, or a failure."""
 
     sample: Sample
-    region: Any = None  # images.Region that the network saw
+    region: Any = None  # regions.View that the network saw
     kept: Sequence[Kept] = ()
     failure: Failure | None = None  # failed_quality comes with ``kept``; the others without
     attempts: int = 0  # candidates that were tried

@@ -54,6 +54,7 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         alpha=image.alpha,
         mask=_mask(request, (size[0], size[1]), spec),
         exemplar=None if exemplar is None else images.decode_image(_bytes_of(exemplar, "exemplar")).pixels,
+        landmarks=request.get("landmarks"),
     )
 
 
@@ -155,15 +156,19 @@ def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSp
 
 
 def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
-    """The file's bytes, and how many pixels outside the mask differ from the source when it is read back."""
+    """The file's bytes, and how many pixels differ from the source outside the mask when it is read back.
+
+    The mask is the row's where the network saw it: of a face's square what lies in both.
+    """
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
-    shown = sample.mask if spec.composite == "mask" else images.whole(sample.mask.shape)
+    mask = sample.mask & answer.region.footprint(sample.mask.shape)
+    shown = mask if spec.composite == "mask" else images.whole(mask.shape)
     pixels = images.composite(sample.source, kept.image, shown, answer.region)
-    alpha = images.opaque_inside(sample.alpha, sample.mask)
+    alpha = images.opaque_inside(sample.alpha, mask)
     data = images.encode(pixels, spec.image_format, alpha=alpha)
-    changed = images.changed_outside(sample.source, _read_back(data), sample.mask)
+    changed = images.changed_outside(sample.source, _read_back(data), mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed on the way to the file")
     return data, changed

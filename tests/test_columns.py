@@ -45,3 +45,21 @@ def test_addresses_are_replaced_and_bytes_left() -> None:
         ),
     ]:
         assert map_addresses(pa.chunked_array([column]), str.upper).to_pylist() == expected
+
+
+def test_landmarks_are_a_flat_list_however_the_points_are_nested() -> None:
+    flat = pa.list_(pa.float64())
+    for kind, cell in [
+        (flat, [1, 2, 3, 4]),
+        (pa.list_(pa.int16()), [1, 2, 3, 4]),
+        (pa.list_(pa.list_(pa.float32())), [[1, 2], [3, 4]]),
+        (pa.list_(pa.list_(pa.int64(), 2), 2), [[1, 2], [3, 4]]),
+    ]:
+        column = pa.chunked_array([pa.array([cell, None], kind), pa.array([cell], kind)])
+        found = canonical("landmarks", column, "f")
+        assert found.type == flat
+        assert found.to_pylist() == [[1, 2, 3, 4], None, [1, 2, 3, 4]]
+    assert canonical("landmarks", pa.chunked_array([pa.nulls(2)]), "f").to_pylist() == [None, None]
+    for cell in (["1"], [["1"]], {"left_eye": [1, 2]}):
+        with pytest.raises(ManifestError, match=r"f: column 'landmarks' is .*; expected list of points x, y"):
+            canonical("landmarks", pa.chunked_array([pa.array([cell])]), "f")
