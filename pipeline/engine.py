@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import images, plugins, weights
+from pipeline import framing, images, latents, plugins, weights
 from pipeline.config import MetricSpec
-from pipeline.errors import EditError
+from pipeline.errors import ConfigError, EditError
 from pipeline.plugins import Editor, Metric
 from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
 from pipeline.schema import FAILED_QUALITY, Batch, Pixels
@@ -29,10 +29,11 @@ class _Row:
     """A sample at work: what the network sees of it, and what came back so far."""
 
     sample: Sample
-    region: images.Region
+    region: images.View
     image: Pixels  # [S, S, 3]
     mask: Any  # [S, S] bool
     exemplar: Pixels | None
+    checkpoint: str | None  # a role of the job's weights, or a local file
     kept: list[Kept] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
@@ -61,9 +62,16 @@ class Engine:
         self.spec = spec
         self.params_type: type = editor.Params
         params = plugins.check_params(self.params_type, spec.params, f"editor {spec.editor}")
-        self.editor: Editor = editor.load(params, weights.resolve(spec.weights).files, device)
+        resolved = weights.resolve(spec.weights)
+        self.roles = frozenset(resolved.files)
+        self.editor: Editor = editor.load(params, resolved.files, device)
+        if spec.latents is not None:
+            _give_memory(self.editor, spec, resolved, device)
+        self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
         self.shape = spec.batch_size  # entries a pass; halved for good when the device's memory does not hold it
+        self._checkpoints: dict[str, str] = {}  # address to local file
+        self._in_use: str | None = None  # the checkpoint of the last pass
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """One answer a sample, in order. Never raises for a row's own fault."""
@@ -81,26 +89,48 @@ class Engine:
         try:
             plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
             size = self.editor.image_size
-            region = images.fit_region(sample.mask, size, mode=self.spec.fit)
-            exemplar = None if sample.exemplar is None else images.resize(sample.exemplar, size)
+            region = framing.frame(sample, size, self.spec.fit, self.face_detector)
+            exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
             seen = images.extract(sample.source, region, size)
-            return _Row(sample, region, seen, images.extract_mask(sample.mask, region, size), exemplar)
+            mask = images.extract_mask(sample.mask, region, size)
+            return _Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
         except Exception as error:
             return Answer(sample, failure=Failure.of(error, "prepare"))
 
+    def _exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
+        """As the editor wants it: an editor with ``prepare_exemplar`` gets it at native size, once."""
+        prepare = getattr(self.editor, "prepare_exemplar", None)
+        if prepare is None:
+            return images.resize(exemplar, self.editor.image_size)
+        prepared: Pixels = prepare(exemplar, params)
+        return prepared
+
+    def _local(self, checkpoint: str | None) -> str | None:
+        """A row's checkpoint as the editor takes it: a role of the job's weights, or a local file, fetched once."""
+        if not checkpoint or checkpoint in self.roles or "checkpoint" not in self.editor.inputs:
+            return checkpoint or None
+        if checkpoint not in self._checkpoints:
+            self._checkpoints[checkpoint] = weights.resolve({"checkpoint": checkpoint}).files["checkpoint"]
+        return self._checkpoints[checkpoint]
+
     def _passes(self, rows: Sequence[_Row], round_: int) -> Iterator[list[_Entry]]:
-        """Entries that may share a forward pass, in passes of at most the batch shape."""
+        """Entries that may share a forward pass, in passes of at most the batch shape.
+
+        A checkpoint's passes are together and those of the one in use come first: an editor need not read it again.
+        """
         buckets: dict[tuple[str | None, str, bool], list[_Entry]] = {}
         first = round_ * self.spec.candidates
         for row in rows:
             sample = row.sample
             run_seed = self.spec.seed if sample.seed is None else sample.seed
-            like = (sample.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None)
+            like = (row.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None)
             bucket = buckets.setdefault(like, [])
             for k in range(first, first + self.spec.candidates):
                 bucket.append(_Entry(row, k, candidate_seed(run_seed, sample.key, k)))
-        for bucket in buckets.values():
-            start = 0
+        order = list(dict.fromkeys([self._in_use, *(checkpoint for checkpoint, *_ in buckets)]))
+        for like in sorted(buckets, key=lambda like: order.index(like[0])):
+            bucket, start = buckets[like], 0
+            self._in_use = like[0]
             while start < len(bucket):  # the shape may shrink between passes
                 yield bucket[start : (start := start + self.shape)]
 
@@ -122,16 +152,19 @@ class Engine:
                 entries[0].row.failures.append(Failure.of(error, "edit"))
             return
         seconds = (time.perf_counter() - started) / len(entries)
-        for entry, kept in zip(entries, edited, strict=True):
-            entry.row.kept.append(kept)
+        for entry, result in zip(entries, edited, strict=True):
             entry.row.seconds += seconds
+            if isinstance(result, Kept):
+                entry.row.kept.append(result)
+            else:
+                entry.row.failures.append(result)
 
     def _halves(self, entries: list[_Entry]) -> None:
         middle = (len(entries) + 1) // 2
         self._edit(entries[:middle])
         self._edit(entries[middle:])
 
-    def _pass(self, entries: Sequence[_Entry]) -> list[Kept]:
+    def _pass(self, entries: Sequence[_Entry]) -> list[Kept | Failure]:
         batch = _batch(entries, self.shape)
         results = self.editor.edit_batch(batch)
         if len(results) != len(batch):
@@ -142,8 +175,12 @@ class Engine:
         for metric in self.metrics:
             for score, more in zip(scores, metric.score_batch(_batch(entries), edited), strict=True):
                 score.update(more)
-        triples = zip(entries, edited, scores, strict=True)
-        return [Kept(entry.candidate, entry.seed, image, score) for entry, image, score in triples]
+        return [
+            Kept(entry.candidate, entry.seed, result.image, score)
+            if result.error is None
+            else Failure.of(result.error, "edit")
+            for entry, result, score in zip(entries, results, scores, strict=True)
+        ]
 
     def _good_enough(self, row: _Row) -> bool:
         return bool(row.kept) and not self._misses(self._ranked(row)[0])
@@ -176,6 +213,21 @@ class Engine:
         return Answer(row.sample, row.region, ranked[: self.spec.keep], failure, tried, row.seconds)
 
 
+def _give_memory(editor: Any, spec: EngineSpec, resolved: weights.Resolved, device: str) -> None:
+    """Let the editor keep what it inverts on storage; what was computed by other means gets another folder."""
+    if not hasattr(editor, "memory"):
+        raise ConfigError(f"editor {spec.editor} inverts nothing that could be kept; take latents out of the job")
+    roles = (weights.DEFAULT_ROLE, f"{weights.DEFAULT_ROLE}.json")
+    decides = {
+        "editor": spec.editor,
+        "version": editor.version,
+        "weights": {role: resolved.sha256[role] for role in roles if role in resolved.sha256},
+        "batch_size": spec.batch_size,
+        "device": device.partition(":")[0],  # two kinds of device round differently
+    }
+    editor.memory = latents.StoredLatents(str(spec.latents), decides)
+
+
 def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
     files = weights.resolve(metric.weights or spec.weights).files
     found: Any = plugins.find("metrics", metric.name)
@@ -196,7 +248,7 @@ def _batch(entries: Sequence[_Entry], shape: int = 0) -> Batch:
         seed=[entry.seed for entry in padded],
         exemplar=np.stack(exemplars) if exemplars else None,
         source_prompt=[source or "" for source in sources] if any(sources) else None,
-        checkpoint=rows[0].sample.checkpoint,
+        checkpoint=rows[0].checkpoint,
         params=rows[0].sample.params,
     )
 

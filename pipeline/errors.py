@@ -15,6 +15,8 @@
     └── RowError                one row's failure; becomes its answer
         ├── LoadError           the row's inputs: status ``failed_to_load``
         └── EditError           the edit itself: status ``failed_to_edit``
+            ├── NoFace          ``fit: face``, and no face to be seen
+            └── Filtered        a safety checker flagged the edit: status ``filtered``
 """
 
 from __future__ import annotations
@@ -80,3 +82,13 @@ class LoadError(RowError):
 
 class EditError(RowError):
     """An editor could not answer a row."""
+
+
+class NoFace(EditError):
+    """A job asks for faces, and this row has none, or none where it may be edited."""
+
+
+class Filtered(EditError):
+    """A safety checker flagged the edit; the row has no image."""
+
+    status = "filtered"

@@ -133,6 +133,7 @@ def engine_spec(job: EditJob) -> EngineSpec:
         batch_size=job.ray.batch_size,
         fit=job.fit,
         quality=job.quality,
+        latents=job.latents,
     )
 
 

@@ -10,14 +10,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError, PluginError
 from pipeline.schema import Batch, EditResult, Pixels
 
-Kind = Literal["editors", "metrics", "sinks"]
-KINDS: tuple[Kind, ...] = ("editors", "metrics", "sinks")
+Kind = Literal["editors", "metrics", "set_metrics", "sinks"]
+KINDS: tuple[Kind, ...] = ("editors", "metrics", "set_metrics", "sinks")
+
+State = Mapping[str, npt.NDArray[Any]]  # what a set metric keeps of some images: arrays by name
 
 
 @runtime_checkable
@@ -36,7 +40,12 @@ class Editor(Protocol):
         """Read the networks; ``weights`` maps a role (``unet``, ...) to a local file. Raises WeightsError."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order; deterministic in each entry and its seed."""
+        """One result an entry, in order; deterministic in each entry and its seed.
+
+        An editor may also have ``prepare_exemplar(exemplar [h,w,3] uint8, params) -> [H,W,3] uint8``, which then gets
+        exemplars at their native size (else they are resized to ``image_size``), and an attribute ``memory``
+        (``editors.inversions.Memory``) for what is dear to compute and decides no pixel.
+        """
 
 
 @runtime_checkable
@@ -53,6 +62,40 @@ class Metric(Protocol):
         """One mapping of ``columns`` an entry. ``edited`` [B,H,W,3] is the network's image before compositing."""
 
 
+@runtime_checkable
+class SetMetric(Protocol):
+    """Scores a set of images, shard by shard: features of one image, a state of many, one number of two states.
+
+    The state of a whole is ``merge`` of its shards' states, however it was cut. A state holds at least one image.
+    """
+
+    roles: ClassVar[frozenset[str]]  # weights that decide its numbers
+    compares: ClassVar[bool]  # whether ``reduce`` needs the state of a reference set
+
+    @property
+    def id(self) -> Mapping[str, str]:
+        """What decides the numbers beside the weights' content: model, preprocessing. Equal ids compare, others not."""
+
+    @classmethod
+    def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
+        """Read the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
+
+    def features(self, image: Pixels) -> npt.NDArray[np.float32]:
+        """[D] of one image [H,W,3] uint8."""
+
+    def state(self, features: npt.NDArray[np.float32]) -> State:
+        """The state of N images from their features [N,D]."""
+
+    def merge(self, states: Sequence[State]) -> State:
+        """The state of all images of one or more states."""
+
+    def fit(self, state: State) -> State:
+        """Of the merged state of a reference set what ``reduce`` needs: it is kept, and may be given to other jobs."""
+
+    def reduce(self, state: State, reference: State | None) -> Mapping[str, float]:
+        """Numbers by name of a merged state, and of what ``fit`` made of the reference's. Raises ConfigError."""
+
+
 def available(kind: Kind) -> dict[str, EntryPoint]:
     """Installed plug-ins of a kind by name."""
     return {point.name: point for point in entry_points(group=f"pipeline.{kind}")}
@@ -66,13 +109,14 @@ def find(kind: Kind, name: str) -> type:
     """
     found = available(kind)
     point = EntryPoint(name, name, f"pipeline.{kind}") if ":" in name else found.get(name)
+    what = kind[:-1].replace("_", " ")
     if point is None:
         names = ", ".join(sorted(found)) or "none"
-        raise PluginError(f"no {kind[:-1]} named {name!r}; installed: {names}, or give package.module:Class")
+        raise PluginError(f"no {what} named {name!r}; installed: {names}, or give package.module:Class")
     try:
         return cast(type, point.load())
     except (ImportError, AttributeError) as error:
-        raise PluginError(f"{kind[:-1]} {name!r} does not import ({point.value}): {error}") from error
+        raise PluginError(f"{what} {name!r} does not import ({point.value}): {error}") from error
 
 
 def column_types(columns: Mapping[str, str]) -> dict[str, pa.DataType]:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.errors import RowError
+
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], or [B, H, W, 3] in a batch; 0..255, RGB
 Mask = npt.NDArray[np.bool_]  # [H, W], or [B, H, W] in a batch; True = edit
 
@@ -19,6 +21,7 @@ REQUEST_COLUMNS: Final = (
     "image",
     "mask",
     "bbox",
+    "landmarks",
     "prompt",
     "exemplar",
     "source_prompt",
@@ -84,7 +87,7 @@ class Batch:
     mask: Mask  # [B, H, W] bool, True = edit
     prompt: Sequence[str]  # "" where the manifest has none
     seed: Sequence[int]  # one a candidate, in 0..2**63-1
-    exemplar: Pixels | None = None  # [B, H, W, 3] uint8
+    exemplar: Pixels | None = None  # [B, h, w, 3] uint8, at the size that the editor asks for, else H x W
     source_prompt: Sequence[str] | None = None
     checkpoint: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # overrides of the editor's Params, the same for all B
@@ -98,8 +101,10 @@ class EditResult:
     """One edited entry at the network's size.
 
     ``metrics`` holds what the editor itself measured (its ranking distance, say); names become result columns only
-    when the editor lists them in ``columns``.
+    when the editor lists them in ``columns``. ``error`` says why the entry has no edit that may be shown, whatever
+    ``image`` holds; its batch mates are not concerned.
     """
 
     image: Pixels  # [H, W, 3] uint8
     metrics: Mapping[str, float] = field(default_factory=dict)
+    error: RowError | None = None

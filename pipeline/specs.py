@@ -31,8 +31,9 @@ class EngineSpec:
     candidates: int = 1
     keep: int = 1
     batch_size: int = 8
-    fit: Literal["auto", "crop", "resize"] = "auto"
+    fit: Literal["auto", "crop", "resize", "face"] = "auto"
     quality: QualitySpec = field(default_factory=QualitySpec)
+    latents: str | None = None  # where an editor that inverts keeps what it computed; changes no pixel
 
 
 @dataclass(frozen=True)

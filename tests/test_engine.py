@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from pipeline.config import MetricSpec, QualitySpec, Threshold
 from pipeline.engine import Engine, candidate_seed
 from pipeline.errors import ConfigError, PluginError
 from pipeline.samples import Answer, Failure, Sample, failed_to_load
-from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD
+from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 from pipeline.specs import EngineSpec
 from tests.painters import Painter
 
@@ -141,6 +143,82 @@ def test_retry_tries_further_seeds_until_one_keeps_the_threshold() -> None:
     assert answer.failure is None
     assert answer.kept[0].candidate == first
     assert answer.attempts == (first // 2 + 1) * 2
+
+
+class Reader(Painter):
+    """Reads checkpoints; notes those that it was given."""
+
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "checkpoint"})
+    given: ClassVar[list[str | None]] = []
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        Reader.given.append(batch.checkpoint)
+        return super().edit_batch(batch)
+
+
+READER = replace(SPEC, editor="tests.test_engine:Reader", candidates=1, batch_size=2)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> dict[str, str]:
+    """Files by name."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.pt").write_bytes(name.encode())
+    return {name: str(tmp_path / f"{name}.pt") for name in ("a", "b", "c")}
+
+
+def test_a_rows_checkpoint_reaches_the_editor_as_a_role_or_a_local_file(checkpoints: dict[str, str]) -> None:
+    Reader.given.clear()
+    engine = Engine(replace(READER, weights={"unet": checkpoints["a"], "b": checkpoints["b"]}), "cpu")
+    asked = ["b", f"file://{checkpoints['c']}", checkpoints["a"], None, ""]
+    engine.answer([sample(str(i), checkpoint=checkpoint) for i, checkpoint in enumerate(asked)])
+    assert Reader.given == [None, "b", checkpoints["c"], checkpoints["a"]]
+
+
+def test_a_checkpoint_is_looked_up_once_an_engine(checkpoints: dict[str, str]) -> None:
+    engine = Engine(READER, "cpu")
+    (first,) = engine.answer([sample("a", checkpoint=checkpoints["a"])])
+    Path(checkpoints["a"]).unlink()
+    (second,) = engine.answer([sample("b", checkpoint=checkpoints["a"])])
+    assert (first.failure, second.failure) == (None, None)
+
+
+def test_a_checkpoint_that_is_not_there_fails_its_row_alone(checkpoints: dict[str, str], tmp_path: Path) -> None:
+    wrong = f"{checkpoints['a']}#sha256={'0' * 64}"
+    asked = [checkpoints["a"], str(tmp_path / "none.pt"), wrong]
+    good, absent, changed = Engine(READER, "cpu").answer([sample(str(i), checkpoint=c) for i, c in enumerate(asked)])
+    assert good.failure is None
+    for answer, words in ((absent, "no weights at"), (changed, "the job pins")):
+        assert answer.failure is not None
+        assert (answer.failure.status, answer.failure.type) == (FAILED_TO_EDIT, "WeightsError")
+        assert words in answer.failure.message
+
+
+def test_rows_of_a_checkpoint_go_together_and_the_one_in_use_goes_first(checkpoints: dict[str, str]) -> None:
+    Reader.given.clear()
+    engine = Engine(READER, "cpu")
+
+    def answered(names: str) -> list[str]:
+        Reader.given.clear()
+        rows = [
+            sample(str(i), checkpoint=checkpoints[name], params={"grey": i % 2 + 1}) for i, name in enumerate(names)
+        ]
+        assert [answer.sample for answer in engine.answer(rows)] == rows
+        return [Path(str(given)).stem for given in Reader.given]
+
+    assert answered("abcabc") == ["a", "a", "b", "b", "c", "c"]
+    assert answered("abcab") == ["c", "a", "a", "b", "b"]
+    assert answered("ab") == ["b", "a"]
+
+
+def test_an_editor_that_reads_no_checkpoint_never_has_one_fetched() -> None:
+    (answer,) = Engine(SPEC, "cpu").answer([sample("a", checkpoint="/no/such/file.pt")])
+    assert answer.failure is None
+
+
+def test_latents_are_refused_for_an_editor_that_has_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="inverts nothing that could be kept; take latents out of the job"):
+        Engine(replace(SPEC, latents=str(tmp_path)), "cpu")
 
 
 def test_a_seed_belongs_to_run_key_and_candidate() -> None:

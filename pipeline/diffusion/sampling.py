@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -93,6 +94,7 @@ def denoiser(
     schedule: Schedule,
     *,
     learn_sigma: bool,
+    variance: Literal["range", "raw"] = "range",
     labels: Callable[[], Tensor] | None = None,
 ) -> Denoise:
     """Wraps a network: gives it its own timesteps, splits off the learned variance.
@@ -101,6 +103,8 @@ def denoiser(
         network: emits eps [B,C,H,W], or eps and v [B,2C,H,W] with ``learn_sigma``.
         schedule: the (respaced) process that is walked.
         learn_sigma: whether v is there.
+        variance: v picks from ``learned_range``, which is what such networks are trained for; ``raw``: v is taken for
+            the log-variance itself, as DiffusionCLIP's published code does in its ``ddpm`` branch.
         labels: draws the classes [B] of one pass; None gives the network no class.
     """
 
@@ -110,7 +114,8 @@ def denoiser(
         if not learn_sigma:
             return Prediction(out)
         eps, v = out.chunk(2, dim=1)
-        return Prediction(eps, learned_range(schedule, t, v.detach()))
+        v = v.detach()
+        return Prediction(eps, v if variance == "raw" else learned_range(schedule, t, v))
 
     return denoise
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.noise import Noise
-from pipeline.diffusion.sampling import Network
 from pipeline.diffusion.schedule import named
 from pipeline.editors import blended_params
 from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
 from pipeline.editors.pixels import from_uint8, mask_from_bool, to_uint8
+from pipeline.editors.precision import in_precision
 from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.models.clip import Clip, load_clip
@@ -86,7 +86,7 @@ class BlendedDiffusion:
         params = self.params.overridden(batch.params)
         if params.background_preservation_loss and params.lpips_lambda > 0 and self.networks.lpips is None:
             raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
-        networks = replace(self.networks, unet=_in_precision(self.networks.unet, params.precision, self.device))
+        networks = replace(self.networks, unet=in_precision(self.networks.unet, params.precision, self.device))
         source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
         with torch.no_grad(), steady_kernels(self.device):
             target, guided = self._targets(batch, params)
@@ -132,17 +132,6 @@ class BlendedDiffusion:
         pixels = (from_uint8(exemplar, self.device) + 1) / 2
         small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
         return self.clip.encode_image(small, normalise=True).float()
-
-
-def _in_precision(unet: Network, precision: str, device: str) -> Network:
-    if precision == "float32":
-        return unet
-
-    def cast(*inputs: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, getattr(torch, precision)):
-            return unet(*inputs).float()
-
-    return cast
 
 
 def _refuse_not_finite(image: Tensor, scores: list[float | None]) -> None:

@@ -5,7 +5,7 @@ Knows neither schedules nor samplers: it maps (x_t, t, y) to (eps, v).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -130,6 +130,24 @@ def convert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, Ten
     return converted
 
 
+def unconvert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, Tensor]:
+    """A state dict of :class:`ADM` under the published names: what ``convert_adm`` reads back as it was."""
+    names = {ours: theirs for theirs, ours in _names(config)}
+    published: dict[str, Tensor] = {}
+    for key, value in state.items():
+        prefix, _, leaf = key.rpartition(".")
+        block, _, part = prefix.rpartition(".")
+        if part == "to_q" and block in names:
+            parts = [state[f"{block}.{name}.{leaf}"] for name in ("to_q", "to_k", "to_v")]
+            published[f"{names[block]}.{leaf}"] = _join_qkv(parts, config.num_head_channels)
+        elif part in ("to_k", "to_v") and block in names:
+            continue  # went with its q
+        else:
+            is_linear = names[prefix].endswith(".proj_out") and leaf == "weight"  # a Conv1d of width 1 there
+            published[f"{names[prefix]}.{leaf}"] = value.unsqueeze(-1) if is_linear else value
+    return published
+
+
 def half_blocks(network: ADM, dtype: torch.dtype = torch.float16) -> ADM:
     """Halve the convolutions and attention between input and head, in place; norms, embeddings and head stay float32.
 
@@ -175,6 +193,12 @@ def _split_qkv(value: Tensor, head: int) -> dict[str, Tensor]:
     """The legacy order: q, k, v of head 0, q, k, v of head 1, ...; [3C,C,1] or [3C]."""
     value = value.reshape(-1, 3, head, *value.shape[1:2])
     return {name: value[:, i].flatten(0, 1) for i, name in enumerate(("to_q", "to_k", "to_v"))}
+
+
+def _join_qkv(parts: Sequence[Tensor], head: int) -> Tensor:
+    """The inverse of ``_split_qkv``: [3C,C,1] from three weights [C,C], [3C] from three biases [C]."""
+    split = torch.stack([part.reshape(-1, head, *part.shape[1:]) for part in parts], dim=1).flatten(0, 2)
+    return split.unsqueeze(-1) if split.ndim == 2 else split
 
 
 def _names(config: ADMConfig) -> Iterator[tuple[str, str]]:

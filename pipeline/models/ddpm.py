@@ -86,6 +86,17 @@ def convert_ddpm(state: Mapping[str, Tensor], config: DDPMConfig) -> dict[str, T
     return converted
 
 
+def unconvert_ddpm(state: Mapping[str, Tensor], config: DDPMConfig) -> dict[str, Tensor]:
+    """A state dict of :class:`DDPM` under the published names: what ``convert_ddpm`` reads back as it was."""
+    names = {ours: theirs for theirs, ours in _names(config)}
+    published: dict[str, Tensor] = {}
+    for key, value in state.items():
+        prefix, _, leaf = key.rpartition(".")
+        is_linear_of_attention = ".attentions." in prefix and value.ndim == 2  # a Conv2d of width 1 there
+        published[f"{names[prefix]}.{leaf}"] = value[:, :, None, None] if is_linear_of_attention else value
+    return published
+
+
 def _names(config: DDPMConfig) -> Iterator[tuple[str, str]]:
     """Published module name to ours. Theirs count levels from the finest on both ways, ours from the coarsest up."""
     yield from {

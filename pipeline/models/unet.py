@@ -5,18 +5,19 @@ Files are told apart by their tensors' names and shapes, never by their names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import WeightsError
-from pipeline.models.adm import ADM256, ADM512, ADM_SMALL, ADMConfig, build_adm, convert_adm
+from pipeline.models.adm import ADM256, ADM512, ADM_SMALL, ADMConfig, build_adm, convert_adm, unconvert_adm
 from pipeline.models.checkpoint import load_strictly, read_state_dict
-from pipeline.models.ddpm import DDPM256, DDPMConfig, build_ddpm, convert_ddpm
+from pipeline.models.ddpm import DDPM256, DDPMConfig, build_ddpm, convert_ddpm, unconvert_ddpm
 
 KNOWN_ADM = {
     "the guided-diffusion 256 px UNet": ADM256,
@@ -39,15 +40,19 @@ class Network:
     learn_sigma: bool
     schedule: Literal["linear", "cosine"] = "linear"  # of the 1,000 betas that it was trained on
     num_classes: int = 0
+    # How its file is written: the module's state dict under the names that it was published with, and what stands in
+    # the .json beside the file where that describes the architecture.
+    published: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_unet(path: str, device: str = "cpu") -> Network:
-    """Read a published UNet, or the package's own pixel UNet where a ``.json`` of its name lies beside the file.
+    """Read a published UNet, or the package's own pixel UNet where a ``.json`` beside the file describes one.
 
     Raises:
         WeightsError: the file is missing, broken, or of no known architecture; every name and shape must fit.
     """
-    if Path(path).is_file() and Path(path).with_suffix(".json").is_file():
+    if _is_described(path):
         return _on(device, _pixel(path))
     state = read_state_dict(path)
     if "time_embed.0.weight" in state:
@@ -67,7 +72,13 @@ def adm_network(state: Mapping[str, Tensor], config: ADMConfig, path: str, what:
     with torch.device("meta"):
         module = build_adm(config)
     load_strictly(module, convert_adm(state, config), path, what)
-    return Network(module, config.image_size, config.learn_sigma, num_classes=config.num_classes)
+    return Network(
+        module,
+        config.image_size,
+        config.learn_sigma,
+        num_classes=config.num_classes,
+        published=lambda state: unconvert_adm(state, config),
+    )
 
 
 def ddpm_network(state: Mapping[str, Tensor], config: DDPMConfig, path: str, what: str = "this UNet") -> Network:
@@ -79,7 +90,7 @@ def ddpm_network(state: Mapping[str, Tensor], config: DDPMConfig, path: str, wha
     with torch.device("meta"):
         module = build_ddpm(config)
     load_strictly(module, convert_ddpm(state, config), path, what)
-    return Network(module, config.image_size, learn_sigma=False)
+    return Network(module, config.image_size, learn_sigma=False, published=lambda state: unconvert_ddpm(state, config))
 
 
 def _adm(path: str, state: Mapping[str, Tensor]) -> Network:
@@ -101,7 +112,19 @@ def _pixel(path: str) -> Network:
     from pipeline.models.pixel_unet import load_pixel_unet
 
     module, config = load_pixel_unet(Path(path))
-    return Network(module, config["image_size"], learn_sigma=False, schedule=config["schedule"])
+    return Network(module, config["image_size"], learn_sigma=False, schedule=config["schedule"], card=config)
+
+
+def _is_described(path: str) -> bool:
+    """Whether the .json beside a file describes a pixel UNet; other files may have a note of what made them there."""
+    card = Path(path).with_suffix(".json")
+    if not (Path(path).is_file() and card.is_file()):
+        return False
+    try:
+        said = json.loads(card.read_text())
+    except ValueError as error:
+        raise WeightsError(f"{card} is not JSON: {error}") from None
+    return isinstance(said, dict) and "unet" in said
 
 
 def _on(device: str, network: Network) -> Network:
