@@ -5,10 +5,17 @@ An address is one of::
     embedded:shapes            a family that ships with the package
     path/to/folder             a folder with family.json: {"unet": "unet.safetensors", ...}; entries that are no file
                                names describe the family
-    s3://bucket/folder         the same anywhere; the whole folder is brought here
+    path/to/folder             one of diffusers, with model_index.json: that file under the role model_index, and with
+                               it every component that it names
+    s3://bucket/folder         either of them anywhere; the whole folder is brought here
     path/to/file, s3://...     one file; its role is unet unless a mapping {role: address} names another
-    hf://owner/repo/file       from the Hugging Face Hub, hf://owner/repo@revision/file to pin it
+    hf://owner/repo/file       from the Hugging Face Hub, hf://owner/repo@revision/file to pin it; without a file, the
+                               repository as a diffusers folder
     open_clip:...              a name that open_clip itself resolves; passed through
+
+In a mapping {role: address} the role ``family`` brings a whole family's roles, which the others replace or add to::
+
+    {family: embedded:shapes, blue: runs/domains/networks/blue.safetensors}
 
 ``#sha256=HEX`` behind the address of a file pins its content. A ``.json`` of the same name beside a file comes with it.
 """
@@ -20,7 +27,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,11 +36,14 @@ from pipeline import local_files, storage
 from pipeline.errors import StorageError, WeightsError
 
 FAMILY_FILE: Final = "family.json"
+INDEX_FILE: Final = "model_index.json"
+INDEX_ROLE: Final = "model_index"
 DEFAULT_ROLE: Final = "unet"
+FAMILY_ROLE: Final = "family"
 _EMBEDDED: Final = Path(__file__).parent / "embedded"
 _THROUGH: Final = ("open_clip:",)
 _PIN: Final = re.compile(r"^(?P<address>.*)#sha256=(?P<sha256>[0-9a-fA-F]{64})$")
-_HUB: Final = re.compile(r"^hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)$")
+_HUB: Final = re.compile(r"^hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.*))?$")
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Resolved:
     """A job's weights on this machine."""
 
     files: Mapping[str, str]  # role to local path, or to a name that is passed through
-    sha256: Mapping[str, str]  # role to hex sha256 (of the name where that is passed through), ``ROLE.json`` likewise
+    # Role to hex sha256 (of the name where that is passed through); ``ROLE.json`` and ``model_index/FILE`` likewise.
+    sha256: Mapping[str, str]
     digest: str  # of all roles; equal for equal weights, wherever they lie
 
 
@@ -85,12 +96,20 @@ def file_sha256(path: str | Path) -> str:
 def _roles(spec: str | Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Role and local path of each file."""
     if not isinstance(spec, str):
+        if FAMILY_ROLE in spec:
+            yield from _roles(spec[FAMILY_ROLE])
         for role, address in spec.items():
-            yield role, _one_file(address)
+            if role == FAMILY_ROLE:
+                continue
+            folder = _family_folder(address) if role == INDEX_ROLE else None
+            yield role, _one_file(address) if folder is None else str(_index(folder))
         return
     folder = _family_folder(spec)
     if folder is None:
         yield DEFAULT_ROLE, _one_file(spec)
+        return
+    if not (folder / FAMILY_FILE).is_file() and (folder / INDEX_FILE).is_file():
+        yield INDEX_ROLE, str(_index(folder))
         return
     for role, name in _family(folder).items():
         path = folder / name
@@ -100,26 +119,55 @@ def _roles(spec: str | Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _family_folder(spec: str) -> Path | None:
-    """The local folder of a family, fetched where it is not local; None where the address is a single file's."""
+    """A local folder, a family's or diffusers', fetched where it is not local; None where the address is a file's."""
     if spec.startswith("embedded:"):
         folder = _EMBEDDED / spec.removeprefix("embedded:")
         if not (folder / FAMILY_FILE).is_file():
             there = ", ".join(sorted(path.parent.name for path in _EMBEDDED.glob(f"*/{FAMILY_FILE}"))) or "none"
             raise WeightsError(f"no embedded weights {spec!r}; the package has: {there}")
         return folder
-    if spec.startswith((*_THROUGH, "hf://")):
+    if spec.startswith("hf://"):
+        return _hub_folder(spec)
+    if spec.startswith(_THROUGH):
         return None
     path = storage.local_path(spec)
     if path is not None:
         return path if path.is_dir() else None
-    return _fetched_folder(spec) if storage.exists(storage.join(spec, FAMILY_FILE)) else None
+    if storage.exists(storage.join(spec, FAMILY_FILE)):
+        return _fetched_folder(spec, storage.list_files(spec))
+    if storage.exists(storage.join(spec, INDEX_FILE)):
+        names = (file[len(spec) :].lstrip("/") for file in storage.list_files(spec))
+        return _fetched_folder(spec, [storage.join(spec, name) for name in _components(names)])
+    return None
+
+
+def _index(folder: Path) -> Path:
+    if (folder / INDEX_FILE).is_file():
+        return folder / INDEX_FILE
+    raise WeightsError(f"weights folder {folder} has no {INDEX_FILE}; give a diffusers folder")
+
+
+def _components(names: Iterable[str]) -> list[str]:
+    """Of the files of a diffusers folder, by name, those that are loaded: each component's plain weights and cards.
+
+    Not its variants (``model.fp16.safetensors``), nor its pickles where it has safetensors, nor what lies beside the
+    components: the published folder has the original checkpoint there.
+    """
+    inside = sorted(name for name in names if name == INDEX_FILE or name.count("/") == 1)
+    plain = [name for name in inside if name.rpartition("/")[2].count(".") == 1]
+    safe = {name.partition("/")[0] for name in plain if name.endswith(".safetensors")}
+    kinds = (".json", ".safetensors", ".txt", ".bin")
+    wanted = (name for name in plain if name.endswith(kinds))
+    return [name for name in wanted if not (name.endswith(".bin") and name.partition("/")[0] in safe)]
 
 
 def _family(folder: Path) -> Mapping[str, str]:
     try:
         roles: Any = json.loads((folder / FAMILY_FILE).read_text())
     except FileNotFoundError:
-        raise WeightsError(f"weights folder {folder} has no {FAMILY_FILE}; name a file, or roles") from None
+        raise WeightsError(
+            f"weights folder {folder} has no {FAMILY_FILE} and no {INDEX_FILE}; name a file, or roles"
+        ) from None
     except ValueError as error:
         raise WeightsError(f"{folder / FAMILY_FILE} is not JSON: {error}") from None
     files = {role: name for role, name in roles.items() if _is_name(name)} if isinstance(roles, dict) else {}
@@ -167,9 +215,8 @@ def _fetched(address: str) -> Path:
     return place
 
 
-def _fetched_folder(address: str) -> Path:
-    """A remote family's copy in the cache."""
-    files = storage.list_files(address)
+def _fetched_folder(address: str, files: list[str]) -> Path:
+    """A remote folder's copy in the cache, of these files of it."""
     known = storage.identities(files)
     folder = _place(address, json.dumps(known, sort_keys=True)).parent
     for file in files:
@@ -195,7 +242,7 @@ def _copied(address: str, path: Path) -> Path:
 
 def _from_hub(address: str) -> Path:
     parts = _HUB.match(address)
-    if parts is None:
+    if parts is None or not parts["file"]:
         raise WeightsError(f"{address} is not hf://owner/repo/file or hf://owner/repo@revision/file")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -206,11 +253,31 @@ def _from_hub(address: str) -> Path:
     try:
         path = download(parts["file"])
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"weights {address} cannot be had from the Hub: {text}") from None
+        raise _not_from_hub(address, error) from None
     with contextlib.suppress(EntryNotFoundError):
         download(_sidecar(parts["file"]))
     return path
+
+
+def _hub_folder(address: str) -> Path | None:
+    """A Hub repository's components in the Hub client's own cache; None where the address names a file."""
+    parts = _HUB.match(address)
+    if parts is None or parts["file"]:
+        return None
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        info = HfApi().model_info(parts["repo"], revision=parts["revision"])
+        names = _components(sibling.rfilename for sibling in info.siblings or ())
+        paths = [Path(hf_hub_download(parts["repo"], name, revision=info.sha)) for name in (INDEX_FILE, *names)]
+    except Exception as error:
+        raise _not_from_hub(address, error) from None
+    return paths[0].parent
+
+
+def _not_from_hub(address: str, error: Exception) -> WeightsError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return WeightsError(f"weights {address} cannot be had from the Hub: {text}")
 
 
 def _hashes(files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -219,6 +286,11 @@ def _hashes(files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield role, hashlib.sha256(path.encode()).hexdigest()
             continue
         yield role, file_sha256(path)
+        if role == INDEX_ROLE:
+            folder = Path(path).parent
+            names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+            for name in _components(names):
+                yield f"{INDEX_ROLE}/{name}", file_sha256(folder / name)
         if _sidecar(path) != path and os.path.isfile(_sidecar(path)):
             yield f"{role}.json", file_sha256(_sidecar(path))
 

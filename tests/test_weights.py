@@ -119,7 +119,8 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
         ("embedded:nothing", "no embedded weights 'embedded:nothing'; the package has: "),
         (str(tmp_path / "none.bin"), r"no weights at .*none\.bin; give a file"),
         ("memory://none/none.bin", "no weights at memory://none/none.bin"),
-        (str(tmp_path / "bare"), r"has no family\.json"),
+        (str(tmp_path / "bare"), r"has no family\.json and no model_index\.json"),
+        ({"model_index": str(tmp_path / "bare")}, r"has no model_index\.json"),
         (str(tmp_path / "holed"), r"names clip\.safetensors for clip, which is not there"),
         (str(tmp_path / "broken"), "is not JSON"),
         (str(tmp_path / "listed"), "names no file for any role"),
@@ -129,6 +130,40 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=line) as caught:
             weights.resolve(spec)
         assert "\n" not in str(caught.value)
+
+
+COMPONENTS = {
+    "model_index.json": b"{}",
+    "unet/config.json": b"{}",
+    "unet/diffusion_pytorch_model.bin": b"unet",
+    "image_encoder/config.json": b"{}",
+    "image_encoder/model.safetensors": b"encoder",
+}
+BESIDE = {
+    "model.ckpt": b"five gigabytes",
+    "README.md": b"#",
+    "unet/diffusion_pytorch_model.fp16.bin": b"half",
+    "image_encoder/pytorch_model.bin": b"a pickle of the same",
+    "samples/unet/picture.json": b"{}",
+}
+
+
+def test_a_folder_of_diffusers_comes_with_its_components_and_nothing_else(place: str, tmp_path: Path) -> None:
+    folder = storage.join(place, "published")
+    for name, data in {**COMPONENTS, **BESIDE}.items():
+        storage.write_bytes(storage.join(folder, name), data)
+    found = weights.resolve(folder)
+    index = Path(found.files["model_index"])
+    assert list(found.files) == ["model_index"]
+    assert {name: (index.parent / name).read_bytes() for name in COMPONENTS} == COMPONENTS
+    assert storage.local_path(folder) is not None or not (index.parent / "model.ckpt").exists()
+    assert found.sha256 == {
+        "model_index": sha256(b"{}"),
+        **{f"model_index/{name}": sha256(data) for name, data in COMPONENTS.items()},
+    }
+    assert weights.resolve({"model_index": folder}) == found
+    storage.write_bytes(storage.join(folder, "unet/diffusion_pytorch_model.bin"), b"another unet")
+    assert weights.resolve(folder).digest != found.digest
 
 
 def test_a_known_hash_is_not_trusted_for_a_file_that_changed(tmp_path: Path) -> None:
@@ -176,7 +211,7 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            data = files.get(self.path)
+            data = files.get(self.path.partition("?")[0])
             self.send_response(404 if data is None else 200)
             if data is None:
                 self.send_header("X-Error-Code", "EntryNotFound")
@@ -218,3 +253,30 @@ def test_a_file_of_the_hub_comes_with_its_configuration(tmp_path: Path) -> None:
         env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_repository_of_the_hub_is_a_folder_of_diffusers(tmp_path: Path) -> None:
+    files = {f"/me/net/resolve/{'c' * 40}/{name}": data for name, data in {**COMPONENTS, **BESIDE}.items()}
+    siblings = [{"rfilename": name} for name in (*COMPONENTS, *BESIDE)]
+    files["/api/models/me/net"] = json.dumps({"id": "me/net", "sha": "c" * 40, "siblings": siblings}).encode()
+    code = (
+        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.weights import resolve\n"
+        "index = Path(resolve('hf://me/net').files['model_index'])\n"
+        "assert (index.parent / 'unet/diffusion_pytorch_model.bin').read_bytes() == b'unet'\n"
+        "assert not (index.parent / 'model.ckpt').exists()\n"
+        "try: resolve('hf://me/none')\n"
+        "except WeightsError as error: assert 'hf://me/none cannot be had from the Hub' in str(error)\n"
+        "else: raise SystemExit('a repository that is not there was resolved')\n"
+    )
+    with hub(files) as url:
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_family_in_a_mapping_brings_its_roles_and_the_others_replace_them(tmp_path: Path) -> None:
+    other = tmp_path / "mine.safetensors"
+    other.write_bytes(b"other")
+    family = weights.resolve("embedded:shapes").files
+    mixed = weights.resolve({"family": "embedded:shapes", "blue": str(other), "clip": str(other)}).files
+    assert mixed == {**family, "blue": str(other), "clip": str(other)}

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import WeightsError
-from pipeline.models.adm import adm_config, build_adm, convert_adm
+from pipeline.models.adm import adm_config, build_adm, convert_adm, unconvert_adm
 from pipeline.models.checkpoint import difference
-from pipeline.models.ddpm import build_ddpm, convert_ddpm, ddpm_config
+from pipeline.models.ddpm import build_ddpm, convert_ddpm, ddpm_config, unconvert_ddpm
 from pipeline.models.pixel_unet import PixelUNet
 from pipeline.models.unet import Network, load_unet
-from tests.golden_set import HOME, key_list, key_lists, weightless
+from tests.golden_set import HOME, golden, key_list, key_lists, weightless, weights_of
 
 PUBLISHED = {  # key list: image size, learn_sigma, classes
     "keys_diffusionclip_afhq_ffhq.json": (256, True, 0),
@@ -46,6 +46,46 @@ def test_every_published_key_finds_its_place_and_no_place_stays_empty(name: str)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     assert difference(expected, converted) is None
     assert sum(p.numel() for p in module.parameters()) == sum(value.numel() for value in state.values())
+
+
+@pytest.mark.parametrize("name", key_lists())
+def test_a_network_goes_back_to_the_names_and_shapes_of_its_published_file(name: str) -> None:
+    published = key_list(name)
+    state = weightless(published["keys"])
+    if "ch_mult" in published["config"]:
+        ddpm = ddpm_config(published["config"])
+        back = unconvert_ddpm(convert_ddpm(state, ddpm), ddpm)
+    else:
+        adm = adm_config(published["config"])
+        back = unconvert_adm(convert_adm(state, adm), adm)
+    assert {key: list(value.shape) for key, value in back.items()} == published["keys"]
+
+
+@pytest.mark.parametrize("name", ["adm_uncond.safetensors", "adm_classcond.safetensors", "ddpm_celebahq.safetensors"])
+def test_a_network_goes_back_to_its_published_numbers_bit_for_bit(name: str) -> None:
+    tensors, entry = golden(name)
+    if "ch_mult" in entry["config"]:
+        state, ddpm = weights_of(tensors), ddpm_config(entry["config"])
+        ours, back = convert_ddpm(state, ddpm), unconvert_ddpm(convert_ddpm(state, ddpm), ddpm)
+    else:
+        state = weights_of(golden("adm_uncond.safetensors")[0]) | weights_of(tensors)
+        adm = adm_config(entry["config"])
+        ours, back = convert_adm(state, adm), unconvert_adm(convert_adm(state, adm), adm)
+    assert ours.keys() != state.keys()
+    assert back.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(back[key], value), key
+
+
+def test_a_note_beside_a_published_file_does_not_make_it_a_pixel_unet(tmp_path: Path) -> None:
+    path = saved(tmp_path, key_list("keys_diffusionclip_celebahq_lsun.json", HOME)["keys"])
+    for note in ({"name": "sketch", "sha256": "0", "last": {"total": 1.0}}, ["sketch"], "unet"):
+        path.with_suffix(".json").write_text(json.dumps(note))
+        network = load_unet(str(path))
+        assert (network.image_size, network.schedule, network.card) == (256, "linear", {})
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(WeightsError, match="is not JSON"):
+        load_unet(str(path))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -111,6 +151,6 @@ def test_a_description_beside_the_file_makes_it_the_pixel_unet(tmp_path: Path) -
     (tmp_path / "unet.json").write_text(json.dumps(config))
     save_file(source.state_dict(), tmp_path / "unet.safetensors")
     network = load_unet(str(tmp_path / "unet.safetensors"))
-    assert network == Network(network.module, 8, learn_sigma=False, schedule="cosine", num_classes=0)
+    assert network == Network(network.module, 8, learn_sigma=False, schedule="cosine", num_classes=0, card=config)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10, 900])
     assert torch.allclose(network.module(x, t), source(x, t), atol=1e-6)

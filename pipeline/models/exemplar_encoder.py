@@ -1,0 +1,128 @@
+"""Paint by Example's condition: an exemplar squeezed through CLIP's class token (Yang et al. 2022, section 4.2).
+
+Knows neither the UNet that attends to it nor how an exemplar's pixels are prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+Tokens = Literal["class", "all"]
+
+# Buffers that older transformers saved among the weights.
+POSITION_IDS = "embeddings.position_ids"
+
+
+class ExemplarEncoder(nn.Module):
+    """Images to the tokens that the UNet attends to. Names are those of the published folder's ``image_encoder``.
+
+    Args:
+        vision_config: of the CLIP image tower (ViT-L/14 as published).
+        context_dim: width of a token, the UNet's ``cross_attention_dim``.
+        mapper_layers: transformer blocks behind the tower; None for the published rule, a fifth of the tower's layers.
+    """
+
+    def __init__(self, vision_config: CLIPVisionConfig, context_dim: int, mapper_layers: int | None = None) -> None:
+        super().__init__()
+        layers = (vision_config.num_hidden_layers + 1) // 5 if mapper_layers is None else mapper_layers
+        self.model = CLIPVisionModel(vision_config)
+        self.mapper = _Mapper(vision_config.hidden_size, layers)
+        self.final_layer_norm = nn.LayerNorm(vision_config.hidden_size)
+        self.proj_out = nn.Linear(vision_config.hidden_size, context_dim)
+        self.uncond_vector = nn.Parameter(torch.randn(1, 1, context_dim))  # what training drops the condition for
+
+    @property
+    def vision_config(self) -> CLIPVisionConfig:
+        """Of the image tower."""
+        return cast(CLIPVisionConfig, self.model.config)
+
+    def forward(self, pixels: Tensor, tokens: Tokens = "class") -> Tensor:
+        """Context [B,1,context_dim] of exemplars.
+
+        Args:
+            pixels: [B,3,S,S] on CLIP's normalised scale, S the tower's image size.
+            tokens: ``class``, the bottleneck; ``all`` lets every patch through, [B,1+patches,context_dim]: the paper's
+                ablation, which copies the exemplar instead of re-posing it. Weights must be trained for it.
+        """
+        seen = self.model(pixel_values=pixels)
+        if tokens == "class":
+            return self.context(seen.pooler_output[:, None])
+        return self.context(self.model.post_layernorm(seen.last_hidden_state))
+
+    def context(self, features: Tensor) -> Tensor:
+        """[B,N,hidden] of the tower, behind its last norm, to [B,N,context_dim]."""
+        return cast(Tensor, self.proj_out(self.final_layer_norm(self.mapper(features))))
+
+
+class _Mapper(nn.Module):
+    """Pre-norm transformer blocks of one head; with one token, attention is a linear map of the value."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            BasicTransformerBlock(width, 1, width, activation_fn="gelu", attention_bias=True) for _ in range(layers)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+def build_encoder(vision: Mapping[str, Any], context_dim: int, mapper_layers: int | None = None) -> ExemplarEncoder:
+    """The encoder with random weights that ``vision``, keywords of ``CLIPVisionConfig``, describes."""
+    return ExemplarEncoder(CLIPVisionConfig(**vision), context_dim, mapper_layers)
+
+
+def materialise(encoder: ExemplarEncoder) -> None:
+    """Fill in what no checkpoint holds, after an encoder that was built on the meta device got its weights."""
+    embeddings = encoder.model.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+
+
+def convert_folder_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The diffusers folder's names to ours: the tower was wrapped once more when they were written."""
+    renamed = {name.replace("model.vision_model.", "model.", 1): value for name, value in state.items()}
+    return {name: value for name, value in renamed.items() if name != f"model.{POSITION_IDS}"}
+
+
+def convert_ldm_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The Lightning checkpoint's names (``cond_stage_model``, ``proj_out``, ``learnable_vector``) to ours.
+
+    The fused ``c_qkv`` is q, k, v one after the other, since the mapper has one head.
+    """
+    converted: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name == "learnable_vector":
+            converted["uncond_vector"] = value
+        elif ".attn.c_qkv." in name:
+            block, leaf = name.split(".attn.c_qkv.")
+            for part, third in zip(("to_q", "to_k", "to_v"), value.chunk(3), strict=True):
+                converted[f"{_renamed(block)}.attn1.{part}.{leaf}"] = third
+        else:
+            converted[_renamed(name)] = value
+    return {name: value for name, value in converted.items() if name != f"model.{POSITION_IDS}"}
+
+
+_LDM = (
+    ("cond_stage_model.transformer.vision_model.", "model."),
+    ("cond_stage_model.mapper.resblocks.", "mapper.blocks."),
+    ("cond_stage_model.final_ln.", "final_layer_norm."),
+    (".attn.c_proj.", ".attn1.to_out.0."),
+    (".ln_1.", ".norm1."),
+    (".ln_2.", ".norm3."),
+    (".mlp.c_fc.", ".ff.net.0.proj."),
+    (".mlp.c_proj.", ".ff.net.2."),
+)
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in _LDM:
+        name = name.replace(theirs, ours)
+    return name
