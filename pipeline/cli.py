@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import FinetuneJob
 
 app = typer.Typer(
     name="retouch",
@@ -27,20 +30,22 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Do rows again that were answered with a failure.")] = False,
 ) -> None:
-    """Answer every row of a job; run again, it goes on where it stopped."""
-    from pipeline.config import load_job
+    """Answer every row of a job, or fine-tune its networks; run again, it goes on where it stopped."""
+    from pipeline.config import FinetuneJob, load_job
     from pipeline.errors import ConfigError
-    from pipeline.run import run as run_job
 
     if executor not in ("ray", "local"):
         raise ConfigError(f"no executor named {executor!r}; there are: ray, local")
-    summary = run_job(
-        load_job(job, set_ or ()),
-        executor="ray" if executor == "ray" else "local",
-        address=address,
-        limit=limit,
-        retry_failed=retry_failed,
-    )
+    where: Literal["ray", "local"] = "ray" if executor == "ray" else "local"
+    loaded = load_job(job, set_ or ())
+    if isinstance(loaded, FinetuneJob):
+        if limit is not None or retry_failed:
+            raise ConfigError(f"{job} is a fine-tuning, which has no rows: leave --limit and --retry-failed out")
+        _finetune(loaded, where, address)
+        return
+    from pipeline.run import run as run_job
+
+    summary = run_job(loaded, executor=where, address=address, limit=limit, retry_failed=retry_failed)
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
@@ -93,6 +98,15 @@ def plugins() -> None:
     for kind in KINDS:
         for name, point in sorted(available(kind).items()):
             typer.echo(f"{kind[:-1]:8} {name:20} {point.value}")
+
+
+def _finetune(job: FinetuneJob, executor: Literal["ray", "local"], address: str | None) -> None:
+    from pipeline.training import finetune
+
+    tuned = finetune(job, executor=executor, address=address)
+    typer.echo(f"targets: {len(tuned.targets)} done in {tuned.seconds:.1f} s")
+    for name, file in tuned.targets.items():
+        typer.echo(f"{name}: {file} (contact sheet: {file.removesuffix('.safetensors')}-sheet.png)")
 
 
 def _say_counts(rows: int, statuses: dict[str, int]) -> None:

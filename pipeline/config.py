@@ -92,12 +92,16 @@ class EditJob(Model):
     quality: QualitySpec = QualitySpec()
     image_format: Literal["png", "webp-lossless", "jpeg"] = "png"
     mask: MaskSpec = MaskSpec()
-    # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized.
-    fit: Literal["auto", "crop", "resize"] = "auto"
+    # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized; or, of
+    # any image, its face turned upright as FFHQ has it (landmarks from the manifest, or the weights' face_detector).
+    fit: Literal["auto", "crop", "resize", "face"] = "auto"
     # What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
     # exact, and the row says so): for baselines such as the paper's algorithm 1 without its paste.
     composite: Literal["mask", "region"] = "mask"
     sink: str = "files"
+    # Where inversions are kept from one run to the next (a folder on any storage; nothing is deleted there): images
+    # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
+    latents: str | None = None
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     ray: RaySpec = RaySpec()
 
@@ -127,7 +131,101 @@ class EditJob(Model):
         return (self.manifest,) if isinstance(self.manifest, str) else self.manifest
 
 
-def load_job(uri: str, overrides: Sequence[str] = ()) -> EditJob:
+class TargetSpec(Model):
+    """One domain that a network is brought to; without texts each row brings its ``source_prompt`` and ``prompt``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the finished file
+    domain: str | None = None  # a pair of the text dictionary
+    source_prompt: str | None = None  # what the images show
+    prompt: str | None = None  # what they become
+    manifest: str | tuple[str, ...] | None = None  # in place of the job's
+    params: dict[str, Any] = Field(default_factory=dict)  # over the job's
+
+    @model_validator(mode="after")
+    def _has_one_pair_of_texts(self) -> TargetSpec:
+        if (self.source_prompt is None) != (self.prompt is None):
+            raise ValueError(f"target {self.name} has one text of two: give source_prompt and prompt")
+        if self.domain is not None and self.prompt is not None:
+            raise ValueError(f"target {self.name} has a domain and texts: give one of them")
+        return self
+
+
+class TaskSpec(Model):
+    """What each target's task takes of the cluster."""
+
+    gpus_per_task: float | Literal["auto"] = "auto"  # auto: one, or none where the cluster has none
+    cpus_per_task: float = Field(default=1.0, gt=0)  # where there is no GPU; one thread trains
+    resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that a task takes
+
+
+class FinetuneJob(Model):
+    """``kind: finetune``: a diffusion network to one or many domains, each a file of its own (DiffusionCLIP)."""
+
+    kind: Literal["finetune"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    manifest: str | tuple[str, ...] | None = None  # images to learn from; a target may name its own
+    output: str
+    seed: int = Field(default=0, ge=0)
+    weights: str | dict[str, str]  # roles unet and clip, arcface where identity has weight
+    params: dict[str, Any] = Field(default_factory=dict)  # fields of FinetuneParams
+    targets: tuple[TargetSpec, ...] = Field(min_length=1)
+    fit: Literal["auto", "crop", "resize", "face"] = "auto"
+    mask: MaskSpec = MaskSpec()
+    ray: TaskSpec = TaskSpec()
+
+    @model_validator(mode="after")
+    def _targets_can_be_told_apart(self) -> FinetuneJob:
+        names = [target.name for target in self.targets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"targets named twice: {', '.join(twice)}")
+        if without := [t.name for t in self.targets if t.manifest is None and self.manifest is None]:
+            raise ValueError(f"no manifest for {', '.join(without)}: give the job one, or each target its own")
+        return self
+
+
+class EvaluateJob(Model):
+    """``kind: evaluate``: metrics over a finished set of images, and beside it over a set of real ones."""
+
+    kind: Literal["evaluate"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    # A run's output, whose table says which rows have an image; or a folder, glob or manifest of images.
+    results: str
+    # Real images likewise, or what an evaluation kept of them (reference/*.safetensors); one a metric where that is
+    # such a file.
+    reference: str | dict[str, str] | None = None
+    # Sources, masks, exemplars and prompts for row_metrics, by key; the run's own where it is left out.
+    manifest: str | tuple[str, ...] | None = None
+    output: str
+    metrics: tuple[MetricSpec, ...] = ()  # of the set; without weights, the run's editor's
+    row_metrics: tuple[MetricSpec, ...] = ()  # of each image at its native size
+    # Rows with an image that count. Rejected rows are left out as a dataset would: add failed_quality to judge the
+    # editor rather than what it delivered.
+    statuses: tuple[str, ...] = ("success",)
+    mask: MaskSpec | None = None  # how the manifest's masks are read; as the run read them where it is left out
+    shards: int = Field(default=8, ge=1)  # the unit of loss, and of work that goes side by side
+    ray: TaskSpec = TaskSpec()
+
+    @field_validator("metrics", "row_metrics", mode="before")
+    @classmethod
+    def _short_metrics(cls, value: Any) -> Any:
+        return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value or ())
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> EvaluateJob:
+        if not self.metrics and not self.row_metrics:
+            raise ValueError("nothing to measure: give metrics, row_metrics, or both")
+        return self
+
+
+Job = EditJob | FinetuneJob | EvaluateJob
+KINDS: dict[str, type[EditJob] | type[FinetuneJob] | type[EvaluateJob]] = {
+    "edit": EditJob,
+    "finetune": FinetuneJob,
+    "evaluate": EvaluateJob,
+}
+
+
+def load_job(uri: str, overrides: Sequence[str] = ()) -> Job:
     """Read a job file.
 
     Args:
@@ -150,13 +248,13 @@ def load_job(uri: str, overrides: Sequence[str] = ()) -> EditJob:
     return parse_job(data, uri)
 
 
-def parse_job(data: dict[str, Any], origin: str) -> EditJob:
+def parse_job(data: dict[str, Any], origin: str) -> Job:
     """A checked job from plain data; ``origin`` names it in errors. ``{date}`` in ``output`` becomes today (UTC)."""
     kind = data.get("kind", "edit")
-    if kind != "edit":
-        raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: edit")
+    if kind not in KINDS:
+        raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: {', '.join(KINDS)}")
     try:
-        job = EditJob.model_validate(data)
+        job = KINDS[kind].model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_in_one_line(error)}") from None
     today = dt.datetime.now(dt.UTC).date().isoformat()
@@ -168,15 +266,31 @@ def _set(data: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not sep or not all(keys):
         raise ConfigError(f"--set {override!r} is not of the form a.b=value")
-    node = data
+    node: Any = data
     for key in keys[:-1]:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} holds a value, not a mapping")
+        node = _inside(node, key, override)
     try:
-        node[keys[-1]] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(node, list):
+        _inside(node, keys[-1], override, anything=True)
+        node[int(keys[-1])] = value
+    else:
+        node[keys[-1]] = value
+
+
+def _inside(node: Any, key: str, override: str, anything: bool = False) -> Any:
+    """What a key of a mapping or a number of a list holds: something to go on in, unless ``anything`` will do."""
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise ConfigError(f"--set {override!r}: {key!r} is no entry of a list of {len(node)}; the first is 0")
+        found = node[int(key)]
+    else:
+        found = node.setdefault(key, {})
+    if not anything and not isinstance(found, dict | list):
+        raise ConfigError(f"--set {override!r}: {key!r} holds a value, not a mapping")
+    return found
 
 
 def _in_one_line(error: ValidationError) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +17,7 @@ from pipeline.events import Events
 from pipeline.plan import Plan, make_plan, open_run
 from pipeline.progress import Tally, tally
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
+from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
 
@@ -86,7 +85,7 @@ def run(
 def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
     if not plan.left:
         return
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():
         for rows in execute(plan):
             counts.add(rows.select(["status", "error_type", "edit_seconds"]).to_pylist())
             events.say("answered", now=False, rows=rows.num_rows, done=counts.done, failed=counts.failed)
@@ -132,21 +131,3 @@ def _executor(name: Executor, address: str | None) -> Callable[[Plan], Iterator[
     from pipeline.executors import ray_data
 
     return lambda plan: ray_data.execute(plan, address)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM (a scheduler's stop) takes the way of Ctrl-C: what is committed is kept, exit code 3."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline import errors
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
-from pipeline.errors import Interrupted, RetouchError, StopRun
+from pipeline.errors import StopRun
+from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
@@ -28,7 +25,6 @@ from pipeline.stages import decode_block, write_block
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
-LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
 
 
 @dataclass(frozen=True)
@@ -62,24 +58,15 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
         StopRun: the cluster cannot hold the pool.
         Interrupted: Ray gave up on the run; what is committed stays.
     """
-    with _cluster(plan.job.ray, address):
+    asked = plan.job.ray.actors
+    with cluster(address, None if asked == "auto" else asked, spare_cpus=2 * STAGE_CPUS):
         import ray
 
         pool = resources(plan.job.ray, ray.cluster_resources())
         try:
             yield from _stream(plan, pool)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            raise _of_ours(error) from error
-
-
-def _of_ours(error: Exception) -> RetouchError:
-    """What a worker raised, which arrives as a text with its traceback; StopRun where the job itself is wrong."""
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    name, _, message = last.removeprefix("pipeline.errors.").partition(": ")
-    kind = getattr(errors, name, None) if last.startswith("pipeline.errors.") else None
-    if isinstance(kind, type) and issubclass(kind, StopRun):
-        return kind(message)
-    return Interrupted(f"Ray stopped the run: {last[:300]}; the same command goes on from here")
+            raise of_ours(error) from error
 
 
 def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
@@ -161,59 +148,3 @@ def _configure(stall_seconds: int) -> None:
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
     context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
     context.max_errored_blocks = 0  # more would drop whole blocks and say nothing
-
-
-@contextmanager
-def _cluster(spec: RaySpec, address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one here and stop it again."""
-    # Started by `uv run`, Ray would rebuild the environment in every worker.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local init would turn token authentication on
-        # The core says of every actor pool that its arguments could be lost with the driver; that is our plan.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray
-
-    if address:
-        try:
-            ray.init(address=address, ignore_reinit_error=True, **quiet)
-        except (ConnectionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise StopRun(f"no Ray cluster at {address!r}: {reason}") from error
-        yield
-        return
-    cores = os.cpu_count() or 1
-    actors = cores if spec.actors == "auto" else spec.actors
-    # Short, for a socket's path has 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
-        try:
-            # One CPU beyond the actors', so that decode and write always find a place.
-            _start_here(max(cores, actors) + math.ceil(2 * STAGE_CPUS), folder, quiet)
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _start_here(cpus: int, folder: str, quiet: dict[str, Any]) -> None:
-    """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
-    import ray
-
-    for tries_left in (2, 1, 0):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE,
-                _temp_dir=folder,
-                **quiet,
-            )
-            return
-        except Exception as error:  # Ray raises nothing more special
-            ray.shutdown()
-            if "timed out during startup" not in str(error):
-                raise
-            if not tries_left:
-                raise Interrupted(f"Ray did not start on this machine: {error}") from error

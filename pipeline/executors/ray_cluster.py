@@ -1,0 +1,92 @@
+"""A Ray cluster to work on: one that runs already, or one started here and stopped again. Knows no plan and no row."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline import errors
+from pipeline.errors import Interrupted, RetouchError, StopRun
+
+LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
+
+
+@contextmanager
+def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -> Iterator[None]:
+    """Connect to a cluster, or start one here and stop it again.
+
+    Args:
+        address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
+        workers: of one CPU each, that a cluster started here must hold; None = one a core.
+        spare_cpus: beyond those workers, for smaller tasks.
+
+    Raises:
+        StopRun: there is no cluster at the address.
+        Interrupted: Ray did not start here.
+    """
+    # Started by `uv run`, Ray would rebuild the environment in every worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local init would turn token authentication on
+        # The core says of every actor pool that its arguments could be lost with the driver; that is our plan.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    if address:
+        try:
+            ray.init(address=address, ignore_reinit_error=True, **quiet)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise StopRun(f"no Ray cluster at {address!r}: {reason}") from error
+        yield
+        return
+    cores = os.cpu_count() or 1
+    # Beyond the workers', so that small tasks always find a place.
+    cpus = max(cores, workers or cores) + math.ceil(spare_cpus)
+    # Short, for a socket's path has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
+        try:
+            _start_here(cpus, folder, quiet)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start_here(cpus: int, folder: str, quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
+    import ray
+
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE,
+                _temp_dir=folder,
+                **quiet,
+            )
+            return
+        except Exception as error:  # Ray raises nothing more special
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if not tries_left:
+                raise Interrupted(f"Ray did not start on this machine: {error}") from error
+
+
+def of_ours(error: Exception) -> RetouchError:
+    """What a worker raised, which arrives as a text with its traceback; StopRun where the job itself is wrong."""
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    name, _, message = last.removeprefix("pipeline.errors.").partition(": ")
+    kind = getattr(errors, name, None) if last.startswith("pipeline.errors.") else None
+    if isinstance(kind, type) and issubclass(kind, StopRun):
+        return kind(message)
+    return Interrupted(f"Ray stopped the run: {last[:300]}; the same command goes on from here")

@@ -1,0 +1,1 @@
+"""DiffusionCLIP's training: a source network becomes one that draws a text's domain. Knows no cluster."""
