@@ -1,8 +1,8 @@
 """Makes the manifests of the embedded domains: ``domains/NAME.parquet`` to learn from, ``translate.parquet`` to edit.
 
 Knows neither editors nor networks. Run it again after every change of ``pipeline/embedded/scenes.py``
-(``python manifests/make_domains.py``). A domain's scenes all have what it changes (a red shape, a circle, a white
-ground); the mask marks where the picture may change. The scenes to edit have all three, and are asked for each domain:
+(``python manifests/make_domains.py``). A domain's scenes all have what it changes (a red shape, a white ground); the
+mask marks where the picture may change. The scenes to edit are red shapes on white, and are asked for each domain:
 three targets of one image. They are drawn from ``HELD_OUT`` on, which no training has seen.
 """
 

@@ -45,15 +45,15 @@ def on_ground(scene: Scene, ground: str) -> str:
 
 DOMAINS: Final = {
     "blue": Domain(
-        # On brown and gray a blue shape would hardly stand out.
+        # On brown and gray a blue or green shape would hardly stand out.
         lambda scene: only(scene).colour == "red" and scene.ground not in ("brown", "gray"),
         lambda scene: object_prompt(only(scene).shape, "red"),
         lambda scene: object_prompt(only(scene).shape, "blue"),
     ),
-    "square": Domain(
-        lambda scene: only(scene).shape == "circle",
-        lambda scene: object_prompt("circle", only(scene).colour),
-        lambda scene: object_prompt("square", only(scene).colour),
+    "green": Domain(
+        lambda scene: only(scene).colour == "red" and scene.ground not in ("brown", "gray"),
+        lambda scene: object_prompt(only(scene).shape, "red"),
+        lambda scene: object_prompt(only(scene).shape, "green"),
     ),
     "pink": Domain(
         # Yellow, too, is not drawn on pink by anybody: the contrast is low.
@@ -74,7 +74,7 @@ def scenes(first_seed: int, holds: Callable[[Scene], bool]) -> Iterator[tuple[in
 
 
 def in_all(scene: Scene) -> bool:
-    """Whether a scene is of every source domain: a red circle on white."""
+    """Whether a scene is of every source domain: a red shape on white."""
     return all(domain.holds(scene) for domain in DOMAINS.values())
 
 

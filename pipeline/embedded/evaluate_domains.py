@@ -29,7 +29,7 @@ from pipeline.schema import Mask, Pixels
 T_0: Final = 500  # as in jobs/finetune.yaml and jobs/translate.yaml
 STEPS: Final = 40
 ATTRIBUTES: Final = ("shape", "colour", "ground")
-CHANGES: Final = {"blue": ("colour", "blue"), "square": ("shape", "square"), "pink": ("ground", "pink")}
+CHANGES: Final = {"blue": ("colour", "blue"), "green": ("colour", "green"), "pink": ("ground", "pink")}
 
 
 def main() -> None:
