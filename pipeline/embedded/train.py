@@ -1,7 +1,8 @@
-"""Trains the shipped family: ``python -m pipeline.embedded.train [--part judge|clip|unet|harden|all]``.
+"""Trains the shipped family: ``python -m pipeline.embedded.train [--part judge|clip|unet|harden|vae|exemplar|all]``.
 
 The order matters: judge and CLIP need drawings alone, the UNet too; ``harden`` continues the CLIP on what that UNet
-predicts from noise. Knows no editor: figures come from ``pipeline.embedded.evaluate``.
+predicts from noise; ``exemplar`` works on the latents of ``vae``. Knows no editor: figures come from
+``pipeline.embedded.evaluate`` and ``pipeline.embedded.evaluate_exemplar``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from safetensors.torch import load_file
 
 from pipeline.embedded.files import SHIPPED, save_json
 from pipeline.embedded.train_clip import ClipTraining, train_clip
+from pipeline.embedded.train_exemplar import ExemplarTraining, train_exemplar
 from pipeline.embedded.train_judge import JudgeTraining, train_judge
 from pipeline.embedded.train_unet import UNetTraining, train_unet
+from pipeline.embedded.train_vae import VaeTraining, train_vae
 from pipeline.models.pixel_unet import load_pixel_unet
 
 FAMILY: Final = {
@@ -28,6 +31,12 @@ FAMILY: Final = {
     "unet": "unet.safetensors",
     "clip": "clip.safetensors",
     "judge": "judge.safetensors",
+    "blue": "blue.safetensors",  # the domains, made by jobs/finetune.yaml
+    "green": "green.safetensors",
+    "pink": "pink.safetensors",
+    "exemplar_vae": "exemplar_vae.safetensors",
+    "exemplar_unet": "exemplar_unet.safetensors",
+    "exemplar_encoder": "exemplar_encoder.safetensors",
     "merges": "bpe_merges.txt.gz",
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
@@ -42,7 +51,7 @@ class Run:
     """One call of the command."""
 
     out: Path  # the family's folder
-    work: Path  # drawings and resumable states; grows to about 450 MB
+    work: Path  # drawings and resumable states; grows to about 1.1 GB
     device: str
     minutes: float | None  # of each part that is timed; None = the part's own number
 
@@ -87,7 +96,22 @@ def _harden(run: Run) -> None:
     train_clip(run.out, run.device, options, network=unet.to(run.device), start=start)
 
 
-PARTS: Final[dict[str, Callable[[Run], None]]] = {"judge": _judge, "clip": _clip, "unet": _unet, "harden": _harden}
+def _vae(run: Run) -> None:
+    train_vae(run.out, run.work, run.device, VaeTraining())
+
+
+def _exemplar(run: Run) -> None:
+    train_exemplar(run.out, run.work, run.device, ExemplarTraining())
+
+
+PARTS: Final[dict[str, Callable[[Run], None]]] = {
+    "judge": _judge,
+    "clip": _clip,
+    "unet": _unet,
+    "harden": _harden,
+    "vae": _vae,
+    "exemplar": _exemplar,
+}
 
 if __name__ == "__main__":
     main()
