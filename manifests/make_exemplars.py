@@ -2,8 +2,8 @@
 
 Knows neither editors nor networks. Run it again after every change of ``pipeline/embedded/exemplars.py``
 (``python manifests/make_exemplars.py``). Every row is the exemplar task of a seed from ``HELD_OUT`` on, at the 32
-pixels that the embedded networks see. ``prompt`` says in words what the exemplar shows: no exemplar editor reads it, the
-judge does.
+pixels that the embedded networks see. ``prompt`` says in words what the exemplar shows: no exemplar editor reads it,
+the judge does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from pipeline.embedded.scenes import HELD_OUT, SIZE
 HERE = Path(__file__).parent
 ROWS = 32
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema(
-    [("key", pa.string()), ("image", FILE), ("mask", FILE), ("exemplar", FILE), ("prompt", pa.string())]
-)
+SCHEMA = pa.schema([("key", pa.string()), ("image", FILE), ("mask", FILE), ("exemplar", FILE), ("prompt", pa.string())])
 
 
 def make() -> pa.Table:

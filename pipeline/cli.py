@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.config import FinetuneJob
+    from collections.abc import Mapping
+
+    from pipeline.config import FinetuneJob, TrainJob
+    from pipeline.importers import Imported
 
 app = typer.Typer(
     name="retouch",
@@ -17,6 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
+app.add_typer(importing, name="import")
 
 Output = Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")]
 
@@ -30,18 +36,22 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Do rows again that were answered with a failure.")] = False,
 ) -> None:
-    """Answer every row of a job, or fine-tune its networks; run again, it goes on where it stopped."""
-    from pipeline.config import FinetuneJob, load_job
+    """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
+    from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
     from pipeline.errors import ConfigError
 
-    if executor not in ("ray", "local"):
-        raise ConfigError(f"no executor named {executor!r}; there are: ray, local")
-    where: Literal["ray", "local"] = "ray" if executor == "ray" else "local"
+    where = _where(executor)
     loaded = load_job(job, set_ or ())
-    if isinstance(loaded, FinetuneJob):
+    if isinstance(loaded, EvaluateJob):
+        raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
+    if isinstance(loaded, FinetuneJob | TrainJob):
         if limit is not None or retry_failed:
-            raise ConfigError(f"{job} is a fine-tuning, which has no rows: leave --limit and --retry-failed out")
-        _finetune(loaded, where, address)
+            what = "fine-tuning" if isinstance(loaded, FinetuneJob) else "training"
+            raise ConfigError(f"{job} is a {what}, which has no rows: leave --limit and --retry-failed out")
+        if isinstance(loaded, FinetuneJob):
+            _finetune(loaded, where, address)
+        else:
+            _train(loaded, where, address)
         return
     from pipeline.run import run as run_job
 
@@ -91,13 +101,112 @@ def report(outputs: Annotated[list[str], typer.Argument(help="Output folders.")]
 
 
 @app.command()
+def evaluate(
+    job: Annotated[str, typer.Argument(help="Job file (YAML) of kind evaluate.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")] = None,
+    executor: Annotated[str, typer.Option(help="ray or local (in this process).")] = "ray",
+    address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
+) -> None:
+    """Metrics over a finished set of images; run again, it computes only what is not there."""
+    from pipeline.config import EvaluateJob, load_job
+    from pipeline.errors import ConfigError
+    from pipeline.evaluation import METRICS_FILE
+    from pipeline.evaluation import evaluate as evaluate_job
+
+    where = _where(executor)
+    loaded = load_job(job, set_ or ())
+    if not isinstance(loaded, EvaluateJob):
+        raise ConfigError(f"{job} is of kind {loaded.kind}, not evaluate; retouch run does it")
+    done = evaluate_job(loaded, executor=where, address=address)
+    _say_metrics(done.record)
+    typer.echo(f"{done.seconds:.1f} s; ids and what was not counted: {loaded.output}/{METRICS_FILE}")
+
+
+@importing.command("cocoee")
+def import_cocoee(
+    folder: Annotated[str, typer.Argument(help="Paint by Example's test_bench: GT_3500, Ref_3500, Mask_bbox_3500.")],
+    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
+) -> None:
+    """The COCO exemplar benchmark: one row an image, with mask and exemplar."""
+    from pipeline.importers import cocoee
+
+    _say_import(cocoee(folder, output), output)
+
+
+@importing.command("coco")
+def import_coco(
+    annotations: Annotated[str, typer.Argument(help="COCO's instances JSON.")],
+    images: Annotated[str, typer.Argument(help="Folder of the images.")],
+    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
+    min_area: Annotated[float, typer.Option(help="Smallest box, as a share of its image.")] = 0.02,
+    max_area: Annotated[float, typer.Option(help="Largest box, as a share of its image.")] = 0.8,
+    grouped: Annotated[bool, typer.Option("--grouped", help="One row an image with all boxes, to train on.")] = False,
+) -> None:
+    """COCO's boxes: one row a box to edit, or one an image to train on."""
+    from pipeline.importers import coco
+
+    _say_import(coco(annotations, images, output, (min_area, max_area), grouped=grouped), output)
+
+
+@importing.command("openimages")
+def import_openimages(
+    boxes: Annotated[str, typer.Argument(help="Open Images' boxes CSV, or a folder of one .txt an image.")],
+    images: Annotated[str, typer.Argument(help="Folder of the images.")],
+    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
+    min_area: Annotated[float, typer.Option(help="Smallest box, as a share of its image.")] = 0.02,
+    max_area: Annotated[float, typer.Option(help="Largest box, as a share of its image.")] = 0.8,
+) -> None:
+    """Open Images' boxes, to train on: one row an image with all its boxes."""
+    from pipeline.importers import openimages
+
+    _say_import(openimages(boxes, images, output, (min_area, max_area)), output)
+
+
+@app.command()
 def plugins() -> None:
-    """Installed editors, metrics and sinks."""
+    """Installed editors, metrics, set metrics and sinks."""
     from pipeline.plugins import KINDS, available
 
     for kind in KINDS:
         for name, point in sorted(available(kind).items()):
-            typer.echo(f"{kind[:-1]:8} {name:20} {point.value}")
+            typer.echo(f"{kind[:-1]:10} {name:20} {point.value}")
+
+
+def _where(executor: str) -> Literal["ray", "local"]:
+    from pipeline.errors import ConfigError
+
+    if executor not in ("ray", "local"):
+        raise ConfigError(f"no executor named {executor!r}; there are: ray, local")
+    return "ray" if executor == "ray" else "local"
+
+
+def _say_metrics(record: Mapping[str, Any]) -> None:
+    found = record["results"]
+    missing = "".join(f", {count} {kind}" for kind, count in found["missing"]["by"].items())
+    typer.echo(f"images: {found['images']}{missing}")
+    for metric in record["metrics"]:
+        against = f" against {metric['reference']['images']}" if "reference" in metric else ""
+        for name, value in metric["values"].items():
+            typer.echo(f"{name:24} {value:12.4f}  {metric['images']} images{against}")
+    for metric in record["row_metrics"]:
+        for name, column in metric["values"].items():
+            mean = "" if column.get("mean") is None else f"{column['mean']:.4f}"
+            typer.echo(f"{name:24} {mean:>12}  {column['images']} images{_said_counts(column.get('values', {}))}")
+    lacking = [(metric["name"], metric["uncounted"]) for metric in record["metrics"]]
+    for what, rows in [*lacking, ("row metrics", record["row_errors"])]:
+        for key, reason in list(rows["keys"].items())[:1]:
+            typer.echo(f"{what}: {rows['count']} images not counted, first {key}: {reason}", err=True)
+
+
+def _said_counts(counts: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count} {value}' for value, count in counts.items())})" if counts else ""
+
+
+def _say_import(imported: Imported, output: str) -> None:
+    typer.echo(f"{output}: {imported.rows} rows{imported.note}")
+    if imported.missing:
+        typer.echo(f"{len(imported.missing)} files are not there: {', '.join(imported.missing[:5])}", err=True)
+        raise typer.Exit(1)
 
 
 def _finetune(job: FinetuneJob, executor: Literal["ray", "local"], address: str | None) -> None:
@@ -107,6 +216,14 @@ def _finetune(job: FinetuneJob, executor: Literal["ray", "local"], address: str 
     typer.echo(f"targets: {len(tuned.targets)} done in {tuned.seconds:.1f} s")
     for name, file in tuned.targets.items():
         typer.echo(f"{name}: {file} (contact sheet: {file.removesuffix('.safetensors')}-sheet.png)")
+
+
+def _train(job: TrainJob, executor: Literal["ray", "local"], address: str | None) -> None:
+    from pipeline.exemplar_training import train
+
+    trained = train(job, executor=executor, address=address)
+    typer.echo(f"updates: {trained.steps}, last loss {trained.loss:.4f}, {trained.seconds:.1f} s in this start")
+    typer.echo(f"networks: {trained.networks} (an editor's weights; loss curve: {trained.output}/losses.png)")
 
 
 def _say_counts(rows: int, statuses: dict[str, int]) -> None:

@@ -7,16 +7,32 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectMissing
+from pipeline.training_jobs import FinetuneJob, MaskSpec, Model, TargetSpec, TaskSpec, TrainJob, WorkersSpec
 
-
-class Model(BaseModel):
-    """Frozen, and closed: a key that nobody reads is a mistake the user wants to hear of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+__all__ = [
+    "KINDS",
+    "EditJob",
+    "EditorSpec",
+    "EvaluateJob",
+    "FinetuneJob",
+    "Job",
+    "MaskSpec",
+    "MetricSpec",
+    "Model",
+    "QualitySpec",
+    "RaySpec",
+    "TargetSpec",
+    "TaskSpec",
+    "Threshold",
+    "TrainJob",
+    "WorkersSpec",
+    "load_job",
+    "parse_job",
+]
 
 
 class EditorSpec(Model):
@@ -48,15 +64,6 @@ class QualitySpec(Model):
     mode: Literal["score", "reject", "retry"] = "score"
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
-
-
-class MaskSpec(Model):
-    """How a mask image is read; white (True) is what is edited."""
-
-    source: Literal["auto", "luma", "alpha"] = "auto"
-    invert: bool = False
-    # At half: "any non-zero pixel", as the original has it, grows a JPEG q75 mask by 4.6 %.
-    threshold: int = Field(default=128, ge=1, le=255)
 
 
 class RaySpec(Model):
@@ -131,58 +138,6 @@ class EditJob(Model):
         return (self.manifest,) if isinstance(self.manifest, str) else self.manifest
 
 
-class TargetSpec(Model):
-    """One domain that a network is brought to; without texts each row brings its ``source_prompt`` and ``prompt``."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the finished file
-    domain: str | None = None  # a pair of the text dictionary
-    source_prompt: str | None = None  # what the images show
-    prompt: str | None = None  # what they become
-    manifest: str | tuple[str, ...] | None = None  # in place of the job's
-    params: dict[str, Any] = Field(default_factory=dict)  # over the job's
-
-    @model_validator(mode="after")
-    def _has_one_pair_of_texts(self) -> TargetSpec:
-        if (self.source_prompt is None) != (self.prompt is None):
-            raise ValueError(f"target {self.name} has one text of two: give source_prompt and prompt")
-        if self.domain is not None and self.prompt is not None:
-            raise ValueError(f"target {self.name} has a domain and texts: give one of them")
-        return self
-
-
-class TaskSpec(Model):
-    """What each target's task takes of the cluster."""
-
-    gpus_per_task: float | Literal["auto"] = "auto"  # auto: one, or none where the cluster has none
-    cpus_per_task: float = Field(default=1.0, gt=0)  # where there is no GPU; one thread trains
-    resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that a task takes
-
-
-class FinetuneJob(Model):
-    """``kind: finetune``: a diffusion network to one or many domains, each a file of its own (DiffusionCLIP)."""
-
-    kind: Literal["finetune"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    manifest: str | tuple[str, ...] | None = None  # images to learn from; a target may name its own
-    output: str
-    seed: int = Field(default=0, ge=0)
-    weights: str | dict[str, str]  # roles unet and clip, arcface where identity has weight
-    params: dict[str, Any] = Field(default_factory=dict)  # fields of FinetuneParams
-    targets: tuple[TargetSpec, ...] = Field(min_length=1)
-    fit: Literal["auto", "crop", "resize", "face"] = "auto"
-    mask: MaskSpec = MaskSpec()
-    ray: TaskSpec = TaskSpec()
-
-    @model_validator(mode="after")
-    def _targets_can_be_told_apart(self) -> FinetuneJob:
-        names = [target.name for target in self.targets]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"targets named twice: {', '.join(twice)}")
-        if without := [t.name for t in self.targets if t.manifest is None and self.manifest is None]:
-            raise ValueError(f"no manifest for {', '.join(without)}: give the job one, or each target its own")
-        return self
-
-
 class EvaluateJob(Model):
     """``kind: evaluate``: metrics over a finished set of images, and beside it over a set of real ones."""
 
@@ -200,7 +155,7 @@ class EvaluateJob(Model):
     row_metrics: tuple[MetricSpec, ...] = ()  # of each image at its native size
     # Rows with an image that count. Rejected rows are left out as a dataset would: add failed_quality to judge the
     # editor rather than what it delivered.
-    statuses: tuple[str, ...] = ("success",)
+    statuses: tuple[Literal["success", "failed_quality", "filtered"], ...] = ("success",)
     mask: MaskSpec | None = None  # how the manifest's masks are read; as the run read them where it is left out
     shards: int = Field(default=8, ge=1)  # the unit of loss, and of work that goes side by side
     ray: TaskSpec = TaskSpec()
@@ -217,10 +172,11 @@ class EvaluateJob(Model):
         return self
 
 
-Job = EditJob | FinetuneJob | EvaluateJob
-KINDS: dict[str, type[EditJob] | type[FinetuneJob] | type[EvaluateJob]] = {
+Job = EditJob | FinetuneJob | TrainJob | EvaluateJob
+KINDS: dict[str, type[EditJob] | type[FinetuneJob] | type[TrainJob] | type[EvaluateJob]] = {
     "edit": EditJob,
     "finetune": FinetuneJob,
+    "train": TrainJob,
     "evaluate": EvaluateJob,
 }
 

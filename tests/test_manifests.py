@@ -1,5 +1,6 @@
 import io
 import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from manifests import make_photos, make_shapes
+from manifests import make_domains, make_photos, make_shapes
 from pipeline import images, manifest, storage
 from pipeline.config import load_job
-from pipeline.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, edit_task, object_prompt
+from pipeline.embedded.domains import DOMAINS, LEARNED, in_all, only, scenes
+from pipeline.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
 from pipeline.samples import Sample
 from pipeline.specs import DecodeSpec
 from pipeline.stages import decode
@@ -48,6 +50,82 @@ def test_the_committed_shapes_are_what_the_maker_makes():
             assert old["path"] == new["path"]
             seen = images.decode_image(old["bytes"]).pixels
             np.testing.assert_array_equal(seen, images.decode_image(new["bytes"]).pixels)
+
+
+@pytest.mark.parametrize("name", [*DOMAINS, "translate"])
+def test_the_committed_domains_are_what_the_maker_makes(name: str) -> None:
+    file = FOLDER / ("translate.parquet" if name == "translate" else f"domains/{name}.parquet")
+    stored = pq.read_table(file)
+    made = make_domains.to_edit() if name == "translate" else make_domains.to_learn(name)
+
+    files = [column for column in ("image", "mask") if column in made.column_names]
+    assert stored.drop_columns(files) == made.drop_columns(files), "run python manifests/make_domains.py again"
+    for column in files:
+        for old, new in zip(stored[column].to_pylist(), made[column].to_pylist(), strict=True):
+            assert old["path"] == new["path"]
+            seen = images.decode_image(old["bytes"]).pixels
+            np.testing.assert_array_equal(seen, images.decode_image(new["bytes"]).pixels)
+
+
+def learned(name: str) -> list[tuple[dict, int, Scene]]:
+    """Rows of a domain's manifest with the seed and scene of each."""
+    rows = committed(f"domains/{name}")
+    return [
+        (row, *found) for row, found in zip(rows, islice(scenes(LEARNED, DOMAINS[name].holds), len(rows)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domains_scenes_are_all_of_its_source_and_none_is_tuned_or_judged_by(name: str) -> None:
+    rows = learned(name)
+
+    assert len(rows) == make_domains.ROWS
+    seen = {image.tobytes() for image in (decoded(row).source for row, _, _ in rows)}
+    assert len(seen) == len(rows)
+    for row, seed, scene in rows:
+        assert LEARNED <= seed < TUNING < HELD_OUT
+        assert DOMAINS[name].holds(scene)
+        np.testing.assert_array_equal(decoded(row).source, scene.image)
+        assert row["source_prompt"] != row["prompt"]
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domains_mask_is_white_where_the_picture_may_change_and_nowhere_else(name: str) -> None:
+    for row, _, scene in learned(name):
+        shape, mask = only(scene).mask, decoded(row).mask
+        assert mask.shape == (SIZE, SIZE)
+        near = np.stack([np.roll(shape, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]).any(axis=0)
+        if DOMAINS[name].on_ground:
+            assert not mask[shape].any()
+            assert mask.mean() > 0.5
+        else:
+            assert mask[near].all()
+            assert mask.sum() < 4 * shape.sum() + 200
+            assert not mask.all()
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domains_texts_say_what_a_scene_shows_and_differ_in_one_word(name: str) -> None:
+    for row, _, scene in learned(name):
+        shown, wanted = (row[column].split()[1:] for column in ("source_prompt", "prompt"))  # but for a and an
+        ((source, target),) = [pair for pair in zip(shown, wanted, strict=True) if pair[0] != pair[1]]
+        assert source in (only(scene).colour, only(scene).shape, scene.ground)
+        assert target not in (only(scene).colour, only(scene).shape, scene.ground)
+        assert {only(scene).colour, only(scene).shape} <= set(shown)
+
+
+def test_the_scenes_to_translate_were_never_learned_from_and_ask_for_every_target() -> None:
+    rows = committed("translate")
+    drawn = list(islice(scenes(HELD_OUT, in_all), make_domains.EDITED))
+
+    assert len(rows) == len(DOMAINS) * len(drawn)
+    for i, (seed, scene) in enumerate(drawn):
+        assert seed >= HELD_OUT
+        assert all(domain.holds(scene) for domain in DOMAINS.values())
+        asked = rows[len(DOMAINS) * i : len(DOMAINS) * (i + 1)]
+        assert [row["checkpoint"] for row in asked] == list(DOMAINS)
+        for row in asked:
+            np.testing.assert_array_equal(decoded(row).source, scene.image)
 
 
 def test_the_shapes_were_never_drawn_in_training_and_ask_for_what_their_scene_asks():

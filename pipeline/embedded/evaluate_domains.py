@@ -79,11 +79,13 @@ def curve_table(curve: Mapping[int, tuple[float, float]], rows: int) -> str:
     return "\n".join([*lines, *(f"| {n} | {mean:.4f} | {worst:.4f} |" for n, (mean, worst) in curve.items())])
 
 
-def edited(source: Network, tuned: Network, work: Sequence[Scene], device: str) -> tuple[Pixels, Pixels, Pixels]:
+def edited(
+    source: Network, tuned: Network, work: Sequence[Scene], device: str, steps: int = STEPS
+) -> tuple[Pixels, Pixels, Pixels]:
     """Scenes, their reconstructions and their translations, each [N,S,S,3]."""
     x0: Tensor = to_tensor(np.stack([scene.image for scene in work])).to(device)
-    latent = latents(source, x0, T_0, STEPS)
-    again, changed = (to_pixels(translated(net, latent, T_0, STEPS)) for net in (source, tuned))
+    latent = latents(source, x0, T_0, steps)
+    again, changed = (to_pixels(translated(net, latent, T_0, steps)) for net in (source, tuned))
     return to_pixels(x0), again, changed
 
 

@@ -249,6 +249,7 @@ def _unreadable(task: TargetTask, sample: Sample, reason: str) -> ManifestError:
 def _decides(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str], rows: pa.Table) -> dict[str, Any]:
     """What decides the weights of a target; a state or file that was made of something else is not taken up."""
     roles = ("unet", "clip", "arcface", framing.ROLE)
+    read = [name for role in roles for name in (role, f"{role}.json")]  # a card decides, too: CLIP's mean, say
     return {
         "version": VERSION,
         "params": {k: v for k, v in asdict(params).items() if k != "save_every"},
@@ -257,7 +258,7 @@ def _decides(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str]
         "rows": hashlib.sha256(json.dumps(rows["fingerprint"].to_pylist()).encode()).hexdigest(),
         "fit": task.fit,
         "mask": task.mask.model_dump(),
-        "weights_sha256": {role: sha256[role] for role in roles if role in sha256},
+        "weights_sha256": {name: sha256[name] for name in read if name in sha256},
     }
 
 

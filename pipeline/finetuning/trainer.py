@@ -6,6 +6,7 @@ stopped after any update goes on as if it had not been (Kim, Kwon, Ye 2022, sect
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -137,10 +138,11 @@ class Trainer:
             yield stepped.x0, x if self.params.identity_parity else None
 
     def _update(self, loss: Tensor) -> None:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ConfigError(f"the loss is {value} at batch {self.progress.update}; lower learning_rate")
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
-        if not torch.isfinite(loss):
-            raise ConfigError(f"the loss is {float(loss)} at batch {self.progress.update}; lower learning_rate")
         if self.params.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.params.clip_norm)
         self.adam.step()
