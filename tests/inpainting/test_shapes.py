@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.inpainting.boxes import Box, Dice, extended, square_window
-from pipeline.inpainting.shapes import box_hole, curves, filled, free_hole, outline, without_repeats
+from pipeline.inpainting.shapes import PUBLISHED_POINTS, box_hole, curves, filled, free_hole, outline, without_repeats
 from tests.golden_set import assert_within, golden, tolerance
 
 FILE = "pbe_mask_bezier.safetensors"
@@ -54,7 +54,7 @@ def test_a_sample_is_cut_as_the_original_cut_it_from_the_same_draws(
         jitter = int(ref["randint_lo_hi_value"][:, 1][4])
         points = outline(draws, box, wide, "published", jitter)
         assert_within(torch.tensor(points, dtype=torch.float64), ref["polygon"], said["polygon, boxes"].split(" / ")[0])
-        plain = np.array([point for side in curves(box, wide, 18) for point in without_repeats(side)])
+        plain = np.array([point for side in curves(box, wide, PUBLISHED_POINTS) for point in without_repeats(side)])
         assert_within(torch.from_numpy(plain), ref["curve_points"], said["polygon, boxes"].split(" / ")[0])
         hole, wanted = filled(points, width, height), ref["mask_u8"].numpy() < 128
         assert (hole & wanted).sum() / (hole | wanted).sum() >= float(said["mask_u8"].split(">= ")[1].split()[0])
