@@ -44,8 +44,9 @@ types:  ## mypy --strict
 arch:  ## the import contracts
 	$(BIN)/lint-imports
 
+# Two processes: starting servers is mostly waiting. One thread each, as the editors have it.
 pytest:  ## the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 # The S3 tests talk to Ceph's gateway, the gallery's test opens it in Chromium; where these cannot be installed the
 # tests are skipped and say so.

@@ -207,7 +207,7 @@ def load_job(uri: str, overrides: Sequence[str] = ()) -> Job:
 def parse_job(data: dict[str, Any], origin: str) -> Job:
     """A checked job from plain data; ``origin`` names it in errors. ``{date}`` in ``output`` becomes today (UTC)."""
     kind = data.get("kind", "edit")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: {', '.join(KINDS)}")
     try:
         job = KINDS[kind].model_validate(data)
@@ -239,7 +239,7 @@ def _set(data: dict[str, Any], override: str) -> None:
 def _inside(node: Any, key: str, override: str, anything: bool = False) -> Any:
     """What a key of a mapping or a number of a list holds: something to go on in, unless ``anything`` will do."""
     if isinstance(node, list):
-        if not key.isdigit() or int(key) >= len(node):
+        if not key.isdecimal() or int(key) >= len(node):
             raise ConfigError(f"--set {override!r}: {key!r} is no entry of a list of {len(node)}; the first is 0")
         found = node[int(key)]
     else:

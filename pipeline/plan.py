@@ -189,12 +189,17 @@ def read_run(output: str) -> dict[str, Any]:
     """The record that a run left in its output.
 
     Raises:
-        OutputError: there is none, so this is no run's output.
+        OutputError: there is none, so this is no run's output; or it is of a job that has no rows.
     """
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
     except StorageError as error:
         raise OutputError(f"{output} holds no run ({RUN_FILE}: {error})") from None
+    if "rows" not in record:
+        kind = record.get("kind", "unknown")
+        raise OutputError(
+            f"{output} holds a job of kind {kind}, which has no rows; its events.jsonl says how far it is"
+        )
     return record
 
 

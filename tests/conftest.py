@@ -12,6 +12,13 @@ from pipeline import storage
 from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray or a storage service take turns on one process; the others run beside them on the second."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("s3"):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
 @pytest.fixture(scope="session")
 def ceph_endpoint() -> Iterator[Endpoint]:
     """A running Ceph radosgw, one for the whole session."""

@@ -18,6 +18,7 @@ from pipeline import training
 from pipeline.config import FinetuneJob, parse_job
 from pipeline.errors import Interrupted, OutputError, StopRun
 from pipeline.finetuning.texts import Texts
+from pipeline.status import read_status
 from pipeline.training import Tuned, finetune, tasks_of
 from tests.datasets import painter_job
 from tests.finetuning.tiny import PARAMS, job, write_networks, write_rows
@@ -59,6 +60,8 @@ def test_every_target_gets_its_own_file_and_a_second_call_leaves_them(files: dic
     assert {path: path.stat().st_mtime_ns for path in networks.iterdir()} == before
     told = [event["event"] for event in diary(tmp_path / "out")]
     assert told == ["started", "finished target", "finished target", "finished"] * 2
+    with pytest.raises(OutputError, match="holds a job of kind finetune, which has no rows"):
+        read_status(str(tmp_path / "out"))
     more = {**data, "targets": [*data["targets"], {"name": "third", "source_prompt": "red", "prompt": "at"}]}
     kept = hashes(networks)
     assert tuned(more).targets.keys() == {"cat", "own", "third"}
