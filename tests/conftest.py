@@ -12,6 +12,7 @@ from pipeline import storage
 from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray or a storage service take turns on one process; the others run beside them on the second."""
     for item in items:
