@@ -66,11 +66,14 @@ def test_make_demo_runs_commands_that_the_readme_shows() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert "rows: 32 = 32 success" in outputs["retouch run jobs/quickstart.yaml"]
     assert "32/32 rows answered" in outputs["retouch status runs/quickstart"]
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
+    assert "rows: 24 = 24 success" in outputs["retouch run jobs/translate.yaml"]
+    assert "rows: 32 = 32 success" in outputs["retouch run jobs/exemplar.yaml"]
+    assert "region_clip" in outputs["retouch evaluate jobs/evaluate.yaml --executor local"]
     assert "rows: 2 = 2 success" in next(text for line, text in outputs.items() if "--limit 2" in line)
 
 
