@@ -24,9 +24,10 @@ from pipeline import storage
 from pipeline.config import TrainJob, WorkersSpec
 from pipeline.errors import ManifestError, StopRun
 from pipeline.executors.ray_cluster import cluster
-from pipeline.executors.ray_train import _scaling
+from pipeline.executors.ray_train import _scaling, from_anywhere
 from pipeline.exemplar_training import Trained, train
 from pipeline.inpainting.data import row_of
+from pipeline.inpainting.spec import TrainTask
 from tests.inpainting.training import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly
@@ -220,3 +221,14 @@ def ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
     while pid in parents:
         pid = parents[pid]
         yield pid
+
+
+def test_addresses_reach_workers_that_stand_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.ckpt").write_bytes(b"")
+    weights = {"family": "embedded:shapes", "checkpoint": f"start.ckpt#sha256={'0' * 64}", "clip": "s3://b/clip.pt"}
+    task = from_anywhere(TrainTask("t", ("boxes.parquet", "s3://b/*.parquet"), "runs/t", weights, {}, 0))
+    assert task.manifests == (str(tmp_path / "boxes.parquet"), "s3://b/*.parquet")
+    assert task.output == str(tmp_path / "runs" / "t")
+    assert task.weights == {**weights, "checkpoint": f"{tmp_path}/start.ckpt#sha256={'0' * 64}"}
+    assert from_anywhere(TrainTask("t", (), "s3://b/t", "embedded:shapes", {}, 0)).weights == "embedded:shapes"
