@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from pipeline.editors.overrides import check_names
 from pipeline.errors import ConfigError
 
 # Where the paper and its published code differ, no single default is right: these fields come from the preset, unless
@@ -124,8 +125,7 @@ class Params:
         if not values:
             return self
         names = [f.name for f in dataclasses.fields(self)]
-        if unknown := sorted(set(values) - set(names)):
-            raise ConfigError(f"no parameter named {', '.join(unknown)}; there are: {', '.join(names)}")
+        check_names(values, names)
         given: frozenset[str] = getattr(self, "_given")  # noqa: B009 - no field: equality and records leave it out
         from_preset = PRESETS[self.preset].keys() - given
         kept = {name: getattr(self, name) for name in names if name not in from_preset}

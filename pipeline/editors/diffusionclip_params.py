@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.diffusion.mixing import check_weights
+from pipeline.editors.overrides import overridden
 from pipeline.errors import ConfigError
 
 LAST = 999  # of the 1,000 timesteps that the networks are trained on
@@ -102,12 +102,7 @@ class Params:
         Raises:
             ConfigError: an unknown name, or a value out of its range.
         """
-        if not values:
-            return self
-        names = [f.name for f in dataclasses.fields(self)]
-        if unknown := sorted(set(values) - set(names)):
-            raise ConfigError(f"no parameter named {', '.join(unknown)}; there are: {', '.join(names)}")
-        return dataclasses.replace(self, **values)
+        return overridden(self, values)
 
     @property
     def is_random(self) -> bool:

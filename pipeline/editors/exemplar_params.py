@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.editors.overrides import overridden
 from pipeline.errors import ConfigError
 
 
@@ -49,9 +49,4 @@ class Params:
         Raises:
             ConfigError: an unknown name, or a value out of its range.
         """
-        if not values:
-            return self
-        names = [f.name for f in dataclasses.fields(self)]
-        if unknown := sorted(set(values) - set(names)):
-            raise ConfigError(f"no parameter named {', '.join(unknown)}; there are: {', '.join(names)}")
-        return dataclasses.replace(self, **values)
+        return overridden(self, values)
