@@ -14,28 +14,10 @@ from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.models.pixel_unet import PixelUNet
 from pipeline.plugins import Editor, find
 from pipeline.schema import Batch
+from tests.editors.families import SIZE, UNET
 from tests.tiny_clip import write_own_layout
 
-SIZE = 16
 PARAMS = Params(timesteps=5, skip_timesteps=1, aug_num=3, clip_guidance_lambda=30.0, range_lambda=1.0)
-UNET = {
-    "image_size": SIZE,
-    "schedule": "cosine",
-    "timesteps": 1000,
-    "prediction": "v",
-    "fold": 2,
-    "unet": {
-        "sample_size": SIZE // 2,
-        "in_channels": 12,
-        "out_channels": 12,
-        "block_out_channels": [16, 32],
-        "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-        "attention_head_dim": 16,
-        "norm_num_groups": 8,
-    },
-}
 
 
 @pytest.fixture(scope="module")
