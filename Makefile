@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types arch pytest debian clean
+.PHONY: help setup setup-dev demo test lint types arch pytest debian chaos clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,11 @@ arch:  ## the import contracts
 # Two processes: starting servers is mostly waiting. One thread each, as the editors have it.
 pytest:  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+chaos: setup-dev debian  ## the long form of the chaos suite, and of every test that has one; most of an hour
+	@command -v faketime >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq faketime >/dev/null; } || true
+	$(BIN)/python -m tests.chaos
+	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_readme.py tests/executors/test_ray_train.py
 
 # The S3 tests talk to Ceph's gateway, the gallery's test opens it in Chromium; where these cannot be installed the
 # tests are skipped and say so.

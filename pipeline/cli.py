@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -35,6 +36,9 @@ def run(
     executor: Annotated[str, typer.Option(help="ray or local (in this process).")] = "ray",
     address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Do rows again that were answered with a failure.")] = False,
+    retry_error: Annotated[
+        list[str] | None, typer.Option(help="Do rows again that failed with this error class only. Repeatable.")
+    ] = None,
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
     from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
@@ -45,9 +49,9 @@ def run(
     if isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
     if isinstance(loaded, FinetuneJob | TrainJob):
-        if limit is not None or retry_failed:
+        if limit is not None or retry_failed or retry_error:
             what = "fine-tuning" if isinstance(loaded, FinetuneJob) else "training"
-            raise ConfigError(f"{job} is a {what}, which has no rows: leave --limit and --retry-failed out")
+            raise ConfigError(f"{job} is a {what}, which has no rows: leave --limit, --retry-failed and -error out")
         if isinstance(loaded, FinetuneJob):
             _finetune(loaded, where, address)
         else:
@@ -55,7 +59,14 @@ def run(
         return
     from pipeline.run import run as run_job
 
-    summary = run_job(loaded, executor=where, address=address, limit=limit, retry_failed=retry_failed)
+    summary = run_job(
+        loaded,
+        executor=where,
+        address=address,
+        limit=limit,
+        retry_failed=retry_failed,
+        retry_errors=frozenset(retry_error or ()),
+    )
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
@@ -72,6 +83,20 @@ def run(
 
 
 @app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="Manifest (Parquet file, folder or glob), or job file (YAML).")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Look at N rows only, the same ones every time.")] = None,
+) -> None:
+    """Say which rows would fail, and how, before a GPU is taken; of a job, whether all that it names can be loaded."""
+    from pipeline.doctor import check as look_over
+
+    found = look_over(target, set_ or (), sample=sample)
+    typer.echo(found.text())
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def status(output: Output) -> None:
     """How far a run is, read from storage: from any machine, during the run or after."""
     from pipeline.status import read_status
@@ -82,13 +107,40 @@ def status(output: Output) -> None:
 @app.command()
 def verify(output: Output) -> None:
     """Prove from storage that every row asked for is answered exactly once and its image is as recorded."""
-    from pipeline.plan import read_run
+    from pipeline.errors import StorageError
+    from pipeline.plan import read_run, version_of
     from pipeline.results import verify as verify_output
+    from pipeline.verification import leave_proof
 
     read_run(output)  # a folder without a run would prove that nothing was asked and nothing answered
     proof = verify_output(output)
     typer.echo(proof.text())
+    try:
+        typer.echo(f"proof: {leave_proof(output, proof, version_of('retouch'))}")
+    except StorageError as error:
+        typer.echo(f"the proof could not be left there: {' '.join(str(error).split())}", err=True)
     raise typer.Exit(0 if proof.ok else 1)
+
+
+@app.command()
+def row(
+    output: Output,
+    key: Annotated[str, typer.Argument(help="Key of a row that is answered there.")],
+    save: Annotated[str | None, typer.Option(help="Write the image that came out to this file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the recorded job.")] = None,
+) -> None:
+    """Run one row again from its run's record, here, and say identical, within tolerance or different."""
+    from pipeline import storage
+    from pipeline.rerun import rerun
+
+    again = rerun(output, key, set_ or ())
+    typer.echo(again.text())
+    if save is not None and again.image is not None:
+        storage.write_bytes(save, again.image)
+        typer.echo(f"image: {save}")
+    elif save is not None:
+        typer.echo("there is no image to save: the row failed again", err=True)
+    raise typer.Exit(0 if again.reproduced else 1)
 
 
 @app.command()
@@ -234,9 +286,14 @@ def _say_counts(rows: int, statuses: dict[str, int]) -> None:
 def main(argv: list[str] | None = None) -> Any:
     """Entry point. Errors of ours are one line and their exit code; others keep their traceback."""
     from pipeline.errors import RetouchError
+    from pipeline.redaction import redacted_streams
 
-    try:
-        app(args=argv)
-    except RetouchError as error:
-        sys.stderr.write(f"retouch: {' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
+    with redacted_streams():
+        try:
+            app(args=argv)
+        except RetouchError as error:
+            sys.stderr.write(f"retouch: {' '.join(str(error).split())}\n")
+            sys.exit(error.exit_code)
+        except Exception:
+            traceback.print_exc()  # here, where credentials are left out of it
+            sys.exit(1)

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from pipeline.errors import ManifestError
+from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import REQUEST_COLUMNS, RESULT_FIELDS
 
 IMAGE_COLUMNS: Final = ("image", "mask", "exemplar")
 IMAGE_STRUCT: Final = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 RENAMED: Final = "input_{}"  # a caller's column that would hide one of the results
+_LOOKED_AT: Final = 1000  # texts together, since next to none of them holds a credential
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 
 
@@ -43,6 +45,20 @@ def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     if converted is None:
         raise ManifestError(f"{file}: column {name!r} is {column.type}; expected {_EXPECTED.get(name, 'string')}")
     return converted
+
+
+def check_texts(table: pa.Table, file: str) -> None:
+    """See that texts are UTF-8, as Parquet demands and some writers do not mind: reading them would fail much later.
+
+    Raises:
+        ManifestError: a column of texts, or of something that holds texts, has one that is not.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            said = " ".join(str(error).split())
+            raise ManifestError(f"{file}: column {name!r} is damaged, or no UTF-8: {said}; write it again") from None
 
 
 def as_structs(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -69,6 +85,8 @@ def map_addresses(column: pa.ChunkedArray, change: Callable[[str], str]) -> pa.C
 def callers(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
     """The columns without a meaning for us, under names that hide none of the results', and the new names by the old.
 
+    Credentials are left out of their texts: these columns go to the results.
+
     Raises:
         ManifestError: the new name is taken too.
     """
@@ -80,8 +98,24 @@ def callers(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
             raise ManifestError(f"column {new!r} and the one to be renamed to it; results have a column of that name")
     kept = table.select(names).rename_columns([renamed.get(name, name) for name in names])
     for index, field in enumerate(kept.schema):
-        kept = kept.set_column(index, field.name, _plain(kept.column(index)))
+        kept = kept.set_column(index, field.name, without_credentials(_plain(kept.column(index))))
     return kept.replace_schema_metadata(None), renamed
+
+
+def without_credentials(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with every text in it redacted, in lists and structs too; the same one where that changes nothing."""
+    if not _holds_text(column.type):
+        return column
+    cells = column.to_pylist()
+    if _is_text(column.type):
+        public: list[Any] = []
+        for start in range(0, len(cells), _LOOKED_AT):
+            some = cells[start : start + _LOOKED_AT]
+            together = "\n".join(cell or "" for cell in some)
+            public += some if redacted(together) == together else redacted_all(some)
+    else:
+        public = redacted_all(cells)
+    return column if public == cells else pa.chunked_array([pa.array(public, column.type)])
 
 
 def joined(tables: Sequence[pa.Table], files: Sequence[str]) -> pa.Table:
@@ -114,6 +148,10 @@ def _go_together(one: pa.DataType, other: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    return _is_text(kind) or any(_holds_text(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

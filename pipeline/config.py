@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline import storage
-from pipeline.errors import ConfigError, ObjectMissing
+from pipeline.errors import ConfigError, ObjectMissing, StorageError
 from pipeline.training_jobs import FinetuneJob, MaskSpec, Model, TargetSpec, TaskSpec, TrainJob, WorkersSpec
 
 __all__ = [
     "KINDS",
+    "DeadlineSpec",
     "EditJob",
     "EditorSpec",
     "EvaluateJob",
@@ -31,6 +33,7 @@ __all__ = [
     "TrainJob",
     "WorkersSpec",
     "load_job",
+    "overridden",
     "parse_job",
 ]
 
@@ -84,6 +87,14 @@ class RaySpec(Model):
         return value
 
 
+class DeadlineSpec(Model):
+    """How long work may take before its rows are tried alone, and in the end answered with ``DeadlineExceeded``."""
+
+    decode: float = Field(default=300.0, gt=0)  # seconds for one row's files to be fetched and decoded
+    edit: float = Field(default=1800.0, gt=0)  # for one pass of batch_size entries, metrics included
+    write: float = Field(default=900.0, gt=0)  # for one block's images and results
+
+
 class EditJob(Model):
     """``kind: edit``: every row of a manifest through one editor."""
 
@@ -110,6 +121,7 @@ class EditJob(Model):
     # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
     latents: str | None = None
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    deadlines: DeadlineSpec = DeadlineSpec()
     ray: RaySpec = RaySpec()
 
     @field_validator("metrics", mode="before")
@@ -195,13 +207,25 @@ def load_job(uri: str, overrides: Sequence[str] = ()) -> Job:
         data = yaml.safe_load(storage.read_bytes(uri))
     except ObjectMissing:
         raise ConfigError(f"no job file at {uri}; give the path of a YAML file such as jobs/quickstart.yaml") from None
+    except StorageError as error:
+        raise ConfigError(f"the job file cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{uri} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
+    return parse_job(overridden(data, overrides), uri)
+
+
+def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain job data with ``a.b=value`` strings over it.
+
+    Raises:
+        ConfigError: one is not of that form, or names no place.
+    """
+    changed = copy.deepcopy(dict(data))
     for override in overrides:
-        _set(data, override)
-    return parse_job(data, uri)
+        _set(changed, override)
+    return changed
 
 
 def parse_job(data: dict[str, Any], origin: str) -> Job:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,13 @@ import pyarrow as pa
 from pipeline import framing, images, latents, plugins, weights
 from pipeline.config import MetricSpec
 from pipeline.errors import ConfigError, EditError
+from pipeline.flights import Flights, Loss
 from pipeline.plugins import Editor, Metric
 from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
 from pipeline.schema import FAILED_QUALITY, Batch, Pixels
 from pipeline.specs import EngineSpec
+
+PATIENCE: Final = 8  # good passes at a smaller shape, doubled at every shortage, until the larger one is tried again
 
 
 @dataclass
@@ -37,6 +40,7 @@ class _Row:
     kept: list[Kept] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    alone: bool = False  # a worker died with it in hand: it shares no pass
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,39 @@ class Engine:
             _give_memory(self.editor, spec, resolved, device)
         self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
-        self.shape = spec.batch_size  # entries a pass; halved for good when the device's memory does not hold it
+        self.shape = spec.batch_size  # entries a pass; halved while the device's memory does not hold it
+        self._good, self._patience = 0, PATIENCE
+        self._preparing = Flights(spec.output, "prepare", spec.seconds)
+        self._editing = Flights(spec.output, "edit", spec.seconds)
+        self._losses: Mapping[str, Loss] = {}
         self._checkpoints: dict[str, str] = {}  # address to local file
         self._in_use: str | None = None  # the checkpoint of the last pass
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """One answer a sample, in order. Never raises for a row's own fault."""
-        prepared = [self._prepare(sample) for sample in samples]
-        rows = [row for row in prepared if isinstance(row, _Row)]
+        prepared = self._preparing.in_turns(
+            samples,
+            lambda sample: sample.key,
+            lambda some: [self._prepare(sample) for sample in some],
+            lambda sample, loss: Answer(sample, failure=Failure.of_loss(loss, "prepare")),
+        )
+        rows = self._not_lost([row for row in prepared if isinstance(row, _Row)])
         for round_ in range(self.spec.quality.rounds if self.spec.quality.mode == "retry" else 1):
             pending = [row for row in rows if not self._good_enough(row)]
             for entries in self._passes(pending, round_):
                 self._edit(entries)
+        self._editing.forget([sample.key for sample in samples], self._losses)
         return [self._finish(row) if isinstance(row, _Row) else row for row in prepared]
+
+    def _not_lost(self, rows: list[_Row]) -> list[_Row]:
+        """The rows to be tried; those that killed too many workers get their failure, others of them stand alone."""
+        self._losses = self._editing.losses([row.sample.key for row in rows])
+        for row in rows:
+            loss = self._losses.get(row.sample.key)
+            row.alone = loss is not None
+            if loss is not None and loss.is_final:
+                row.failures.append(Failure.of_loss(loss, "edit"))
+        return [row for row in rows if not row.failures]
 
     def _prepare(self, sample: Sample) -> _Row | Answer:
         if sample.failure is not None or sample.source is None or sample.mask is None:
@@ -118,12 +142,13 @@ class Engine:
 
         A checkpoint's passes are together and those of the one in use come first: an editor need not read it again.
         """
-        buckets: dict[tuple[str | None, str, bool], list[_Entry]] = {}
+        buckets: dict[tuple[str | None, str, bool, str], list[_Entry]] = {}
         first = round_ * self.spec.candidates
         for row in rows:
             sample = row.sample
             run_seed = self.spec.seed if sample.seed is None else sample.seed
-            like = (row.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None)
+            alone = sample.key if row.alone else ""
+            like = (row.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None, alone)
             bucket = buckets.setdefault(like, [])
             for k in range(first, first + self.spec.candidates):
                 bucket.append(_Entry(row, k, candidate_seed(run_seed, sample.key, k)))
@@ -141,16 +166,18 @@ class Engine:
             return
         started = time.perf_counter()
         try:
-            edited = self._pass(entries)
+            with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self._losses):
+                edited = self._pass(entries)
         except Exception as error:
             if _out_of_memory(error) and self.shape > 1:
-                self.shape //= 2
+                self._shrink()
                 self._edit(entries)
             elif len(entries) > 1:
                 self._halves(entries)
             else:
                 entries[0].row.failures.append(Failure.of(error, "edit"))
             return
+        self._grow()
         seconds = (time.perf_counter() - started) / len(entries)
         for entry, result in zip(entries, edited, strict=True):
             entry.row.seconds += seconds
@@ -158,6 +185,18 @@ class Engine:
                 entry.row.kept.append(result)
             else:
                 entry.row.failures.append(result)
+
+    def _shrink(self) -> None:
+        """Half the entries a pass; every time, it takes twice as many good passes to try more again."""
+        self.shape //= 2
+        self._good, self._patience = 0, self._patience * 2
+
+    def _grow(self) -> None:
+        """After a good pass: memory that was short for a while (another process's, fragments) may be there again."""
+        if self.shape < self.spec.batch_size:
+            self._good += 1
+            if self._good >= self._patience:
+                self.shape, self._good = min(self.shape * 2, self.spec.batch_size), 0
 
     def _halves(self, entries: list[_Entry]) -> None:
         middle = (len(entries) + 1) // 2

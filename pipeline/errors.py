@@ -10,22 +10,34 @@
     │   ├── WeightsError        a checkpoint that is missing, truncated, unsafe or of another architecture
     │   └── OutputError         an output folder that belongs to another job
     ├── Interrupted             stopped on the way; the command exits with 3 and can be run again
-    ├── StorageError            bytes that could not be read or written after bounded retries
-    │   └── ObjectMissing       there is no such object
+    │   ├── Busy                another run is writing to this output
+    │   └── LeaseLost           a newer run took the output over
+    ├── OverBudget              more rows failed than max_failure_rate allows; the command exits with 1
+    ├── StorageError            bytes that could not be read or written after bounded retries; exits with 3
+    │   ├── ObjectMissing       there is no such object
+    │   └── Unavailable         credentials are refused or expired, or a disk is full: no row's fault, stops the run
     └── RowError                one row's failure; becomes its answer
         ├── LoadError           the row's inputs: status ``failed_to_load``
         └── EditError           the edit itself: status ``failed_to_edit``
+            ├── WorkerLost      whichever worker had this row in hand died
+            ├── DeadlineExceeded  the row took longer than the job allows
             ├── NoFace          ``fit: face``, and no face to be seen
             └── Filtered        a safety checker flagged the edit: status ``filtered``
 """
 
 from __future__ import annotations
 
+from pipeline.redaction import redacted
+
 
 class RetouchError(Exception):
-    """Base of all; ``str(error)`` is one line: what, which one, what would do."""
+    """Base of all; ``str(error)`` is one line: what, which one, what would do. Credentials are left out of it."""
 
     exit_code = 1
+
+    def __init__(self, *said: object) -> None:
+        # Here, for an error's text goes everywhere: tables, records, logs, tracebacks of other processes.
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in said))
 
 
 class StopRun(RetouchError):
@@ -60,8 +72,28 @@ class Interrupted(RetouchError):
     exit_code = 3
 
 
+class Busy(Interrupted):
+    """Another run is writing to this output."""
+
+
+class LeaseLost(Interrupted):
+    """A newer run took the output over from this one."""
+
+
+class OverBudget(RetouchError):
+    """More rows failed than ``max_failure_rate`` allows; what is answered is kept."""
+
+    exit_code = 1
+
+
 class StorageError(RetouchError):
     """Bytes that could not be read or written after bounded retries."""
+
+    exit_code = 3
+
+
+class Unavailable(StorageError):
+    """Credentials are refused or expired, or a disk is full; no row is failed for it."""
 
 
 class ObjectMissing(StorageError):
@@ -82,6 +114,14 @@ class LoadError(RowError):
 
 class EditError(RowError):
     """An editor could not answer a row."""
+
+
+class WorkerLost(EditError):
+    """Whichever worker had this row in hand died, alone and more than once."""
+
+
+class DeadlineExceeded(EditError):
+    """A row took longer than the job's deadlines allow."""
 
 
 class NoFace(EditError):

@@ -23,6 +23,7 @@ from pipeline.config import EvaluateJob, MaskSpec
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.events import Events
 from pipeline.finished import ImageSet, read_set, with_requests
+from pipeline.redaction import redacted_all
 from pipeline.scoring import Loaded, Scorer, ScoreSpec, Shard, row_metric_id
 from pipeline.terminate import terminated_like_interrupted
 
@@ -86,7 +87,7 @@ def evaluate(
         "metrics": measured,
         **_rows(job, scorer, sides[None]),
     }
-    storage.write_bytes(storage.join(job.output, METRICS_FILE), json.dumps(record, indent=1).encode())
+    storage.write_bytes(storage.join(job.output, METRICS_FILE), json.dumps(redacted_all(record), indent=1).encode())
     events.say("finished", metrics={metric["name"]: metric["values"] for metric in measured})
     return Evaluation(job.name, job.output, record, time.monotonic() - started)
 

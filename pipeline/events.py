@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pipeline import storage
 from pipeline.errors import ObjectMissing
+from pipeline.redaction import redacted_all
 
 EVENTS_FILE: Final = "events.jsonl"
 INTERVAL: Final = 30.0  # seconds; object stores cannot append, so the whole diary is put again
@@ -28,7 +29,7 @@ class Events:
     def say(self, event: str, *, now: bool = True, **facts: Any) -> None:
         """Note an event; with ``now=False`` it may reach storage up to ``INTERVAL`` seconds later."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._text += json.dumps({"time": stamp, "event": event, **facts}) + "\n"
+        self._text += json.dumps({"time": stamp, "event": event, **redacted_all(facts)}) + "\n"
         if now or time.monotonic() - self._put >= INTERVAL:
             storage.write_bytes(self._uri, self._text.encode())
             self._put = time.monotonic()

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from pipeline import storage
+from pipeline import lease, storage
 from pipeline.config import TrainJob
 from pipeline.errors import Interrupted, ObjectMissing, OutputError
 from pipeline.events import Events
 from pipeline.inpainting.spec import NETWORKS, TrainTask, decides, done, refuse_other
+from pipeline.redaction import redacted_all
 from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
@@ -58,11 +59,16 @@ def train(
 
     Raises:
         StopRun: the job is wrong, or its output holds something else.
-        Interrupted: stopped on the way; the same call goes on from the last checkpoint.
+        Interrupted: stopped on the way, or another call is at work; the same call goes on from the last checkpoint.
     """
-    console = console or Console(stderr=True)
-    started = time.monotonic()
     task = task_of(job)
+    _refuse_another(job, task, executor)
+    with lease.held(job.output):
+        return _carry_out(job, task, executor, address, console or Console(stderr=True))
+
+
+def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str | None, console: Console) -> Trained:
+    started = time.monotonic()
     _begin(job, task, executor)
     events = Events(job.output)
     events.say("started", executor=executor)
@@ -83,19 +89,19 @@ def train(
     trained = Trained(
         job.name, job.output, networks, record["steps"], record["last"]["loss"], time.monotonic() - started
     )
-    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), json.dumps(asdict(trained), indent=1).encode())
+    summary = json.dumps(redacted_all(asdict(trained)), indent=1).encode()
+    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
     events.say("finished", steps=trained.steps, loss=trained.loss)
     return trained
 
 
-def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
-    """Note what this output holds, or refuse where it holds something else."""
-    mine = decides(task)
-    uri = storage.join(job.output, RUN_FILE)
+def _refuse_another(job: TrainJob, task: TrainTask, executor: Executor) -> None:
+    """Raise OutputError where the output holds something else."""
+    mine = redacted_all(decides(task))
     try:
-        there: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        there: dict[str, Any] = json.loads(storage.read_bytes(storage.join(job.output, RUN_FILE)))
     except ObjectMissing:
-        there = {"kind": job.kind, "decides": mine, "executor": executor}
+        return
     if there.get("kind") != job.kind:
         raise OutputError(f"{job.output} holds a run of kind {there.get('kind', 'edit')!r}; give another output")
     refuse_other(job.output, there["decides"], mine)
@@ -104,8 +110,13 @@ def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
             f"{job.output} was begun with --executor {there['executor']}, which keeps its checkpoints in another form; "
             f"go on with that, or give another output"
         )
-    record = {"kind": job.kind, "executor": executor, "job": job.model_dump(mode="json"), "decides": mine}
-    storage.write_bytes(uri, json.dumps(record, indent=1).encode())
+
+
+def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
+    """Note what this output holds, or refuse where it holds something else."""
+    _refuse_another(job, task, executor)
+    record = {"kind": job.kind, "executor": executor, "job": job.model_dump(mode="json"), "decides": decides(task)}
+    storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(redacted_all(record), indent=1).encode())
 
 
 def _executor(

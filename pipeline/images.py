@@ -33,6 +33,7 @@ from pipeline.schema import Mask, Pixels
 
 __all__ = [
     "EXTENSIONS",
+    "Glance",
     "Image",
     "Region",
     "View",
@@ -44,7 +45,9 @@ __all__ = [
     "extract",
     "extract_mask",
     "fit_region",
+    "glance",
     "mask_from_bbox",
+    "mask_plane",
     "opaque_inside",
     "resize",
     "whole",
@@ -123,18 +126,37 @@ def decode_mask(
     Raises:
         LoadError: not readable, or ``source`` is alpha and the file has none.
     """
+    plane = mask_plane(data, source=source, orient=orient)
+    if size is not None and plane.shape != size:
+        plane = np.asarray(Pillow.fromarray(plane).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+    edited: Mask = (plane >= threshold) != invert
+    return edited
+
+
+def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto", orient: bool = True) -> Plane:
+    """What of a mask file decides, [H, W] at its own size, upright; arguments and errors as in ``decode_mask``."""
     image, mode, _, _ = _open(data, "mask", orient=orient)
     colour, alpha = _planes(image, "mask")
     if source == "alpha" and alpha is None:
         raise LoadError(f"mask has no alpha channel (mode {mode}); use mask source luma, or a file with transparency")
     if alpha is not None and (source == "alpha" or (source == "auto" and alpha.min() != alpha.max())):
-        plane = alpha
-    else:
-        plane = np.asarray(Pillow.fromarray(colour).convert("L"))
-    if size is not None and plane.shape != size:
-        plane = np.asarray(Pillow.fromarray(plane).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
-    edited: Mask = (plane >= threshold) != invert
-    return edited
+        return alpha
+    return np.asarray(Pillow.fromarray(colour).convert("L"))
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a file says of itself before any pixel is decoded."""
+
+    orientation: int  # EXIF, 1..8
+    animated: bool  # more than one picture, of which only the first is used
+
+
+def glance(data: bytes) -> Glance:
+    """Look at the head of an image file that can be decoded."""
+    image = Pillow.open(io.BytesIO(data))
+    # Phones put a small preview behind a JPEG (MPO): nobody misses that one.
+    return Glance(_orientation(image), image.format != "MPO" and getattr(image, "is_animated", False))
 
 
 def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.columns import IMAGE_COLUMNS, as_structs, callers, canonical, joined, map_addresses
+from pipeline.columns import IMAGE_COLUMNS, as_structs, callers, canonical, check_texts, joined, map_addresses
 from pipeline.errors import ManifestError, StorageError
+from pipeline.redaction import redacted
 from pipeline.schema import REQUEST_COLUMNS
 
 THREADS: Final = 8  # manifest files read side by side
@@ -77,7 +79,7 @@ def with_fingerprints(
 
     That is the request with its key (the noise depends on it), the identity of its inputs, and ``decides``. Inputs are
     identified by their content where that is at hand (bytes in the manifest, local files), else by address and ETag,
-    or size and time; one that is not there counts as such, so its row is asked again once it is.
+    or size and time; one that is not there, or cannot be, counts as such, so its row is asked again once it is.
 
     Args:
         table: a ``Manifest.table``.
@@ -91,7 +93,8 @@ def with_fingerprints(
     names = [name for name in REQUEST_COLUMNS if name in table.column_names and name not in IMAGE_COLUMNS]
     images = [name for name in IMAGE_COLUMNS if name in table.column_names]
     wanted = _addresses(table, images) if identities == "stat" else []
-    found = storage.identities(wanted)
+    found: dict[str, str | None] = dict.fromkeys(wanted)
+    found |= storage.identities(_that_may_be_there(wanted))
     requests = table.select(names).to_pylist()
     pictures = {name: _identified(table[name], found) for name in images}
     digests = [
@@ -136,12 +139,10 @@ def problems(table: pa.Table) -> Iterator[tuple[str, str]]:
 def _expand(sources: Sequence[str]) -> list[str]:
     found: list[str] = []
     for source in sources:
-        if storage.is_folder(source):
-            files = storage.list_files(source, ".parquet")
-        elif any(sign in source for sign in "*?[") and not storage.exists(source):
-            files = storage.glob(source)
-        else:
-            files = [source]
+        try:
+            files = _files_at(source)
+        except (StorageError, OSError, ValueError) as error:
+            raise ManifestError(f"manifest cannot be looked for: {' '.join(str(error).split())}") from None
         if not files:
             raise ManifestError(f"no Parquet file at {source}")
         found += files
@@ -150,9 +151,18 @@ def _expand(sources: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _files_at(source: str) -> list[str]:
+    if storage.is_folder(source):
+        return storage.list_files(source, ".parquet")
+    if any(sign in source for sign in "*?[") and not storage.exists(source):
+        return storage.glob(source)
+    return [source]
+
+
 def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
     """One file's rows, checked, and its caller's columns that were renamed."""
     raw = _read_file(file)
+    check_texts(raw, file)
     names = [name for name in REQUEST_COLUMNS if name in raw.column_names]
     columns = {name: canonical(name, raw[name], file) for name in names}
     requests = pa.table(columns)
@@ -198,6 +208,13 @@ def _check_keys(keys: Sequence[str | None]) -> None:
     empty = [row for row, key in enumerate(keys) if not key]
     if empty:
         raise ManifestError(f"{len(empty)} rows have no key, first row {empty[0]}; fill the column or leave it out")
+    together = "\n".join(key or "" for key in keys)
+    telling = [] if redacted(together) == together else [n for n, key in enumerate(keys) if redacted(key or "") != key]
+    if telling:
+        raise ManifestError(
+            f"{len(telling)} keys hold a password or a signature, first row {telling[0]}; keys name files and rows of "
+            "the results: give others, or leave the column out"
+        )
     twice = [key for key, times in Counter(keys).items() if times > 1]
     if twice:
         named = ", ".join(repr(key) for key in twice[:_SHOWN])
@@ -247,6 +264,30 @@ def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
     return list(wanted)
 
 
+def _that_may_be_there(addresses: Sequence[str]) -> Iterator[str]:
+    """Addresses that can name an object at all. Another one counts as missing: its row says so, and no other's."""
+    known: dict[str, bool] = {}
+    for address in addresses:
+        path = storage.local_path(address)
+        if path is not None:
+            if os.path.isfile(path) and os.access(path, os.R_OK):
+                yield address
+            continue
+        store = "/".join(address.split("/", 3)[:3])  # asking costs: once a bucket
+        if store not in known:
+            known[store] = _is_store(store)
+        if known[store]:
+            yield address
+
+
+def _is_store(address: str) -> bool:
+    try:
+        storage.filesystem(address)
+    except (StorageError, TypeError, ValueError):  # no such scheme, or one that wants more than is said
+        return False
+    return True
+
+
 def _paths_alone(column: pa.ChunkedArray) -> Iterator[str | None]:
     for chunk in column.chunks:
         for path, has_bytes in zip(chunk.field("path"), chunk.field("bytes").is_valid(), strict=True):
@@ -256,7 +297,7 @@ def _paths_alone(column: pa.ChunkedArray) -> Iterator[str | None]:
 
 def _is_file(checkpoint: str) -> bool:
     scheme = checkpoint.partition("://")[0]
-    return scheme not in {checkpoint, "hf"} or (scheme == checkpoint and storage.exists(checkpoint))
+    return scheme not in {checkpoint, "hf"} or (scheme == checkpoint and os.path.isfile(checkpoint))
 
 
 def _fingerprint(

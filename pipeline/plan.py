@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline import manifest, plugins, results, storage, weights
 from pipeline.config import EditJob
 from pipeline.errors import ConfigError, ManifestError, OutputError, StorageError
+from pipeline.redaction import redacted_all
 from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 
@@ -36,6 +37,7 @@ DECIDES: Final = (
     "sink",
 )
 RUN_FILE: Final = "run.json"
+LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies
 BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
 
@@ -78,20 +80,23 @@ class Plan:
         return max(1, min(even, MOST_ROWS_A_BLOCK) // a_pass) * a_pass
 
 
-def make_plan(job: EditJob, *, limit: int | None = None, retry_failed: bool = False) -> Plan:
+def make_plan(
+    job: EditJob, *, limit: int | None = None, retry_failed: bool = False, retry_errors: Collection[str] = ()
+) -> Plan:
     """Look everything up.
 
     Args:
         job: the job.
         limit: answer at most the manifest's first ``limit`` rows.
         retry_failed: rows answered with a failure are left to be done.
+        retry_errors: so are those whose ``error_type`` is one of these.
 
     Raises:
         StopRun: the job, its manifest, weights or plug-ins are wrong; nothing was written.
     """
     editor: Any = plugins.find("editors", job.editor.name)
     plugins.find("sinks", job.sink)
-    plugins.check_params(editor.Params, job.editor.params, f"editor {job.editor.name}")
+    params = plugins.check_params(editor.Params, job.editor.params, f"editor {job.editor.name}")
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
     rows = manifest.read(job.manifests)
@@ -99,13 +104,19 @@ def make_plan(job: EditJob, *, limit: int | None = None, retry_failed: bool = Fa
     table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
     caller = pa.schema([f for f in table.schema if f.name not in REQUEST_COLUMNS and f.name != "fingerprint"])
     _no_clash(caller, columns)
-    answered = results.answered(job.output)
-    redo = FAILURES if retry_failed else ()
-    todo = manifest.leave_out(table, {k: fp for k, (fp, status) in answered.items() if status not in redo})
+    todo = manifest.leave_out(table, _standing(job.output, retry_failed, retry_errors))
     return Plan(
         job=job,
         engine=engine_spec(job),
-        decode=DecodeSpec(frozenset(editor.inputs), job.mask),
+        decode=DecodeSpec(
+            inputs=frozenset(editor.inputs),
+            mask=job.mask,
+            needs=getattr(params, "needs", frozenset()),
+            params=job.editor.params,
+            params_type=editor.Params if "params" in table.column_names else None,
+            output=job.output,
+            seconds=job.deadlines.decode,
+        ),
         write=WriteSpec(
             output=job.output,
             schema=results_schema(columns, caller),
@@ -113,11 +124,33 @@ def make_plan(job: EditJob, *, limit: int | None = None, retry_failed: bool = Fa
             image_format=job.image_format,
             sink=job.sink,
             composite=job.composite,
+            seconds=job.deadlines.write,
         ),
         todo=todo,
         requests=table.select(["key", "fingerprint"]),
         weights=resolved.sha256,
     )
+
+
+def claimed(plan: Plan, epoch: int) -> Plan:
+    """The plan under the lease of its output; without the rows that another run answered since the plan was made."""
+    write = replace(plan.write, epoch=epoch)
+    if results.next_epoch(plan.job.output) == plan.write.epoch:  # none has written since
+        return replace(plan, write=write)
+    since = {file for file in results.files(plan.job.output) if results.epoch_of(file) >= plan.write.epoch}
+    newer = results.answered(plan.job.output, since)
+    return replace(plan, write=write, todo=manifest.leave_out(plan.todo, {key: fp for key, (fp, _) in newer.items()}))
+
+
+def _standing(output: str, retry_failed: bool, retry_errors: Collection[str]) -> dict[str, str]:
+    """Key to fingerprint of the answers that are not asked again."""
+    names = ["key", "fingerprint", "status", "error_type"]
+    columns = (results.read(output, names)[name].to_pylist() for name in names)
+    return {
+        key: fingerprint
+        for key, fingerprint, status, error in zip(*columns, strict=True)
+        if not (retry_failed and status in FAILURES) and error not in retry_errors
+    }
 
 
 def engine_spec(job: EditJob) -> EngineSpec:
@@ -134,6 +167,8 @@ def engine_spec(job: EditJob) -> EngineSpec:
         fit=job.fit,
         quality=job.quality,
         latents=job.latents,
+        output=job.output,
+        seconds=job.deadlines.edit,
     )
 
 
@@ -156,32 +191,37 @@ def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[st
     }
 
 
+def refuse_another_job(plan: Plan) -> None:
+    """Raise OutputError, with a field-by-field difference, where the output holds another job's answers."""
+    uri = storage.join(plan.job.output, RUN_FILE)
+    if not results.files(plan.write.output) or not storage.exists(uri):  # without answers there is nothing to protect
+        return
+    theirs = redacted_all(read_run(plan.job.output).get("decides", {}))
+    changes = list(differences(theirs, decides(plan.job, plan.weights)))
+    if changes:
+        raise OutputError(f"{plan.job.output} holds another job's answers: {'; '.join(changes)}; give another output")
+
+
 def open_run(plan: Plan) -> None:
     """Write ``run.json`` and the list of requests, or refuse an output that holds another job's answers.
 
     Raises:
         OutputError: with a field-by-field difference.
     """
-    uri = storage.join(plan.job.output, RUN_FILE)
-    mine = _decides(plan)
-    if results.files(plan.write.output) and storage.exists(uri):  # without answers there is nothing to protect
-        theirs = read_run(plan.job.output).get("decides", {})
-        changes = list(_differences(theirs, mine))
-        if changes:
-            raise OutputError(
-                f"{plan.job.output} holds another job's answers: {'; '.join(changes)}; give another output"
-            )
+    refuse_another_job(plan)
+    editor: Any = plugins.find("editors", plan.job.editor.name)
     record = {
-        "retouch": _version("retouch"),
-        "decides": mine,
-        "job": plan.job.model_dump(mode="json"),
+        "retouch": version_of("retouch"),
+        "decides": decides(plan.job, plan.weights),
+        "job": redacted_all(plan.job.model_dump(mode="json")),
+        "editor_version": editor.version,
         "rows": plan.total,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": _who(),
-        "versions": {name: _version(name) for name in ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")},
+        "versions": {name: version_of(name) for name in LIBRARIES},
         "python": platform.python_version(),
     }
-    storage.write_bytes(uri, json.dumps(record, indent=1).encode())
+    storage.write_bytes(storage.join(plan.job.output, RUN_FILE), json.dumps(record, indent=1).encode())
     results.write_requests(plan.job.output, plan.requests)
 
 
@@ -203,16 +243,18 @@ def read_run(output: str) -> dict[str, Any]:
     return record
 
 
-def _decides(plan: Plan) -> dict[str, Any]:
-    dumped = plan.job.model_dump(mode="json", include=set(DECIDES))
-    return {**dumped, "ray.batch_size": plan.job.ray.batch_size, "weights_sha256": dict(plan.weights)}
+def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
+    """What all runs on one output must have in common."""
+    dumped = job.model_dump(mode="json", include=set(DECIDES))
+    found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
+    return redacted_all(found)  # here, so that another signature of the same address is no other job
 
 
-def _differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
     """``path: old -> new`` for every leaf that differs."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for name in sorted({*theirs, *mine}):
-            yield from _differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
+            yield from differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
     elif theirs != mine:
         yield f"{path}: {json.dumps(theirs)} -> {json.dumps(mine)}"
 
@@ -238,7 +280,8 @@ def _no_clash(caller: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
         raise ManifestError(f"manifest columns {', '.join(clash)} would hide results columns of that name; rename them")
 
 
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """The installed version of a package."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.schema import FAILURES
 
 INTERVAL: Final = 10.0  # seconds between two plain lines
+_SHOWN: Final = 120  # characters of an error
 
 
 class Tally:
@@ -39,6 +40,10 @@ class Tally:
         """Rows of this run that are failures."""
         return sum(self.statuses[status] for status in FAILURES)
 
+    def commonest(self) -> str:
+        """The most frequent errors and how often they came, for a line."""
+        return "; ".join(f"{number} x {error[:_SHOWN]}" for error, number in self.errors.most_common(3))
+
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Take in committed results rows."""
         for row in rows:
@@ -46,7 +51,7 @@ class Tally:
             self.statuses[row["status"]] += 1
             self.edit_seconds += row["edit_seconds"] or 0.0
             if row["error_type"]:
-                self.errors[row["error_type"]] += 1
+                self.errors[f"{row['error_type']}: {row['error_message']}"] += 1
         if self._bar is not None:
             self._bar[0].update(self._bar[1], completed=self.answered + self.done, failed=self.failed)
         elif time.monotonic() - self._said >= INTERVAL:

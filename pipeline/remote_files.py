@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, BinaryIO, Final, cast
 
 import fsspec
+from fsspec.asyn import sync
 
 from pipeline.errors import StorageError
 from pipeline.retries import one_line, refused
 
 CONNECTIONS: Final = 64  # to one endpoint; a process asks for at most half as many objects at once
+MULTIPART_FROM: Final = 100 << 20  # bytes; s3fs's own limit
 _WRITER: Final = "writer"
+_MD5: Final = re.compile("[0-9a-f]{32}")
+
+
+class Corrupted(ConnectionError):
+    """Bytes were changed on their way; passes."""
 
 
 def connect(uri: str) -> tuple[Any, str]:
@@ -30,6 +40,38 @@ def connect(uri: str) -> tuple[Any, str]:
     if hasattr(fs, "retries"):
         fs.retries = 1
     return fs, str(inside)
+
+
+def read(fs: Any, inside: str) -> bytes:
+    """The whole object. Of S3 one request, and the bytes are held against the MD5 that the store keeps of them.
+
+    Raises:
+        Corrupted: other bytes than the store says came over; trying again may help.
+    """
+    if "s3" not in fs.protocol:
+        return bytes(fs.cat_file(inside))
+    data, md5 = sync(fs.loop, _get, fs, inside)
+    if md5 and md5 != _md5(data).hex():
+        again, _ = sync(fs.loop, _get, fs, inside)
+        if again != data:  # the same twice is a store whose ETag is no MD5
+            raise Corrupted(f"{inside}: the bytes that came are not those that the store's ETag {md5} is of")
+    return cast(bytes, data)
+
+
+async def _get(fs: Any, inside: str) -> tuple[bytes, str]:
+    """An object's bytes, and their MD5 in hex where the store's answer says it."""
+    bucket, key, version = fs.split_path(inside)
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
+    async with answer["Body"] as body:
+        data = await body.read()
+    etag = str(answer.get("ETag", "")).strip('"')
+    # Of parts, or of bytes that the store encrypted with a customer's key, it is no MD5 of the content.
+    plain = answer.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in answer
+    return data, etag if plain and _MD5.fullmatch(etag) else ""
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def create(fs: Any, inside: str, data: bytes, writer: str) -> bool:
@@ -56,6 +98,17 @@ def create(fs: Any, inside: str, data: bytes, writer: str) -> bool:
     return bool(fs.metadata(inside).get(_WRITER) == writer)
 
 
+def keeps_out(fs: Any, inside: str, data: bytes) -> bool:
+    """Whether a conditional put onto an object that is there is refused."""
+    try:
+        pipe(fs, inside, data, mode="create")
+    except Exception as error:
+        if refused(error):
+            return True
+        raise
+    return False
+
+
 def _options(protocol: str) -> dict[str, Any]:
     """Options of a filesystem; anything but S3 takes its defaults."""
     if protocol not in {"s3", "s3a"}:
@@ -72,6 +125,8 @@ def _options(protocol: str) -> dict[str, Any]:
 
 def pipe(fs: Any, inside: str, data: bytes, **options: Any) -> None:
     """Put an object. Where there are folders (sftp, hdfs), the missing ones are made; object stores have none."""
+    if "s3" in fs.protocol and len(data) < MULTIPART_FROM:
+        options["ContentMD5"] = base64.b64encode(_md5(data)).decode()  # the store refuses what was changed on the way
     try:
         fs.pipe_file(inside, data, **options)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,13 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from pipeline import manifest, results, storage
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
 from pipeline.plan import read_run
+from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
 from pipeline.selection import Section, is_number, score_columns, sections
 from pipeline.thumbnails import histogram
@@ -35,6 +38,7 @@ SUMMARY_FILE: Final = "summary.json"
 THREADS: Final = 8  # Pillow lets go of the interpreter while it decodes, scales and encodes
 KEYS_SHOWN: Final = 50  # of a group of failures
 MESSAGES_SHOWN: Final = 5
+_PICTURE: Final = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]+")  # long, and none of anybody's words
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ class Finished:
         return [n for n in self.requests.column_names if n in self.table.column_names and n not in ours]
 
 
-def write(output: str) -> str:
+def write(output: str, manifests: str | Sequence[str] | None = None) -> str:
     """Write the gallery of a run's output, over one that is there.
+
+    Args:
+        output: the output folder.
+        manifests: where the rows stand; as the run's record has it where None, but there credentials are left out.
 
     Returns:
         Its address.
@@ -74,16 +82,16 @@ def write(output: str) -> str:
             error: its tile says so.
     """
     page = storage.join(output, REPORT_FILE)
-    storage.write_bytes(page, render(read(output)).encode("utf-8", "replace"))
+    storage.write_bytes(page, render(read(output, manifests)).encode("utf-8", "replace"))
     return page
 
 
-def read(output: str) -> Finished:
+def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
     """What storage holds of a run. Raises as ``write`` does."""
-    record = read_run(output)
+    record = redacted_all(read_run(output))
     requests, unreadable = pa.table({"key": pa.array([], pa.string())}), ""
     try:
-        requests = manifest.read(record["job"]["manifest"]).table
+        requests = manifest.read(manifests or record["job"]["manifest"]).table
     except RetouchError as error:
         unreadable = str(error)
     asked = len(results.read_requests(output))
@@ -99,6 +107,7 @@ def render(run: Finished) -> str:
         loader=jinja2.PackageLoader("pipeline"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_without_credentials,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -117,6 +126,13 @@ def render(run: Finished) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _without_credentials(value: Any) -> Any:
+    """What a place of the page shows: every text passes here on its way to being escaped."""
+    if isinstance(value, Markup):
+        return Markup(redacted(value))
+    return redacted(value) if isinstance(value, str) and not _PICTURE.fullmatch(value) else value
 
 
 def _source(environment: jinja2.Environment, name: str) -> str:

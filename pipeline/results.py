@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,7 +22,15 @@ from pipeline import storage
 from pipeline.addresses import rows_digest
 from pipeline.errors import ObjectMissing, OutputError
 from pipeline.schema import RESULT_FIELDS, SUCCESS
-from pipeline.verification import Verification, digest_of, images_of, is_ours, orphan_images, read_back
+from pipeline.verification import (
+    Verification,
+    digest_of,
+    images_digest_of,
+    images_of,
+    is_ours,
+    orphan_images,
+    read_back,
+)
 
 FOLDER: Final = "results"
 REQUESTS_FILE: Final = "requests.parquet"
@@ -54,13 +62,13 @@ def write_part(output: str, rows: pa.Table, *, epoch: int) -> str:
 
 def next_epoch(output: str) -> int:
     """The number of a run that starts now: above all that the results hold, so its answers will stand."""
-    return 1 + max((_epoch(file) for file in files(output)), default=0)
+    return 1 + max((epoch_of(file) for file in files(output)), default=0)
 
 
 def files(output: str) -> list[str]:
     """Addresses of the files of the results table, in the order in which later ones stand over earlier ones."""
     found = storage.list_files(storage.join(output, FOLDER), ".parquet")
-    return sorted(found, key=lambda file: (_epoch(file), _name(file).startswith("part-"), _name(file)))
+    return sorted(found, key=lambda file: (epoch_of(file), _name(file).startswith("part-"), _name(file)))
 
 
 def read(output: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -79,9 +87,10 @@ def read(output: str, columns: Sequence[str] | None = None) -> pa.Table:
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def answered(output: str) -> dict[str, tuple[str, str]]:
-    """Key to (fingerprint, status) of every answer that stands."""
-    table = read(output, ["key", "fingerprint", "status"])
+def answered(output: str, only: Collection[str] | None = None) -> dict[str, tuple[str, str]]:
+    """Key to (fingerprint, status) of every answer that stands, or of those in ``only`` these of its ``files``."""
+    names = ["key", "fingerprint", "status"]
+    table = read(output, names) if only is None else _resolved(_read_files(sorted(only), names))
     keys, fingerprints, statuses = _lists(table, "key", "fingerprint", "status")
     return dict(zip(keys, zip(fingerprints, statuses, strict=True), strict=True))
 
@@ -125,7 +134,7 @@ def compact(output: str) -> None:
     standing = _resolved(table)
     if len(present) <= 1 and standing.num_rows == table.num_rows:
         return
-    epoch = max(_epoch(file) for file in present)
+    epoch = max(epoch_of(file) for file in present)
     merged = []
     for start in range(0, standing.num_rows, ROWS_A_FILE):
         rows = standing.slice(start, ROWS_A_FILE)
@@ -136,14 +145,19 @@ def compact(output: str) -> None:
         storage.delete(file)
 
 
-def sweep(output: str) -> tuple[str, ...]:
+def sweep(output: str, still_ours: Callable[[], None] = lambda: None) -> tuple[str, ...]:
     """Delete the images that no standing answer names, and say which.
 
     They are what a killed run put down before it could commit, or belong to answers that were superseded. To be called
     after ``compact``, by one process. Files that are not named as a sink names them are left alone.
+
+    Args:
+        output: the output folder.
+        still_ours: called before anything is deleted; raises where a newer run may have put images there.
     """
     named = images_of(read(output, ["output", "sha256", "runners_up"]))
     orphans = tuple(address for address in orphan_images(output, named) if is_ours(address))
+    still_ours()
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda address: storage.delete(storage.join(output, address)), orphans))
     return orphans
@@ -178,6 +192,8 @@ def verify(output: str, asked: Mapping[str, str] | Iterable[str] | None = None) 
         orphan_images=orphan_images(output, expected),
         images=len(expected) - len(missing_images),
         digest=digest_of(rows),
+        images_digest=images_digest_of(rows),
+        epoch=max(table[_EPOCH].to_pylist(), default=0),
     )
 
 
@@ -193,7 +209,7 @@ def _read_files(paths: Sequence[str], columns: Sequence[str] | None = None) -> p
     with ThreadPoolExecutor(THREADS) as threads:
         tables = list(threads.map(lambda path: _read_file(path, columns), paths))
     ordered = [
-        _with_constant(_with_constant(table, _EPOCH, _epoch(path)), _ORDER, index)
+        _with_constant(_with_constant(table, _EPOCH, epoch_of(path)), _ORDER, index)
         for index, (path, table) in enumerate(zip(paths, tables, strict=True))
     ]
     try:
@@ -251,6 +267,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _epoch(path: str) -> int:
+def epoch_of(path: str) -> int:
+    """The number of the run that wrote a file of the table."""
     number = _name(path).split("-")[1] if _name(path).count("-") >= 2 else ""
     return int(number) if number.isdigit() else 0

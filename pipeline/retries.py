@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 import stamina
 
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline.errors import ObjectMissing, StorageError, Unavailable
+from pipeline.redaction import redacted
 
 T = TypeVar("T")
 
@@ -24,9 +25,43 @@ _STATUS_PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 
 _ERRNO_PASSING: Final = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENETUNREACH, errno.EHOSTUNREACH}
 )
+# Of stores that answer 400 to what was changed or cut short on the way.
+_CODES_PASSING: Final = frozenset(
+    {"BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "Throttling", "XAmzContentSHA256Mismatch"}
+)
+# No row's fault, and no retry helps: whoever holds the credentials has to act.
+_CODES_REFUSED: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+_NAMES_REFUSED: Final = frozenset(
+    {
+        "CredentialRetrievalError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "SSOTokenLoadError",
+        "TokenRetrievalError",
+    }
+)
+_ERRNO_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 # By name, so that the floor imports neither botocore nor aiohttp before somebody asks for S3.
 _NAMES_PASSING: Final = frozenset(
-    {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ClientPayloadError", "ClientConnectionError"}
+    {
+        "HTTPClientError",
+        "ConnectionError",
+        "IncompleteReadError",
+        "ClientPayloadError",
+        "ClientConnectionError",
+        "ResponseParserError",
+    }
 )
 
 
@@ -50,13 +85,17 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
     except (StorageError, MemoryError):
         raise
     except Exception as error:
-        raise StorageError(f"{uri}: {one_line(error)}") from error
+        kind = Unavailable if _is_unavailable(error) else StorageError
+        raise kind(redacted(f"{uri}: {one_line(error)}")) from error
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _passes(error: BaseException) -> bool:
     """Whether trying again may help: throttling, a server's own fault, a connection that broke or timed out."""
     for cause in _causes(error):
+        # A body that breaks off is a 400 to aiohttp, though the server said no such thing.
+        if _code(cause) in _CODES_PASSING or type(cause).__name__ == "ClientPayloadError":
+            return True
         status = _status(cause)
         if status is not None:
             return status in _STATUS_PASSING
@@ -66,6 +105,22 @@ def _passes(error: BaseException) -> bool:
         or not _NAMES_PASSING.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
         for cause in _causes(error)
     )
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    """Whether the whole storage is out of reach for us: credentials that are refused, a disk that is full."""
+    return any(
+        _code(cause) in _CODES_REFUSED
+        or getattr(cause, "errno", None) in _ERRNO_FULL
+        or not _NAMES_REFUSED.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
+        for cause in _causes(error)
+    )
+
+
+def _code(error: BaseException) -> str | None:
+    """The error code of a botocore ClientError."""
+    response = getattr(error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
 
 
 def refused(error: BaseException) -> bool:
@@ -91,6 +146,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and text, without line breaks."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """The error's type and text, without line breaks and credentials; of a store's refusal its code, too."""
+    code = next((found for cause in _causes(error) if (found := _code(cause))), None)
+    told = "" if str(error) == "None" else str(error)  # s3fs, of a store that says no more than the code
+    text = redacted(" ".join(told.split()))
+    kind = f"{type(error).__name__} ({code})" if code and code not in text else type(error).__name__
+    return f"{kind}: {text}" if text else kind

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import report, results, storage
+from pipeline import flights, lease, report, results, storage
 from pipeline.config import EditJob
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, OverBudget
 from pipeline.events import Events
-from pipeline.plan import Plan, make_plan, open_run
+from pipeline.lease import Lease
+from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
 from pipeline.progress import Tally, tally
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
+WORTH_STOPPING: Final = 50  # failed rows; a run with fewer is soon over and then shows them all
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,44 @@ def run(
     address: str | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
+    retry_errors: Collection[str] = (),
     console: Console | None = None,
+    lease_seconds: float = lease.SECONDS,
 ) -> Summary:
     """Answer every row of a job that is not answered yet.
 
+    Args:
+        job: the job.
+        executor: Ray, or this process.
+        address: of a running Ray cluster; else one is started here.
+        limit: answer at most the manifest's first ``limit`` rows.
+        retry_failed: rows answered with a failure are done again.
+        retry_errors: so are those whose ``error_type`` is one of these.
+        console: where progress is said.
+        lease_seconds: after which a run that stands still may be taken over.
+
     Raises:
         StopRun: the job is wrong; nothing was started.
-        Interrupted: stopped on the way; the same call goes on from there.
+        OverBudget: more rows failed than the job allows, before all were done.
+        Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
     console = console or Console(stderr=True)
-    plan = make_plan(job, limit=limit, retry_failed=retry_failed)
-    open_run(plan)
-    events = Events(plan.write.output)
-    events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch)
-    with tally(job.name, plan.total, plan.total - plan.left, console) as counts:
+    plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
+    refuse_another_job(plan)
+    with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
+        plan = claimed(plan, ours.epoch)
+        open_run(plan)
+        events = Events(plan.write.output)
+        events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch)
+        return _run(plan, ours, _executor(executor, address), events, console)
+
+
+def _run(
+    plan: Plan, ours: Lease, execute: Callable[[Plan], Iterator[pa.Table]], events: Events, console: Console
+) -> Summary:
+    with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, _executor(executor, address), counts, events)
+            _carry_out(plan, execute, counts, events)
         except (Interrupted, KeyboardInterrupt) as error:
             events.say("stopped", reason=str(error) or "interrupted", answered=counts.done)
             if isinstance(error, Interrupted):
@@ -79,7 +103,7 @@ def run(
         except Exception as error:
             events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500], answered=counts.done)
             raise
-        return _settle(plan, counts, events)
+        return _settle(plan, ours, counts, events)
 
 
 def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
@@ -87,15 +111,29 @@ def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts
         return
     with terminated_like_interrupted():
         for rows in execute(plan):
-            counts.add(rows.select(["status", "error_type", "edit_seconds"]).to_pylist())
+            counts.add(rows.select(["status", "error_type", "error_message", "edit_seconds"]).to_pylist())
             events.say("answered", now=False, rows=rows.num_rows, done=counts.done, failed=counts.failed)
+            _keep_the_budget(plan, counts)
 
 
-def _settle(plan: Plan, counts: Tally, events: Events) -> Summary:
+def _keep_the_budget(plan: Plan, counts: Tally) -> None:
+    """Raise OverBudget as soon as the rows that are left cannot make the run's failure rate good any more."""
+    allowed = plan.job.max_failure_rate * plan.total
+    if counts.failed <= allowed or counts.failed < WORTH_STOPPING or counts.done == plan.left:
+        return
+    raise OverBudget(
+        f"stopped: {counts.failed} rows failed, and max_failure_rate {plan.job.max_failure_rate:.1%} allows "
+        f"{int(allowed)} of {plan.total}; commonest: {counts.commonest()}; mend, and run again with --retry-failed"
+    )
+
+
+def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output = plan.write.output
+    ours.check()
     results.compact(output)
-    results.sweep(output)
+    results.sweep(output, ours.check)
+    flights.sweep(output)
     answered = results.answered(output)
     missing = [key for key in plan.requests["key"].to_pylist() if key not in answered]
     if missing:

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.errors import LoadError, RetouchError, RowError
+from pipeline.errors import DeadlineExceeded, LoadError, RetouchError, RowError, WorkerLost
+from pipeline.flights import Loss
+from pipeline.redaction import redacted
 from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, Mask, Pixels
 
 TRAVEL_COLUMN: Final = "__retouch_row"  # the column of a block that carries samples, then answers
@@ -29,11 +31,20 @@ class Failure:
     def of(cls, error: BaseException, stage: str) -> Failure:
         """A failure from whatever was raised; an error of ours brings its status, others take the stage's."""
         fallback = FAILED_TO_LOAD if stage == "decode" else FAILED_TO_EDIT
-        status = error.status if isinstance(error, RowError) else fallback
+        # A deadline is of the stage that it passed in.
+        status = error.status if isinstance(error, RowError) and not isinstance(error, DeadlineExceeded) else fallback
         # What storage and decoders raise on their own account is named by what it means for the row.
         kind = type(error).__name__ if not isinstance(error, MemoryError) else "OutOfMemory"
-        message = " ".join(str(error).split()) or kind
+        message = redacted(" ".join(str(error).split())) or kind
         return cls(status, kind, message[:MESSAGE_LIMIT], stage)
+
+    @classmethod
+    def of_loss(cls, loss: Loss, stage: str) -> Failure:
+        """A row that no worker is given any more."""
+        kind: type[RowError] = DeadlineExceeded if loss.overdue else WorkerLost
+        how = "ran over the deadline" if loss.overdue else "died"
+        text = f"{loss.alone} workers {how} with this row alone in hand"
+        return cls(FAILED_TO_LOAD if stage == "decode" else FAILED_TO_EDIT, kind.__name__, text, stage)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ class DecodeSpec:
 
     inputs: frozenset[str]  # what the editor reads, of mask, exemplar, prompt, source_prompt, checkpoint
     mask: MaskSpec = field(default_factory=MaskSpec)
+    needs: frozenset[str] = frozenset()  # columns that a row without params of its own cannot do without
+    params: Mapping[str, Any] = field(default_factory=dict)  # the job's, which a row's own go over
+    params_type: type | None = None  # the editor's Params, where rows may have params: they may need other columns
+    output: str | None = None  # where it is noted which rows are in hand; nowhere if None
+    seconds: float | None = None  # deadline of one row
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class EngineSpec:
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
     quality: QualitySpec = field(default_factory=QualitySpec)
     latents: str | None = None  # where an editor that inverts keeps what it computed; changes no pixel
+    output: str | None = None  # where it is noted which rows are in hand; nowhere if None
+    seconds: float | None = None  # deadline of one pass
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,4 @@ class WriteSpec:
     image_format: str = "png"
     sink: str = "files"
     composite: Literal["mask", "region"] = "mask"
+    seconds: float | None = None  # deadline of one block

@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import images, plugins, results, storage
-from pipeline.errors import EditError, LoadError
+from pipeline import deadlines, images, lease, plugins, results, storage
+from pipeline.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
+from pipeline.flights import Flights, Loss
 from pipeline.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
 from pipeline.schema import REQUEST_COLUMNS, SUCCESS, Pixels
 from pipeline.sinks import Sink
@@ -23,23 +24,59 @@ DECODE_THREADS = 8  # a block's objects are fetched side by side: latency, not t
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
     """A block of manifest rows to the same block carrying samples; request columns that were used up are dropped."""
     requests = table.select([n for n in (*REQUEST_COLUMNS, "fingerprint") if n in table.column_names]).to_pylist()
-    with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        samples = list(threads.map(lambda request: decode(request, spec), requests))
+    flights = Flights(spec.output, "decode", _block_seconds(spec, len(requests)))
+    samples = flights.in_turns(
+        requests,
+        lambda request: str(request["key"]),
+        lambda some: _decode_all(some, spec),
+        lambda request, loss: Sample(request["key"], request["fingerprint"], failure=Failure.of_loss(loss, "decode")),
+    )
     kept = [name for name in table.column_names if name not in REQUEST_COLUMNS and name != "fingerprint"]
     return with_travellers(table.select(kept), samples)
 
 
+def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[Sample]:
+    return deadlines.each(
+        requests,
+        lambda request: decode(request, spec),
+        threads=DECODE_THREADS,
+        seconds=spec.seconds,
+        late=lambda request: too_late(request, spec),
+    )
+
+
+def too_late(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
+    """A request to a sample that says that its deadline has passed."""
+    error = DeadlineExceeded(f"not fetched and decoded after {spec.seconds:g} s")
+    return failed_to_load(request["key"], request["fingerprint"], error)
+
+
+def _block_seconds(spec: DecodeSpec, rows: int) -> float | None:
+    """The deadline of a block, for what not even a thread's deadline ends: a decoder that keeps the interpreter."""
+    return None if spec.seconds is None else spec.seconds * (rows // DECODE_THREADS + 2)
+
+
 def decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
-    """One request to a sample: with pixels, or with the reason why not. Never raises."""
+    """One request to a sample: with pixels, or with the reason why not.
+
+    Raises:
+        Unavailable: the storage is out of reach, which is no row's fault.
+    """
     key, fingerprint = request["key"], request["fingerprint"]
     try:
         return _decode(request, spec)
+    except Unavailable:
+        raise
     except Exception as error:
         return failed_to_load(key, fingerprint, error)
 
 
 def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
-    image = images.decode_image(_bytes_of(request["image"], "image"))
+    params, seed = _params(request.get("params")), request.get("seed")
+    if seed is not None and seed < 0:
+        raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
+    _check_needs(request, params, spec)
+    image = images.decode_image(bytes_of(request["image"], "image"))
     size = image.pixels.shape[:2]
     exemplar = request.get("exemplar") if "exemplar" in spec.inputs else None
     return Sample(
@@ -48,21 +85,38 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         prompt=request.get("prompt") or "",
         source_prompt=request.get("source_prompt"),
         checkpoint=request.get("checkpoint"),
-        seed=request.get("seed"),
-        params=_params(request.get("params")),
+        seed=seed,
+        params=params,
         source=image.pixels,
         alpha=image.alpha,
         mask=_mask(request, (size[0], size[1]), spec),
-        exemplar=None if exemplar is None else images.decode_image(_bytes_of(exemplar, "exemplar")).pixels,
+        exemplar=None if exemplar is None else images.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
         landmarks=request.get("landmarks"),
     )
+
+
+def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: DecodeSpec) -> None:
+    """See that the row has what its editor cannot do without; cells of white space are empty."""
+    needs = spec.needs
+    if params and spec.params_type is not None:
+        try:
+            checked = plugins.check_params(spec.params_type, {**spec.params, **params}, "this row's params")
+        except ConfigError:
+            return  # for the engine to say: it is no fault of what is loaded here
+        needs = getattr(checked, "needs", frozenset())
+    for name in sorted(needs):
+        cell = request.get(name)
+        if isinstance(cell, Mapping):
+            cell = cell.get("bytes") or cell.get("path")
+        if not (cell.strip() if isinstance(cell, str) else cell):
+            raise LoadError(f"the {name} cell is empty, and without it the job's editor can do nothing; fill it in")
 
 
 def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Any:
     cell, bbox = request.get("mask"), request.get("bbox")
     if cell is not None:
         how = spec.mask
-        data = _bytes_of(cell, "mask")
+        data = bytes_of(cell, "mask")
         mask = images.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
     elif bbox is not None:
         mask = images.mask_from_bbox(bbox, size)
@@ -73,8 +127,13 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     return mask
 
 
-def _bytes_of(cell: Any, column: str) -> bytes:
-    """Bytes of a manifest cell: a URI, raw bytes, or a ``{bytes, path}`` struct (bytes first)."""
+def bytes_of(cell: Any, column: str) -> bytes:
+    """Bytes of a manifest cell: a URI, raw bytes, or a ``{bytes, path}`` struct (bytes first).
+
+    Raises:
+        LoadError: the cell is empty; ``column`` names it.
+        StorageError: there is no such object, or it cannot be read.
+    """
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or cell == "":
@@ -91,9 +150,11 @@ def _params(cell: Any) -> dict[str, Any]:
             cell = json.loads(cell)
         except ValueError as error:
             raise LoadError(f"params is not JSON: {error}") from None
-    if not isinstance(cell, Mapping | Sequence):
-        raise LoadError(f"params holds {type(cell).__name__}, not a mapping")
-    return {str(name): value for name, value in dict(cell).items() if value is not None}
+    elif isinstance(cell, Sequence):
+        cell = dict(cell)  # an Arrow map's pairs
+    if not isinstance(cell, Mapping):
+        raise LoadError(f"params holds {type(cell).__name__}, not a mapping of parameters")
+    return {str(name): value for name, value in cell.items() if value is not None}
 
 
 def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
@@ -104,27 +165,56 @@ def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
     answers: list[Answer] = travellers(table)
     pairs = [(answer.sample.key, answer.sample.fingerprint) for answer in answers]
     sink: Sink = plugins.find("sinks", spec.sink)(spec.output, pairs)
+    flights = Flights(spec.output, "write", spec.seconds)
+    lease.check(spec.output, spec.epoch)  # before the images, which have the same names in every run
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        records = list(threads.map(lambda answer: _record(answer, spec, sink), answers))
+        records = flights.in_turns(
+            answers,
+            lambda answer: answer.sample.key,
+            lambda some: list(threads.map(lambda answer: _record(answer, spec, sink), some)),
+            _lost,
+        )
     sink.close()
     caller = [name for name in table.column_names if name in spec.schema.names]
     passed = table.select(caller).to_pylist() if caller else [{}] * len(records)
     rows = pa.Table.from_pylist(
         [{**row, **record} for row, record in zip(passed, records, strict=True)], schema=spec.schema
     )
-    results.write_part(spec.output, rows, epoch=spec.epoch)
+    _commit(rows, spec)
     return rows
+
+
+def _commit(rows: pa.Table, spec: WriteSpec) -> None:
+    """Put a block's results in place; taken back where a newer run has the output's lease by then.
+
+    Raises:
+        LeaseLost: a newer run took the output over.
+    """
+    lease.check(spec.output, spec.epoch)
+    path = results.write_part(spec.output, rows, epoch=spec.epoch)
+    try:
+        lease.check(spec.output, spec.epoch)
+    except LeaseLost:
+        storage.delete(storage.join(spec.output, path))
+        raise
+
+
+def _begun(answer: Answer) -> dict[str, Any]:
+    return {
+        "key": answer.sample.key,
+        "fingerprint": answer.sample.fingerprint,
+        "attempts": answer.attempts,
+        "edit_seconds": answer.edit_seconds,
+    }
+
+
+def _lost(answer: Answer, loss: Loss) -> dict[str, Any]:
+    return {**_begun(answer), **_failed(Failure.of_loss(loss, "write"))}
 
 
 def _record(answer: Answer, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     """The results row of an answer, its image written. A fault in composing or encoding is the row's failure."""
-    sample = answer.sample
-    record: dict[str, Any] = {
-        "key": sample.key,
-        "fingerprint": sample.fingerprint,
-        "attempts": answer.attempts,
-        "edit_seconds": answer.edit_seconds,
-    }
+    record = _begun(answer)
     if answer.failure is None or answer.kept:
         try:
             encoded = [_encode(answer, kept, spec) for kept in answer.kept]
@@ -139,10 +229,12 @@ def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSp
     sample, best = answer.sample, answer.kept[0]
     assert sample.source is not None
     placed = []
-    for rank, (kept, (data, _)) in enumerate(zip(answer.kept, encoded, strict=True)):
-        name = sample.fingerprint if rank == 0 else f"{sample.fingerprint}-{rank}"
-        path = sink.put(sample.key, name, data, images.EXTENSIONS[spec.image_format])
+    for kept, (data, _) in zip(answer.kept, encoded, strict=True):
         digest = hashlib.sha256(data).hexdigest()
+        # The content in the name: on a device that rounds differently every time, a block that is done again must not
+        # change a file that a committed row names.
+        name = f"{sample.fingerprint}-{digest[:8]}"
+        path = sink.put(sample.key, name, data, images.EXTENSIONS[spec.image_format])
         placed.append({"output": path, "sha256": digest, "candidate": kept.candidate, "seed": kept.seed})
     height, width = sample.source.shape[:2]
     return {

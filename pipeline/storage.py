@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob as local_glob
 import hashlib
+import io
 import os
 import secrets
 from collections import defaultdict
@@ -25,6 +26,7 @@ from pipeline.errors import ObjectMissing
 from pipeline.retries import retried
 
 THREADS: Final = 32  # requests under way when many objects are asked for at once
+WHOLE_BELOW: Final = 32 << 20  # bytes; such an object is fetched at once, which alone lets its bytes be checked
 LISTED_FROM: Final = 500  # objects wanted of one folder from which listing it (1,000 a request) is cheaper than asking
 
 
@@ -67,7 +69,7 @@ def read_bytes(uri: str) -> bytes:
     if path is not None:
         return retried(uri, path.read_bytes)
     fs, inside = filesystem(uri)
-    return retried(uri, lambda: bytes(fs.cat_file(inside)))
+    return retried(uri, lambda: remote_files.read(fs, inside))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -101,6 +103,22 @@ def create_if_absent(uri: str, data: bytes) -> bool:
     fs, inside = filesystem(uri)
     writer = secrets.token_hex(16)
     return retried(uri, lambda: remote_files.create(fs, inside, data, writer), writing=True)
+
+
+def keeps_out(uri: str, data: bytes) -> bool:
+    """Whether the store honours the condition of ``create_if_absent``: some S3 gateways put over what is there.
+
+    Args:
+        uri: an object that is there.
+        data: what it holds, for a store that does put it again.
+
+    Raises:
+        StorageError: it could not be told after bounded retries.
+    """
+    if local_path(uri) is not None:
+        return True
+    fs, inside = filesystem(uri)
+    return retried(uri, lambda: remote_files.keeps_out(fs, inside, data), writing=True)
 
 
 def exists(uri: str) -> bool:
@@ -210,6 +228,8 @@ def open_input(uri: str) -> BinaryIO:
     info = retried(uri, lambda: remote_files.info(fs, inside))
     if info is None or info.get("type") == "directory":
         raise ObjectMissing(f"no object at {uri}")
+    if int(info["size"]) <= WHOLE_BELOW:
+        return io.BytesIO(read_bytes(uri))
 
     def read_range(start: int, end: int) -> bytes:
         return retried(uri, lambda: bytes(fs.cat_file(inside, start=start, end=end)))

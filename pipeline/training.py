@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from pipeline import plugins, storage, weights
+from pipeline import lease, plugins, storage, weights
 from pipeline.config import FinetuneJob, TargetSpec
 from pipeline.domains import domain
 from pipeline.errors import Interrupted, ObjectMissing, OutputError
@@ -22,6 +22,7 @@ from pipeline.finetuning.params import FinetuneParams
 from pipeline.finetuning.target import TargetTask, tune
 from pipeline.finetuning.texts import Texts
 from pipeline.plan import RUN_FILE
+from pipeline.redaction import redacted_all
 from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
@@ -56,15 +57,21 @@ def finetune(
 
     Raises:
         StopRun: the job is wrong.
-        Interrupted: stopped on the way; the same call goes on from the last saved states.
+        Interrupted: stopped on the way, or another call is at work; the same call goes on from the last saved states.
     """
-    console = console or Console(stderr=True)
-    started = time.monotonic()
     tasks = tasks_of(job)
     _refuse_edits(job.output)
+    with lease.held(job.output):
+        return _carry_out(job, tasks, executor, address, console or Console(stderr=True))
+
+
+def _carry_out(
+    job: FinetuneJob, tasks: list[TargetTask], executor: Executor, address: str | None, console: Console
+) -> Tuned:
+    started = time.monotonic()
     events = Events(job.output)
     events.say("started", targets=[task.name for task in tasks], executor=executor)
-    record = {"job": job.model_dump(mode="json"), "kind": job.kind}
+    record = redacted_all({"job": job.model_dump(mode="json"), "kind": job.kind})
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(record, indent=1).encode())
     done: dict[str, str] = {}
 
@@ -84,7 +91,8 @@ def finetune(
         events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500], targets=sorted(done))
         raise
     tuned = Tuned(job.name, job.output, done, time.monotonic() - started)
-    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), json.dumps(asdict(tuned), indent=1).encode())
+    summary = json.dumps(redacted_all(asdict(tuned)), indent=1).encode()
+    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
     events.say("finished", targets=sorted(done))
     return tuned
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -16,6 +18,7 @@ from pipeline import addresses, storage
 from pipeline.schema import FAILURES, FILTERED, SUCCESS
 
 THREADS: Final = 32  # images read back side by side
+PROOF_FILE: Final = "proof.json"
 _SHOWN: Final = 3  # names of a kind that the text shows
 _OURS: Final = re.compile(r"(-[0-9a-f]{16}(-\w+)?\.(png|webp|jpg)|/shard-[0-9a-f]{20}\.tar)$")
 
@@ -35,6 +38,8 @@ class Verification:
     orphan_images: tuple[str, ...] = ()  # files that no row names
     images: int = 0  # read back and hashed
     digest: str = ""  # sha256 of the sorted (key, status, sha256 of the image): equal for equal outcomes
+    images_digest: str = ""  # of the sorted (key, sha256 of the image), as ``images_digest_of`` says
+    epoch: int = 0  # of the newest results
 
     @property
     def ok(self) -> bool:
@@ -56,7 +61,21 @@ class Verification:
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 lines.append(f"{kind}: {', '.join(names[:_SHOWN])}{more}")
+        lines.append(f"sha256 of the sorted (key, sha256): {self.images_digest}")
         return "\n".join([*lines, f"ok, digest {self.digest}" if self.ok else "not ok"])
+
+    def record(self) -> dict[str, Any]:
+        """What ``PROOF_FILE`` holds of it: counts and digests, no names."""
+        return {
+            "ok": self.ok,
+            "rows": self.rows,
+            "statuses": dict(self.statuses),
+            "findings": {kind: len(names) for kind, names in self._findings()},
+            "images": self.images,
+            "digest": self.digest,
+            "images_digest": self.images_digest,
+            "epoch": self.epoch,
+        }
 
     def _findings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         return (
@@ -120,6 +139,40 @@ def digest_of(rows: pa.Table) -> str:
     columns = (rows[name].to_pylist() for name in ("key", "status", "sha256"))
     lines = sorted(f"{len(key)}:{key}\0{status}\0{digest or ''}" for key, status, digest in zip(*columns, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def images_digest_of(rows: pa.Table) -> str:
+    """sha256 of the JSON of all (key, sha256), sorted by key; null where a row has no image.
+
+    ``hashlib.sha256(json.dumps(sorted(zip(keys, hashes))).encode())`` is the same, but holds the whole text at once.
+    """
+    pairs = sorted(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+    digest = hashlib.sha256(b"[")
+    for number, pair in enumerate(pairs):
+        digest.update((", " if number else "").encode() + json.dumps(pair).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def leave_proof(output: str, proof: Verification, version: str) -> str:
+    """Put the proof beside the results, whole or not at all, over an earlier one.
+
+    Args:
+        output: the output folder.
+        proof: what was found there.
+        version: of the package that found it.
+
+    Returns:
+        The file's address.
+
+    Raises:
+        StorageError: the output cannot be written to.
+    """
+    file = storage.join(output, PROOF_FILE)
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**proof.record(), "when": when, "retouch": version}
+    storage.write_bytes(file, (json.dumps(record, indent=1) + "\n").encode())
+    return file
 
 
 def _hashes(output: str, together: Sequence[str]) -> dict[str, str | None]:

@@ -206,12 +206,13 @@ def _one_file(address: str) -> str:
 
 def _fetched(address: str) -> Path:
     """A remote file's copy in the cache, with the .json beside it."""
-    known = storage.identities([address, _sidecar(address)])
+    beside = [_sidecar(address)] if _file_name(address) == address.rpartition("/")[2] else []  # none is signed with it
+    known = storage.identities([address, *beside])
     if known[address] is None:
         raise WeightsError(f"no weights at {address}")
     place = _place(address, json.dumps(known, sort_keys=True))
     for file in (file for file, identity in known.items() if identity is not None):
-        _copied(file, place.with_name(file.rpartition("/")[2]))
+        _copied(file, place.with_name(_file_name(file)))
     return place
 
 
@@ -227,7 +228,13 @@ def _fetched_folder(address: str, files: list[str]) -> Path:
 def _place(address: str, identity: str) -> Path:
     """Where a remote file is kept: an address with another content gets another folder."""
     name = hashlib.sha256(f"{address}\0{identity}".encode()).hexdigest()[:20]
-    return cache_folder() / "weights" / name / address.rstrip("/").rpartition("/")[2]
+    return cache_folder() / "weights" / name / _file_name(address)
+
+
+def _file_name(address: str) -> str:
+    """Its last part; of a web address without the query, which signs it and is no part of any name."""
+    is_web = address.startswith(("http://", "https://"))
+    return (address.partition("?")[0] if is_web else address).rstrip("/").rpartition("/")[2]
 
 
 def _copied(address: str, path: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +22,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("servers"))
 
 
+# A cluster of two workers and their helpers, until its input ends; its address on the first line.
+RAY = """
+import sys
+from pipeline.executors.ray_cluster import cluster
+with cluster(None, 2, spare_cpus=1.0):
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[str]:
+    """The address of a Ray cluster that runs as long as the session: starting one takes longer than most tests."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as head:
+        assert head.stdin is not None
+        assert head.stdout is not None
+        yield head.stdout.readline().strip()
+        head.stdin.close()
+
+
+@pytest.fixture(autouse=True)
+def _ray_of_the_session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests marked ``ray`` work on the session's cluster; those marked ``ray(own=True)`` start one of their own."""
+    marker = request.node.get_closest_marker("ray")
+    if marker is None:
+        return
+    if not marker.kwargs.get("own"):
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("shared_ray"))
+        return
+    import ray
+
+    ray.shutdown()  # of the session's cluster
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def ceph_endpoint() -> Iterator[Endpoint]:
     """A running Ceph radosgw, one for the whole session."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no {', '.join(missing)}; {INSTALL}")
-    with ceph() as endpoint:
-        yield endpoint
+    with ceph() as service:
+        yield service.endpoint
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 SCRIPT = Path(__file__).parent / "ceph_s3.sh"
@@ -20,6 +23,8 @@ PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd", "monmapt
 INSTALL = "apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd ceph-common"
 # Ray's workers listen on 10002..19999 and the kernel gives away ports from 32768 on.
 PORTS = range(20100, 32000, 2)
+SLOW = 1.5  # seconds
+Fault = int | Literal["cut", "flip", "slow"] | None
 ACCESS_KEY, SECRET_KEY = "retouch-test", "retouch-test-secret"
 
 
@@ -50,34 +55,61 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
-@contextmanager
-def ceph() -> Iterator[Endpoint]:
-    """A fresh Ceph with one S3 user, ended and removed in the end."""
-    memory = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="retouch-ceph-", dir=memory if memory.is_dir() else None)
-    port = next(port for port in PORTS if _free(port) and _free(port + 1))
-    try:
+@dataclass(frozen=True)
+class Ceph:
+    """A running service, of which parts can be hurt."""
+
+    endpoint: Endpoint
+    folder: str
+
+    def pid(self, service: str) -> int:
+        """Of ``radosgw`` (the gateway), ``osd`` (the disk) or ``mon``."""
+        return int((Path(self.folder) / f"{service}.pid").read_text())
+
+    def revive_gateway(self) -> None:
+        """Start the gateway again after it was killed; the end of the service ends it, too."""
+        command = ["radosgw", "-f", "-n", "client.rgw", "--setuser", "root", "--setgroup", "root"]
+        environment = {**os.environ, "CEPH_CONF": f"{self.folder}/ceph.conf"}
+        with open(f"{self.folder}/radosgw.out", "ab") as log:
+            started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        (Path(self.folder) / "radosgw.pid").write_text(str(started.pid))
+
+    def start(self) -> None:
+        """Start the service."""
+        port = urlsplit(self.endpoint.url).port
         subprocess.run(
-            [SCRIPT, "start", folder, str(port), ACCESS_KEY, SECRET_KEY],
+            [SCRIPT, "start", self.folder, str(port), self.endpoint.access_key, self.endpoint.secret_key],
             check=True,
             timeout=180,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        yield Endpoint(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def ceph() -> Iterator[Ceph]:
+    """A fresh Ceph with one S3 user, ended and removed in the end."""
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="retouch-ceph-", dir=memory if memory.is_dir() else None)
+    port = next(port for port in PORTS if _free(port) and _free(port + 1))
+    try:
+        service = Ceph(Endpoint(f"http://127.0.0.1:{port}"), folder)
+        service.start()
+        yield service
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True, timeout=60)
         shutil.rmtree(folder)
 
 
 @contextmanager
-def faulty(behind: Endpoint, answer: Callable[[str, str], int | None]) -> Iterator[Endpoint]:
+def faulty(behind: Endpoint, answer: Callable[[str, str], Fault]) -> Iterator[Endpoint]:
     """A gateway that hands requests on, unless told otherwise.
 
     Args:
         behind: the service that it stands in front of.
         answer: of a request's method and path, the status to refuse it with; 0 to hand it on and then break the
-            connection instead of answering; None to hand it on.
+            connection instead of answering; ``cut`` to break off in the middle of the answer's body; ``flip`` to
+            change one byte of an object on its way up or down; ``slow`` to wait first; None to hand it on.
     """
     host = urlsplit(behind.url).netloc
 
@@ -87,7 +119,11 @@ def faulty(behind: Endpoint, answer: Callable[[str, str], int | None]) -> Iterat
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status = answer(self.command, self.path)
-            if status:
+            if status == "slow":
+                time.sleep(SLOW)
+            if status == "flip" and self.command == "PUT":
+                body = _flipped(body)
+            if isinstance(status, int) and status:
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -105,9 +141,14 @@ def faulty(behind: Endpoint, answer: Callable[[str, str], int | None]) -> Iterat
             for name, value in reply.getheaders():
                 if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
                     self.send_header(name, value)
+            if status == "flip" and self.command == "GET" and "xml" not in (reply.getheader("Content-Type") or ""):
+                data = _flipped(data)
             length = reply.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
             self.send_header("Content-Length", length or "0")
             self.end_headers()
+            if status == "cut":
+                data = data[: len(data) // 2]
+                self.close_connection = True
             self.wfile.write(data)
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 (http.server names them so)
@@ -125,6 +166,11 @@ def faulty(behind: Endpoint, answer: Callable[[str, str], int | None]) -> Iterat
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _flipped(body: bytes) -> bytes:
+    middle = len(body) // 2
+    return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :] if body else body
 
 
 def _free(port: int) -> bool:

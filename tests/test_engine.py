@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import storage
 from pipeline.config import MetricSpec, QualitySpec, Threshold
 from pipeline.engine import Engine, candidate_seed
 from pipeline.errors import ConfigError, PluginError
 from pipeline.samples import Answer, Failure, Sample, failed_to_load
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 from pipeline.specs import EngineSpec
-from tests.painters import Painter
+from tests.painters import Painter, PainterParams
 
 SPEC = EngineSpec(
     editor="tests.painters:Painter",
@@ -98,6 +100,42 @@ def test_too_little_memory_halves_the_shape_and_loses_no_row() -> None:
     answers = engine.answer([sample(key) for key in "abcdef"])
     assert all(answer.failure is None for answer in answers)
     assert engine.shape == 2
+
+
+def test_after_some_good_passes_the_larger_shape_is_tried_again() -> None:
+    engine = Engine(replace(SPEC, params={"most": 2}), "cpu")
+    rows = [sample(f"k{number}") for number in range(60)]
+    Painter.calls.clear()
+    assert all(answer.failure is None for answer in engine.answer(rows))
+    tries = Painter.calls.count(4)
+    assert 2 <= tries <= 5, "again and again, but ever more rarely"
+    assert isinstance(engine.editor, Painter)
+    engine.editor.params = PainterParams()  # whoever took the memory has given it back
+    assert all(answer.failure is None for answer in engine.answer([*rows, *rows]))
+    assert engine.shape == 4
+
+
+def test_a_row_with_which_workers_died_shares_no_pass_and_in_the_end_is_not_tried(tmp_path: Path) -> None:
+    spec = replace(SPEC, candidates=1, output=str(tmp_path))
+    rows = [sample(key) for key in "abcd"]
+    whole = [kept_of(answer) for answer in Engine(spec, "cpu").answer(rows)]
+    leave_behind(tmp_path, ["b", "c"], alone=0)
+    Painter.calls.clear()
+    again = Engine(spec, "cpu").answer(rows)
+    assert [kept_of(answer) for answer in again] == whole
+    assert Painter.calls == [4, 4, 4], "a and d together, b and c alone, all in the one shape"
+    leave_behind(tmp_path, ["c"], alone=3)
+    *_, lost, last = Engine(spec, "cpu").answer(rows)
+    assert lost.failure is not None
+    assert (lost.failure.status, lost.failure.type, lost.failure.stage) == (FAILED_TO_EDIT, "WorkerLost", "edit")
+    assert last.failure is None
+    assert storage.list_files(str(tmp_path)) == []
+
+
+def leave_behind(output: Path, keys: list[str], alone: int) -> None:
+    """The note of a worker that died."""
+    note = json.dumps({"keys": keys, "alone": alone, "overdue": False}).encode()
+    storage.write_bytes(f"{output}/in_flight/edit-{'-'.join(keys)}.json", note)
 
 
 def test_rows_with_their_own_params_get_them_and_do_not_mix() -> None:

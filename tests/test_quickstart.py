@@ -72,7 +72,7 @@ def test_a_row_alone_gives_the_file_that_it_gives_among_others(
     assert len(alone) == 1
 
 
-@pytest.mark.ray
+@pytest.mark.ray(own=True)  # whose workers have this test's credentials
 @pytest.mark.s3
 @pytest.mark.slow
 def test_manifest_images_and_output_on_a_real_s3_server_give_the_same_files(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from rich.console import Console
 
 from pipeline import results
 from pipeline.config import EditJob
-from pipeline.errors import Interrupted, OutputError, StopRun
+from pipeline.errors import Busy, Interrupted, OutputError, OverBudget, StopRun
 from pipeline.executors import local
-from pipeline.plan import make_plan
-from pipeline.run import Summary, run
+from pipeline.plan import claimed, make_plan
+from pipeline.run import WORTH_STOPPING, Summary, run
+from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
 from pipeline.status import read_status
 from tests.datasets import painter_job, picture, square, write_dataset
 
@@ -110,6 +112,55 @@ def test_retry_failed_does_failed_rows_again_and_no_others(tmp_path: Path) -> No
     table = pq.read_table(tmp_path / "out" / "results")
     assert table["status"].to_pylist() == ["success"] * 5
     assert results.verify(job.output).ok
+
+
+def test_one_error_class_alone_is_done_again(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 5, {1: "raise"})
+    hidden = tmp_path / "files" / "3.png"
+    data = hidden.read_bytes()
+    hidden.unlink()
+    job = painter_job(tmp_path, manifest, max_failure_rate=1.0)
+    assert quiet(job).statuses == {**dict.fromkeys(STATUSES, 0), SUCCESS: 3, FAILED_TO_LOAD: 1, FAILED_TO_EDIT: 1}
+    hidden.write_bytes(data)
+    assert quiet(job, retry_errors=["WorkerLost"]).answered_now == 1, "the file's row alone, whose input is there now"
+    again = quiet(job, retry_errors=["EditError"])
+    assert (again.answered_now, again.statuses[FAILED_TO_EDIT]) == (1, 1)
+
+
+def test_a_run_that_cannot_keep_its_failure_budget_stops_and_says_the_commonest_errors(tmp_path: Path) -> None:
+    rows = 2 * WORTH_STOPPING
+    job = painter_job(tmp_path, write_dataset(tmp_path, rows, dict.fromkeys(range(rows), "raise")))
+    with pytest.raises(OverBudget, match=r"51 rows failed, and .* 0\.0% allows 0 of 100; commonest: 51 x") as error:
+        quiet(job)
+    assert error.value.exit_code == 1
+    assert "EditError: this prompt cannot be edited" in str(error.value)
+    kept = len(results.answered(job.output))
+    assert WORTH_STOPPING <= kept < rows
+    mended = job.model_copy(update={"max_failure_rate": 1.0})
+    assert quiet(mended).answered_now == rows - kept
+
+
+def test_two_runs_at_once_on_one_output_leave_one_answer_a_row(tmp_path: Path) -> None:
+    """Both start; one is told to wait. Whoever comes back later does what is left."""
+    job = painter_job(
+        tmp_path, write_dataset(tmp_path, 40), editor={"name": "tests.executors.slow:SlowPainter", "weights": {}}
+    )
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(quiet, job, lease_seconds=3.0) for _ in range(2)]
+        errors = [future.exception() for future in both]
+    busy = [error for error in errors if error is not None]
+    assert len(busy) == 1
+    assert isinstance(busy[0], Busy)
+    assert quiet(job).answered_now == 0
+    assert results.verify(job.output).ok
+
+
+def test_what_another_run_answered_before_the_lease_was_ours_is_not_done_again(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 6))
+    plan = make_plan(job)
+    quiet(job, limit=4)
+    late = claimed(plan, 9)
+    assert (late.left, late.write.epoch) == (2, 9)
 
 
 def test_a_changed_job_on_the_same_output_is_refused_field_by_field(tmp_path: Path) -> None:

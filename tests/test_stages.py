@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import addresses, images, results
+from pipeline import addresses, images, lease, results, storage
 from pipeline.config import MaskSpec
 from pipeline.engine import Engine
-from pipeline.samples import Sample, travellers, with_travellers
+from pipeline.errors import LeaseLost
+from pipeline.samples import Failure, Sample, travellers, with_travellers
 from pipeline.schema import FAILED_TO_LOAD, SUCCESS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode, decode_block, write_block
@@ -191,3 +194,54 @@ def test_composing_the_whole_region_shows_what_the_network_did_to_the_background
     (row,) = run_block(tmp_path, [request()], composite="region").to_pylist()
     assert row["status"] == SUCCESS
     assert row["background_changed_px"] > 0  # the painter works at 16 px: its region comes back scaled
+
+
+def test_a_run_that_was_taken_over_puts_nothing_down(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    with lease.held(output, after=1), pytest.raises(LeaseLost):
+        run_block(tmp_path, [request()])
+    assert not results.files(output)
+    assert not storage.list_files(f"{output}/images")
+
+
+def test_results_that_were_put_down_just_as_the_lease_was_lost_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, put = str(tmp_path / "out"), results.write_part
+
+    def put_and_lose(*args: Any, **options: Any) -> str:
+        path = put(*args, **options)
+        storage.write_bytes(f"{output}/lease/000002.json", b"{}")  # another run's claim
+        return path
+
+    monkeypatch.setattr(results, "write_part", put_and_lose)
+    with pytest.raises(LeaseLost):
+        run_block(tmp_path, [request()])
+    assert not results.files(output)
+
+
+def test_a_file_that_never_comes_fails_its_row_after_the_deadline_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, never = storage.read_bytes, threading.Event()
+    good_file = str(tmp_path / "good.png")
+    storage.write_bytes(good_file, png(picture(0)))
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: (never.wait(), b"")[1] if "slow-store" in uri else read(uri))
+    table = pa.Table.from_pylist(
+        [request(key="a", image={"path": "slow-store.png"}), request(key="b", image={"path": good_file})]
+    )
+    late, good = travellers(decode_block(table, replace(DECODE, seconds=0.3)))
+    never.set()
+    assert late.failure == Failure(
+        "failed_to_load", "DeadlineExceeded", "not fetched and decoded after 0.3 s", "decode"
+    )
+    assert good.failure is None
+
+
+def test_a_row_that_killed_the_workers_that_decoded_it_is_not_decoded_again(tmp_path: Path) -> None:
+    spec = replace(DECODE, output=str(tmp_path))
+    note = {"keys": ["a"], "alone": 3, "overdue": False}
+    storage.write_bytes(f"{tmp_path}/in_flight/decode-x.json", json.dumps(note).encode())
+    lost, good = travellers(decode_block(pa.Table.from_pylist([request(key="a"), request(key="b")]), spec))
+    assert (lost.failure.status, lost.failure.type, lost.failure.stage) == ("failed_to_load", "WorkerLost", "decode")
+    assert good.failure is None

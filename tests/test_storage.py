@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
+import fsspec
 import pytest
 import stamina
 
-from pipeline import retries, storage
-from pipeline.errors import ObjectMissing, StorageError
+from pipeline import remote_files, retries, storage
+from pipeline.errors import ObjectMissing, StorageError, Unavailable
+from pipeline.specs import DecodeSpec
+from pipeline.stages import decode
 from tests.conftest import new_bucket
-from tests.s3_server import Endpoint, faulty
+from tests.s3_server import Endpoint, Fault, faulty
 
 
 def test_what_is_written_is_read_back_and_overwritten_whole(place: str) -> None:
@@ -201,6 +206,79 @@ def test_what_passes_is_tried_again(moto_endpoint: Endpoint, monkeypatch: pytest
         storage.write_bytes(uri, b"kept")
         assert next(faults, None) is None
         assert storage.read_bytes(uri) == b"kept"
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("fault", ["cut", "flip", "slow"])
+@pytest.mark.usefixtures("quick_retries", "silent_retries")
+def test_bytes_that_were_cut_or_changed_on_their_way_are_noticed_and_sent_again(
+    ceph_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: Literal["cut", "flip", "slow"]
+) -> None:
+    data = secrets.token_bytes(300_000)
+    faults: list[Fault] = []
+
+    def answer(method: str, path: str) -> Fault:
+        return faults.pop() if faults and "/x" in path and method in ("PUT", "GET") else None
+
+    with faulty(ceph_endpoint, answer) as gateway:
+        uri = storage.join(new_bucket(gateway, monkeypatch), "x")
+        faults[:] = [fault]
+        storage.write_bytes(uri, data)
+        assert not faults
+        faults[:] = [fault]
+        assert storage.read_bytes(uri) == data
+        assert not faults
+        faults[:] = [fault]
+        with storage.open_input(uri) as file:
+            file.seek(1000)
+            assert file.read(500) == data[1000:1500]
+
+
+def test_a_store_whose_etags_are_no_md5_is_believed_when_it_says_the_same_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def get(*_: object) -> tuple[bytes, str]:
+        return b"content", "0" * 32
+
+    monkeypatch.setattr(remote_files, "_get", get)
+    fs, inside = storage.filesystem("s3://bucket/x")
+    assert remote_files.read(fs, inside) == b"content"
+
+
+@pytest.mark.s3
+def test_refused_credentials_stop_the_run_and_fail_no_row(
+    ceph_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = new_bucket(ceph_endpoint, monkeypatch)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "expired-meanwhile")
+    clients = fsspec.get_filesystem_class("s3")
+    clients.clear_instance_cache()
+    try:
+        with pytest.raises(Unavailable, match="SignatureDoesNotMatch") as error:
+            storage.write_bytes(f"{bucket}/x", b"x")
+        assert error.value.exit_code == 3
+        assert "expired-meanwhile" not in str(error.value)
+        with pytest.raises(Unavailable):
+            decode({"key": "k", "fingerprint": "f", "image": f"{bucket}/image.png"}, DecodeSpec(frozenset()))
+    finally:
+        clients.clear_instance_cache()
+
+
+def test_a_full_disk_stops_the_run_and_leaves_what_was_there(tmp_path: Path) -> None:
+    """On a real filesystem of 64 kB, where this process may mount one."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small filesystem needs the right to mount one: {mounted.stderr.strip()}")
+    try:
+        storage.write_bytes(str(tmp_path / "x"), b"kept")
+        with pytest.raises(Unavailable, match="No space left on device"):
+            storage.write_bytes(str(tmp_path / "x"), bytes(1 << 20))
+        assert storage.read_bytes(str(tmp_path / "x")) == b"kept"
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.usefixtures("quick_retries", "silent_retries")

@@ -19,7 +19,7 @@ from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.schedule import named
 from pipeline.editors import blended_params
 from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
-from pipeline.editors.pixels import from_uint8, mask_from_bool, to_uint8
+from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
 from pipeline.editors.precision import in_precision
 from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, WeightsError
@@ -76,16 +76,33 @@ class BlendedDiffusion:
         )
         return cls(networks, clip, params, unet.image_size, device)
 
-    def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order. ``clip_distance`` is left out where nothing guided.
+    def check_batch(self, batch: Batch) -> None:
+        """See that the batch can be edited, as far as that takes no pass.
 
         Raises:
             ConfigError: ``batch.params`` cannot mean anything.
-            EditError: an entry's result is not finite, or it lacks the exemplar that was to guide it.
+            EditError: there is no exemplar that was to guide, or a prompt is longer than CLIP reads.
         """
         params = self.params.overridden(batch.params)
         if params.background_preservation_loss and params.lpips_lambda > 0 and self.networks.lpips is None:
             raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
+        schedule_of(self.networks, params)
+        if params.guide == "exemplar":
+            if batch.exemplar is None:
+                raise EditError("guide is exemplar but there is no exemplar: give the manifest an exemplar column")
+            return
+        for prompt in batch.prompt:
+            self.clip.check_length(prompt.strip())
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order. ``clip_distance`` is left out where nothing guided.
+
+        Raises:
+            ConfigError, EditError: see ``check_batch``.
+            EditError: an entry's result is not finite, or of one colour all over.
+        """
+        self.check_batch(batch)
+        params = self.params.overridden(batch.params)
         networks = replace(self.networks, unet=in_precision(self.networks.unet, params.precision, self.device))
         source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
         with torch.no_grad(), steady_kernels(self.device):
@@ -93,7 +110,10 @@ class BlendedDiffusion:
             draws = Noise(batch.seed, self.device)
             edited = edit(networks, source, mask, target, params, draws, guided=guided)
             scores = self._scores(edited.image, mask, target, guided, params)
-        _refuse_not_finite(edited.image, scores)
+        refuse_faults(edited.x0, source, "lower clip_guidance_lambda")
+        if bad := [str(place) for place, score in enumerate(scores) if score is not None and score != score]:
+            entries = f"entry {', '.join(bad)} of {len(batch)}"
+            raise EditError(f"clip_distance is not finite ({entries}); look at the weights of clip")
         return [
             EditResult(image, {} if score is None else {"clip_distance": score})
             for image, score in zip(to_uint8(edited.image), scores, strict=True)
@@ -102,8 +122,7 @@ class BlendedDiffusion:
     def _targets(self, batch: Batch, params: blended_params.Params) -> tuple[Tensor, Tensor]:
         """Embeddings [B,D], and which entries [B] have one."""
         if params.guide == "exemplar":
-            if batch.exemplar is None:
-                raise EditError("guide is exemplar but there is no exemplar: give the manifest an exemplar column")
+            assert batch.exemplar is not None  # checked
             target = self._embedded(batch.exemplar)
             return target, torch.ones(len(batch), dtype=torch.bool, device=self.device)
         prompts = [prompt.strip() for prompt in batch.prompt]
@@ -132,11 +151,3 @@ class BlendedDiffusion:
         pixels = (from_uint8(exemplar, self.device) + 1) / 2
         small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
         return self.clip.encode_image(small, normalise=True).float()
-
-
-def _refuse_not_finite(image: Tensor, scores: list[float | None]) -> None:
-    finite = image.isfinite().flatten(1).all(dim=1).tolist()
-    bad = [i for i, (ok, score) in enumerate(zip(finite, scores, strict=True)) if not ok or (score != score)]
-    if bad:
-        entries = ", ".join(map(str, bad))
-        raise EditError(f"the edit is not finite (entry {entries} of {len(finite)}); lower clip_guidance_lambda")

@@ -132,6 +132,11 @@ class Params:
         return Params(**{**kept, **values})
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Columns that a row cannot do without. The prompt is none: an empty one removes what is there."""
+        return frozenset({"exemplar"} if self.guide == "exemplar" else ())
+
+    @property
     def blends(self) -> bool:
         """Whether each step is blended with the noised source."""
         return self.blend and not self.local_clip_guided

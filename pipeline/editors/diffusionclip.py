@@ -21,7 +21,7 @@ from pipeline.diffusion.schedule import named
 from pipeline.editors import translation
 from pipeline.editors.diffusionclip_params import Params as Knobs
 from pipeline.editors.inversions import Inversions, Memory
-from pipeline.editors.pixels import from_uint8, to_uint8
+from pipeline.editors.pixels import from_uint8, refuse_faults, to_uint8
 from pipeline.editors.precision import in_precision
 from pipeline.editors.steady import steady_kernels
 from pipeline.editors.tuned import TunedNetworks
@@ -74,18 +74,35 @@ class DiffusionClip:
             editor.clip()
         return editor
 
-    def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order.
+    def check_batch(self, batch: Batch) -> None:
+        """See that the batch can be edited, as far as that takes no pass.
 
         Raises:
             ConfigError: ``batch.params`` cannot mean anything.
             WeightsError: a tuned network that is asked for is missing or no copy of the source.
-            EditError: an entry's result is not finite, or it lacks the prompt that its latent is optimised towards.
+            EditError: an entry lacks the prompt that its latent is optimised towards, or it is longer than CLIP reads.
         """
+        params = self.params.overridden(batch.params)
+        self._target(batch.checkpoint, params)
+        if not params.optimise:
+            return
+        if empty := [str(place) for place, prompt in enumerate(batch.prompt) if not prompt.strip()]:
+            raise EditError(f"optimise has no prompt to go towards (entry {', '.join(empty)} of {len(batch)})")
+        for prompt in batch.prompt:
+            self.clip().check_length(prompt.strip())
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order.
+
+        Raises:
+            ConfigError, WeightsError, EditError: see ``check_batch``.
+            EditError: an entry's result is not finite, or of one colour all over.
+        """
+        self.check_batch(batch)
         params = self.params.overridden(batch.params)
         with torch.no_grad(), steady_kernels(self.device):
             image = self._translated(batch, params)
-        _refuse_not_finite(image)
+        refuse_faults(image, from_uint8(batch.image, self.device), "try ratio 1 and float32")
         return [EditResult(one) for one in to_uint8(image)]
 
     def _translated(self, batch: Batch, params: Knobs) -> Tensor:
@@ -130,8 +147,6 @@ class DiffusionClip:
         return self._inversions.of(names, invert, self.memory).to(self.device)
 
     def _optimised(self, prompts: Sequence[str], latent: Tensor, x0: Tensor, params: Knobs) -> Tensor:
-        if empty := [str(place) for place, prompt in enumerate(prompts) if not prompt.strip()]:
-            raise EditError(f"optimise has no prompt to go towards (entry {', '.join(empty)} of {len(prompts)})")
         # One at a time: an embedding must not depend on which other prompts stand beside it.
         clip = self.clip()
         texts = torch.cat([clip.encode_text([prompt.strip()]) for prompt in prompts])
@@ -160,10 +175,3 @@ def _name(batch: Batch, place: int, params: Knobs) -> str:
     digest = hashlib.sha256(json.dumps(decides).encode())
     digest.update(batch.image[place].tobytes())
     return digest.hexdigest()
-
-
-def _refuse_not_finite(image: Tensor) -> None:
-    finite = image.isfinite().flatten(1).all(dim=1).tolist()
-    if not all(finite):
-        entries = ", ".join(str(place) for place, ok in enumerate(finite) if not ok)
-        raise EditError(f"the edit is not finite (entry {entries} of {len(finite)}); try ratio 1 and float32")

@@ -105,6 +105,11 @@ class Params:
         return overridden(self, values)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Columns that a row cannot do without: a tuned network knows without a prompt what it makes of an image."""
+        return frozenset({"prompt"} if self.optimise else ())
+
+    @property
     def is_random(self) -> bool:
         """Whether the generation's steps draw noise."""
         return self.sampler == "ddpm" or self.eta > 0

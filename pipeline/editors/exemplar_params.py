@@ -43,6 +43,11 @@ class Params:
         if self.guidance_scale < 0:
             raise ConfigError(f"guidance_scale is {self.guidance_scale}; a negative one pushes away: give 0 or more")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Columns that a row cannot do without."""
+        return frozenset({"exemplar"})
+
     def overridden(self, values: Mapping[str, Any]) -> Params:
         """These params with a row's own values over them.
 

@@ -21,7 +21,7 @@ from pipeline.diffusion.plms import published_path
 from pipeline.diffusion.schedule import named
 from pipeline.editors import exemplar_params
 from pipeline.editors.exemplar_edit import edit, square_exemplar
-from pipeline.editors.pixels import from_uint8, mask_from_bool, to_uint8
+from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
 from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, Filtered
 from pipeline.models.clip import Clip, load_clip
@@ -55,8 +55,7 @@ class PaintByExample:
         self.networks, self.params, self.device = networks, params, device
         self.clip, self.safety = clip, safety
         self.image_size = networks.image_size
-        if params.sampler in ("plms", "ddim"):
-            published_path(named(networks.schedule), params.steps)  # refuses impossible steps before the first batch
+        _check_steps(networks, params)
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
@@ -78,32 +77,45 @@ class PaintByExample:
         squared: Pixels = self._squared(exemplar[None], self.params.overridden(params))[0]
         return squared
 
-    def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order. ``exemplar_distance`` is there with weights for ``clip`` alone.
-
-        An entry that the safety checker flagged has the error ``Filtered``.
+    def check_batch(self, batch: Batch) -> None:
+        """See that the batch can be edited, as far as that takes no pass.
 
         Raises:
             ConfigError: ``batch.params`` cannot mean anything.
-            EditError: there is no exemplar, or an entry's result is not finite.
+            EditError: there is no exemplar.
         """
         params = self.params.overridden(batch.params)
         if batch.exemplar is None:
             raise EditError("paint_by_example needs an exemplar: give the manifest an exemplar column")
         if params.safety_checker and not self.params.safety_checker:
             raise ConfigError("safety_checker was not loaded: set it in the job's params, not in a row's")
+        _check_steps(self.networks, params)
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order. ``exemplar_distance`` is there with weights for ``clip`` alone.
+
+        An entry that the safety checker flagged has the error ``Filtered``.
+
+        Raises:
+            ConfigError, EditError: see ``check_batch``.
+            EditError: an entry's result is not finite, or of one colour all over.
+        """
+        self.check_batch(batch)
+        assert batch.exemplar is not None  # checked
+        params = self.params.overridden(batch.params)
+        source = from_uint8(batch.image, self.device)
         with torch.no_grad(), steady_kernels(self.device):
             exemplar = from_uint8(self._squared(batch.exemplar, params), self.device) / 2 + 0.5
             image = edit(
                 self.networks,
-                from_uint8(batch.image, self.device),
+                source,
                 mask_from_bool(batch.mask, self.device),
                 exemplar,
                 torch.full((len(batch),), params.guidance_scale, device=self.device),
                 params,
                 Noise(batch.seed, self.device),
             )
-            _refuse_not_finite(image)
+            refuse_faults(image, source, "lower guidance_scale")
             scores = [self._scores(*entry) for entry in zip(image, batch.mask, exemplar, strict=True)]
             errors = [self._flagged(one, params) for one in image]
         return [EditResult(*entry) for entry in zip(to_uint8(image), scores, errors, strict=True)]
@@ -130,10 +142,10 @@ class PaintByExample:
         return {"exemplar_distance": float(cosine_distance(edited, wanted)[0])}
 
 
-def _refuse_not_finite(image: Tensor) -> None:
-    finite = image.isfinite().flatten(1).all(dim=1).tolist()
-    if bad := ", ".join(str(i) for i, ok in enumerate(finite) if not ok):
-        raise EditError(f"the edit is not finite (entry {bad} of {len(finite)}); lower guidance_scale")
+def _check_steps(networks: LatentNetworks, params: exemplar_params.Params) -> None:
+    """Refuse impossible steps before the first pass."""
+    if params.sampler in ("plms", "ddim"):
+        published_path(named(networks.schedule), params.steps)
 
 
 def _safety_file(weights: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline import errors
-from pipeline.errors import Interrupted, RetouchError, StopRun
+from pipeline.errors import Interrupted, RetouchError, StopRun, Unavailable
 
 LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
 
@@ -87,6 +87,6 @@ def of_ours(error: Exception) -> RetouchError:
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     name, _, message = last.removeprefix("pipeline.errors.").partition(": ")
     kind = getattr(errors, name, None) if last.startswith("pipeline.errors.") else None
-    if isinstance(kind, type) and issubclass(kind, StopRun):
+    if isinstance(kind, type) and issubclass(kind, StopRun | Interrupted | Unavailable):
         return kind(message)
     return Interrupted(f"Ray stopped the run: {last[:300]}; the same command goes on from here")

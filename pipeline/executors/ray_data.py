@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import StopRun
+from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
@@ -64,7 +65,7 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
 
         pool = resources(plan.job.ray, ray.cluster_resources())
         try:
-            yield from _stream(plan, pool)
+            yield from _stream(anywhere.editing(plan), pool)
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config import TaskSpec
 from pipeline.engine import best_device
+from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.executors.ray_tasks import options
 from pipeline.scoring import Scorer, ScoreSpec, Shard
@@ -28,7 +29,8 @@ def execute(shards: Sequence[Shard], score: ScoreSpec, spec: TaskSpec, address: 
 
         taken = options(spec, ray.cluster_resources())
         remote = ray.remote(max_retries=TRIES, **taken)(_score)
-        left = [remote.remote(shard, score, bool(taken["num_gpus"])) for shard in shards]
+        told = anywhere.scoring(score)
+        left = [remote.remote(shard, told, bool(taken["num_gpus"])) for shard in anywhere.shards(shards)]
         try:
             while left:
                 (done, *_), left = ray.wait(left)

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.config import TaskSpec
 from pipeline.engine import best_device
 from pipeline.errors import StopRun
+from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.finetuning.target import TargetTask, tune
 
@@ -31,7 +32,7 @@ def execute(
 
         taken = options(spec, ray.cluster_resources())
         remote = ray.remote(max_retries=TRIES, **taken)(_tune)
-        names = {remote.remote(task, bool(taken["num_gpus"])): task.name for task in tasks}
+        names = {remote.remote(anywhere.training(task), bool(taken["num_gpus"])): task.name for task in tasks}
         left = list(names)
         try:
             while left:

@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline import errors, storage
 from pipeline.config import WorkersSpec
 from pipeline.errors import RetouchError, StopRun
+from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.inpainting.spec import PROGRESS_FILE, STATE, TrainTask, said
 
@@ -49,7 +49,7 @@ def execute(
         scaling = _scaling(spec, ray.cluster_resources())
         with ThreadPoolExecutor(1, thread_name_prefix="fit") as thread:
             # Not in the main thread, where Ray would put its own handler of Ctrl-C, which ends with exit code 0.
-            fitted = thread.submit(_fit, from_anywhere(task), spec, scaling)
+            fitted = thread.submit(_fit, anywhere.training(task), spec, scaling)
             try:
                 outcome = _awaited(fitted, task, say)
             except (TrainingFailedError, ray.exceptions.RayError) as error:
@@ -62,26 +62,6 @@ def execute(
         raise getattr(errors, name, StopRun)(message)
     record: dict[str, Any] = outcome["record"]
     return record
-
-
-def from_anywhere(task: TrainTask) -> TrainTask:
-    """The task with absolute addresses: Ray Train's workers have a working folder of their own."""
-    spec = task.weights
-    return replace(
-        task,
-        manifests=tuple(_absolute(address) for address in task.manifests),
-        output=str(storage.local_path(task.output) or task.output),
-        weights=_absolute(spec) if isinstance(spec, str) else {role: _absolute(a) for role, a in spec.items()},
-    )
-
-
-def _absolute(address: str) -> str:
-    """A file's, folder's or glob's; names such as embedded:shapes stay as they are."""
-    path, mark, pin = address.partition("#")
-    local = storage.local_path(path)
-    if local is None or (":" in path and not local.exists()):
-        return address
-    return f"{local}{mark}{pin}"
 
 
 def _fit(task: TrainTask, spec: WorkersSpec, scaling: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,10 @@ from pipeline.finetuning.record import contact_sheet, loss_curves
 from pipeline.finetuning.texts import Texts, directions
 from pipeline.finetuning.trainer import Material, Trainer, latents, translated
 from pipeline.models.arcface import identity_loss, load_arcface
+from pipeline.models.checkpoint import read_state
 from pipeline.models.clip import load_clip
 from pipeline.models.unet import Network, load_unet
+from pipeline.redaction import redacted_all
 from pipeline.samples import Sample
 from pipeline.schema import Pixels
 from pipeline.specs import DecodeSpec
@@ -88,7 +90,7 @@ def tune(task: TargetTask, device: str, say: Callable[[str], None] = lambda _: N
     params: FinetuneParams = plugins.check_params(FinetuneParams, task.params, f"target {task.name}")
     resolved = weights.resolve(task.weights)
     rows = _rows(task, params)
-    decides = _decides(task, params, resolved.sha256, rows)
+    decides = redacted_all(_decides(task, params, resolved.sha256, rows))
     if (done := _record(task)) is not None:
         _refuse_other(task, done.get("decides", {}), decides)
         storage.delete(_state_file(task))  # there is one where a kill came between the record and the end
@@ -184,7 +186,7 @@ class _Tuning:
             "texts": sorted({f"{pair.source} -> {pair.target}" for pair in self.learned.texts})[:20],
             "last": trainer.progress.curves[-1],
         }
-        storage.write_bytes(f"{base}.json", (json.dumps(record, indent=1) + "\n").encode())
+        storage.write_bytes(f"{base}.json", (json.dumps(redacted_all(record), indent=1) + "\n").encode())
         storage.delete(_state_file(task))
         self.say(f"{task.name}: done, {_said(trainer.progress.curves[-1])}")
         return record
@@ -287,8 +289,7 @@ def _state(task: TargetTask) -> dict[str, Any] | None:
         data = storage.read_bytes(_state_file(task))
     except ObjectMissing:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state
+    return read_state(data, _state_file(task))
 
 
 def _state_file(task: TargetTask) -> str:

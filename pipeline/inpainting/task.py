@@ -39,7 +39,9 @@ from pipeline.inpainting.spec import (
     said,
 )
 from pipeline.inpainting.start import load_start
+from pipeline.models.checkpoint import read_state as read_state  # whoever keeps states elsewhere reads them so
 from pipeline.models.latent import LatentNetworks, save_latent
+from pipeline.redaction import redacted_all
 
 NAMED: Final = 20  # rows of each problem that the record names
 PLOTTED: Final = 2000  # points of the curve's picture
@@ -67,19 +69,13 @@ class StorageKeeper:
             data = storage.read_bytes(self._uri)
         except ObjectMissing:
             return None
-        return read_state(io.BytesIO(data))
+        return read_state(data, self._uri)
 
     def save(self, state: Callable[[], Mapping[str, Any]], facts: Mapping[str, float]) -> None:
         """Put it over the one before."""
         out = io.BytesIO()
         torch.save(dict(state()), out)
         storage.write_bytes(self._uri, out.getvalue())
-
-
-def read_state(source: Any) -> dict[str, Any]:
-    """A state of ``Trainer.state`` from a file."""
-    state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    return state
 
 
 def carry_out(
@@ -194,7 +190,8 @@ def _write(task: TrainTask, trainer: Trainer) -> dict[str, Any]:
         "sha256": sha256,
         "last": {name: curve[-1][name] for name in ("loss", "learning_rate")},
     }
-    storage.write_bytes(storage.join(task.output, RECORD_FILE), (json.dumps(record, indent=1) + "\n").encode())
+    text = json.dumps(redacted_all(record), indent=1) + "\n"
+    storage.write_bytes(storage.join(task.output, RECORD_FILE), text.encode())
     return record
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,28 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     if not tensors or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()):
         raise WeightsError(f"{path} holds no state dict: expected names and tensors, flat or under 'state_dict'")
     return tensors
+
+
+def read_state(source: bytes | Path, name: str = "") -> dict[str, Any]:
+    """A training's state as ``torch.save`` wrote it: tensors, numbers and texts by name, on the CPU.
+
+    Args:
+        source: a file, or its bytes; opened with torch's restricted unpickler, like any checkpoint.
+        name: the file, for the error.
+
+    Raises:
+        WeightsError: it is truncated, unsafe, or holds something else.
+    """
+    name = name or str(source)
+    try:
+        found = _unpickled(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except _NotTensors as error:
+        raise WeightsError(f"{name} was not opened: {error}; delete it to begin again") from error
+    except _UNREADABLE as error:
+        raise WeightsError(f"{name} holds no whole state ({reason(error)}); delete it to begin again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{name} holds no training's state; delete it to begin again")
+    return found
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, what: str) -> None:
@@ -89,17 +113,32 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
 
 def _read_pickle(path: str) -> object:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints to whoever wrote the file; what matters is raised
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        holds = f"its pickle calls {code[1]}" if code else "its pickle is more than tensors by name"
-        raise WeightsError(f"{path} was not opened: {holds}; save the state dict as .safetensors") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        return _unpickled(path)
+    except _NotTensors as error:
+        raise WeightsError(f"{path} was not opened: {error}; save the state dict as .safetensors") from error
+    except _UNREADABLE as error:
         if "TorchScript" in str(error):
             raise WeightsError(f"{path} is a TorchScript archive, not a state dict") from error
         raise _damaged(path, error) from error
+
+
+class _NotTensors(Exception):
+    """A pickle asks for more than tensors and plain values; says what."""
+
+
+_UNREADABLE: Final = (RuntimeError, EOFError, ValueError, KeyError, OSError)  # what torch raises at a damaged file
+
+
+def _unpickled(source: str | Path | io.BytesIO) -> object:
+    """The one place where a pickle that may be anybody's is opened."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's hints to whoever wrote the file; what matters is raised
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"its pickle calls {code[1]}" if code else "its pickle is more than tensors by name"
+        raise _NotTensors(what) from error
 
 
 def _damaged(path: str, error: Exception) -> WeightsError:

@@ -52,6 +52,15 @@ class Clip:
         """Tokens of a text, start and end included; past ``context_length`` it would be cut."""
         return len(self.tokenizer.encode(text)) + 2
 
+    def check_length(self, text: str) -> None:
+        """Refuse what would be cut.
+
+        Raises:
+            EditError: the text is longer than ``context_length`` tokens.
+        """
+        if (count := self.token_count(text)) > self.context_length:
+            raise EditError(f"prompt of {count} tokens where CLIP reads {self.context_length}: {text[:40]!r}...")
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
         """Embeddings [B,D] float32, unnormalised, of B texts.
@@ -60,8 +69,7 @@ class Clip:
             EditError: a text is longer than ``context_length`` tokens and ``truncate`` is not set.
         """
         for text in () if truncate else texts:
-            if (count := self.token_count(text)) > self.context_length:
-                raise EditError(f"prompt of {count} tokens where CLIP reads {self.context_length}: {text[:40]!r}...")
+            self.check_length(text)
         tokens = self.tokenizer(list(texts)).to(self.device)
         return cast(Tensor, cast(Any, self.model).encode_text(tokens)).float()
 
@@ -177,7 +185,16 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _archived_state_dict(path: str) -> dict[str, Tensor]:
-    """Tensors of a TorchScript archive. Its code would run only if called, and never in Python."""
+    """Tensors of a TorchScript archive. Of its code nothing is called.
+
+    Raises:
+        WeightsError: it is broken, or has code that runs when it is opened.
+    """
+    with zipfile.ZipFile(path) as archive:
+        code = (archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py"))
+        if any(b"__setstate__" in text for text in code):
+            # TorchScript's interpreter would call it on opening, and it can, among other things, write files.
+            raise WeightsError(f"{path} was not opened: it has code that runs when it is; save it as .safetensors")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # deprecated, and the only reader of these archives

@@ -53,6 +53,22 @@ def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tm
     assert outputs["local"] == outputs["one"] == outputs["two"]
 
 
+def test_a_row_that_kills_every_worker_is_answered_so_and_all_others_are_edited(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 9, {4: "crash"})
+    ray = {"batch_size": 4, "rows_per_block": 3, "actors": 2}
+    job = painter_job(tmp_path, manifest, ray=ray, max_failure_rate=1.0)
+    summary = quiet(job)
+    assert (summary.statuses["success"], summary.statuses["failed_to_edit"]) == (8, 1)
+    lost = next(row for row in results.read(job.output).to_pylist() if row["status"] != "success")
+    assert (lost["key"], lost["error_type"]) == ("row-004", "WorkerLost")
+    assert results.verify(job.output).ok
+    clean = painter_job(tmp_path, write_dataset(tmp_path / "clean", 9), output=str(tmp_path / "clean-out"), ray=ray)
+    quiet(clean, executor="local")
+    assert {k: v for k, v in hashes(clean.output).items() if k != "row-004"} == {
+        k: v for k, v in hashes(job.output).items() if k != "row-004"
+    }
+
+
 def test_weights_that_a_worker_cannot_load_stop_the_run_in_one_line(tmp_path: Path) -> None:
     job = painter_job(tmp_path, write_dataset(tmp_path, 2), metrics=[{"name": "clip_score"}])
     with pytest.raises(StopRun, match="clip") as error:

@@ -23,14 +23,13 @@ from torch import Tensor
 from pipeline import storage
 from pipeline.config import TrainJob, WorkersSpec
 from pipeline.errors import ManifestError, StopRun
-from pipeline.executors.ray_cluster import cluster
-from pipeline.executors.ray_train import _scaling, from_anywhere
+from pipeline.executors.ray_train import _scaling
 from pipeline.exemplar_training import Trained, train
 from pipeline.inpainting.data import row_of
-from pipeline.inpainting.spec import TrainTask
 from tests.inpainting.training import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly
+long = pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="crews that start again: RETOUCH_LONG=1 runs it")
 STEPS = 6
 ROWS = 36  # more than six updates of four take, so that each comes once
 LATE = 4  # the update for which a worker waits until it is killed; checkpoints are at every second
@@ -59,17 +58,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One cluster for the module."""
-    with cluster(None, 2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, shared_ray: str) -> Path:
     """What two workers made without interruption."""
     folder = tmp_path_factory.mktemp("two")
-    quiet(job(folder, 2), address="auto")
+    quiet(job(folder, 2), address=shared_ray)
     return folder / "out"
 
 
@@ -79,6 +71,7 @@ def test_two_workers_give_the_curve_of_one_with_the_doubled_batch(two: Path, tmp
     assert json.loads((two / "training.json").read_text())["samples"] == 4 * STEPS
 
 
+@long
 def test_a_killed_worker_costs_no_more_than_its_last_checkpoint_and_changes_no_weight(
     two: Path, tmp_path: Path
 ) -> None:
@@ -91,13 +84,13 @@ def test_a_killed_worker_costs_no_more_than_its_last_checkpoint_and_changes_no_w
             os.kill(killed[0], signal.SIGKILL)
             release()
 
-        quietly_beside(kill_one, asked.output, lambda: quiet(asked, address="auto"))
+        quietly_beside(kill_one, asked.output, lambda: quiet(asked))
         assert killed
     assert losses(tmp_path / "out") == losses(two)
     assert same(written(tmp_path / "out"), written(two)), "the crew did not go on from its checkpoint"
 
 
-@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="three starts of Ray: RETOUCH_LONG=1 runs it")
+@long
 def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path: Path) -> None:
     asked = job(tmp_path, 2)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(asked.model_dump(mode="json")))
@@ -119,12 +112,12 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path
 
 
 def test_rows_that_cannot_be_read_stop_all_workers_in_one_line_and_no_one_tries_again(
-    tmp_path: Path, ray_here: None
+    tmp_path: Path,
 ) -> None:
     asked = job(tmp_path, 2)
     (tmp_path / "files" / f"{row_of(asked.seed, 1, ROWS)}.png").write_bytes(b"")
     with pytest.raises(ManifestError, match=r"1 of 36 rows cannot be read.*image file is empty") as error:
-        quiet(asked.model_copy(update={"max_failure_rate": 0.0}), address="auto")
+        quiet(asked.model_copy(update={"max_failure_rate": 0.0}))
     assert "\n" not in str(error.value)
 
 
@@ -221,14 +214,3 @@ def ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
     while pid in parents:
         pid = parents[pid]
         yield pid
-
-
-def test_addresses_reach_workers_that_stand_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "start.ckpt").write_bytes(b"")
-    weights = {"family": "embedded:shapes", "checkpoint": f"start.ckpt#sha256={'0' * 64}", "clip": "s3://b/clip.pt"}
-    task = from_anywhere(TrainTask("t", ("boxes.parquet", "s3://b/*.parquet"), "runs/t", weights, {}, 0))
-    assert task.manifests == (str(tmp_path / "boxes.parquet"), "s3://b/*.parquet")
-    assert task.output == str(tmp_path / "runs" / "t")
-    assert task.weights == {**weights, "checkpoint": f"{tmp_path}/start.ckpt#sha256={'0' * 64}"}
-    assert from_anywhere(TrainTask("t", (), "s3://b/t", "embedded:shapes", {}, 0)).weights == "embedded:shapes"
