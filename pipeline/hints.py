@@ -45,8 +45,9 @@ def of_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None, how: 
     """
     glances = {name: images.glance(data) for name, data in files.items()}
     if "mask" in files and sample.mask is not None:
-        yield from _of_mask(files["mask"], sample.mask, how)
-        if (glances["image"].orientation == 1) != (glances["mask"].orientation == 1):
+        plane = images.mask_plane(files["mask"], source=how.source)
+        yield from _of_mask(plane, sample.mask, how)
+        if _lie_askew(plane, sample.mask, glances["image"].orientation, glances["mask"].orientation):
             yield "turned-alone"
     if any(glance.animated for glance in glances.values()):
         yield "animated"
@@ -71,12 +72,20 @@ def looks_inverted(mask: Mask) -> bool:
     return bool(not mask.all() and mask.mean() > _MOSTLY and border.mean() >= _BORDER)
 
 
-def _of_mask(data: bytes, mask: Mask, how: MaskSpec) -> Iterator[str]:
+def _lie_askew(plane: images.Plane, mask: Mask, *orientations: int) -> bool:
+    """Whether EXIF turns one file alone, and sizes do not show that the other one was made to lie on it."""
+    turns = [orientation for orientation in orientations if orientation != 1]
+    if len(turns) != 1:
+        return False
+    changes_size = turns[0] > 4 and mask.shape[0] != mask.shape[1]  # 5 to 8 are quarter turns
+    return not (changes_size and plane.shape == mask.shape)
+
+
+def _of_mask(plane: images.Plane, mask: Mask, how: MaskSpec) -> Iterator[str]:
     if mask.all():
         yield "mask-covers-all"
     if looks_inverted(mask):
         yield "mask-inverted"
-    plane = images.mask_plane(data, source=how.source)
     if not how.invert and int((plane > 0).sum()) > _NOISE * int((plane >= how.threshold).sum()):
         yield "mask-noisy"
     if plane.shape != mask.shape:

@@ -168,7 +168,10 @@ def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
     requests = pa.table(columns)
     keys = columns["key"] if "key" in columns else pa.chunked_array([pa.array(_derived_keys(requests), pa.string())])
     folder = file.rpartition("/")[0]
-    columns |= {n: map_addresses(columns[n], lambda a: _absolute(a, folder)) for n in IMAGE_COLUMNS if n in columns}
+    try:
+        columns |= {n: map_addresses(columns[n], lambda a: _absolute(a, folder)) for n in IMAGE_COLUMNS if n in columns}
+    except UnicodeEncodeError:
+        raise ManifestError(f"{file!r}: no image can be named in a folder whose name is no UTF-8; rename it") from None
     passed, renamed = callers(raw)
     columns |= {"key": keys} | {name: passed[name] for name in passed.column_names}
     return pa.table(columns), renamed

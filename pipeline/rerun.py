@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 
 from pipeline import addresses, images, manifest, plugins, results, storage, weights
 from pipeline.config import EditJob, overridden, parse_job
-from pipeline.errors import DeadlineExceeded, LoadError, ManifestError, ObjectMissing, OutputError, WorkerLost
+from pipeline.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    LoadError,
+    ManifestError,
+    ObjectMissing,
+    OutputError,
+    WorkerLost,
+)
 from pipeline.executors import local
 from pipeline.plan import (
     DECIDES,
@@ -32,6 +40,7 @@ from pipeline.plan import (
     read_run,
     version_of,
 )
+from pipeline.redaction import MASK
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +94,7 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
         log.warning("row %s ended with %s in the run, and may end this process, too", key, answer["error_type"])
     origin = storage.join(output, RUN_FILE)
     job = _edit_job(overridden(record["job"], overrides), origin)
+    _refuse_hidden(job, origin)
     table = manifest.read(job.manifests).table
     row = table.filter(pc.equal(table["key"], key))
     if not row.num_rows:
@@ -113,6 +123,13 @@ def _edit_job(data: dict[str, Any], origin: str) -> EditJob:
     if not isinstance(job, EditJob):
         raise OutputError(f"{origin} is of a job of kind {job.kind}, which has no rows")
     return job
+
+
+def _refuse_hidden(job: EditJob, origin: str) -> None:
+    addresses = {"manifest": job.manifest, "editor.weights": job.editor.weights}
+    if hidden := [name for name, address in addresses.items() if MASK in str(address)]:
+        again = " ".join(f"--set {name}=..." for name in hidden)
+        raise ConfigError(f"{origin} keeps no credentials: give the address of {' and '.join(hidden)} again, {again}")
 
 
 def _run(job: EditJob, row: pa.Table, folder: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.columns import IMAGE_STRUCT, as_structs, canonical, map_addresses
+from pipeline.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
 from pipeline.errors import ManifestError
 
 
@@ -63,3 +63,12 @@ def test_landmarks_are_a_flat_list_however_the_points_are_nested() -> None:
     for cell in (["1"], [["1"]], {"left_eye": [1, 2]}):
         with pytest.raises(ManifestError, match=r"f: column 'landmarks' is .*; expected list of points x, y"):
             canonical("landmarks", pa.chunked_array([pa.array([cell])]), "f")
+
+
+def test_texts_that_are_no_utf_8_are_refused_wherever_they_stand_and_images_may_hold_any_byte() -> None:
+    wrong = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
+    structs, lists = pa.StructArray.from_arrays([wrong], ["x"]), pa.ListArray.from_arrays(pa.array([0, 1, 2]), wrong)
+    for column in (wrong, structs, lists, wrong.dictionary_encode()):
+        with pytest.raises(ManifestError, match=r"f: column 'note' .* no UTF-8: .*UTF8 .*write it again"):
+            check_texts(pa.table({"key": ["a", "b"], "note": column}), "f")
+    check_texts(pa.table({"key": ["a", "\u00e9"], "image": [b"caf\xe9", None]}), "f")

@@ -74,6 +74,18 @@ def test_a_mask_in_an_alpha_channel_is_looked_at_there() -> None:
     assert of_files(bad_files.alpha_mask(bad_files.box())) == []
 
 
+def test_a_turned_image_is_told_of_unless_the_mask_was_drawn_upon_it_as_it_is_seen() -> None:
+    def image(orientation: int, height: int = 24, width: int = 32) -> bytes:
+        return bad_files.turned(bad_files.picture(height, width), orientation)
+
+    upright, as_stored = bad_files.stored(bad_files.box(32, 24)), bad_files.stored(bad_files.box(24, 32))
+    assert of_files(upright, image=image(6)) == []
+    assert of_files(as_stored, image=image(6)) == ["mask-resized", "turned-alone"]
+    assert of_files(as_stored, image=image(3)) == ["turned-alone"]  # half a turn keeps the size, which tells nothing
+    assert of_files(bad_files.stored(bad_files.box(24, 24)), image=image(6, 24, 24)) == ["turned-alone"]
+    assert of_files(bad_files.turned(bad_files.box(), 3, "PNG"), image=image(3)) == []
+
+
 def test_the_preview_behind_a_phones_jpeg_makes_no_animation() -> None:
     pictures = [Image.fromarray(bad_files.picture()), Image.fromarray(bad_files.picture(6, 8))]
     phones = bad_files.stored(pictures[0], "MPO", save_all=True, append_images=pictures[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,26 @@ def test_rows_that_will_fail_are_told_without_fetching(tmp_path: Path) -> None:
     }
     found = list(manifest.problems(manifest.read(saved(tmp_path, columns)).table))
     assert [key for key, _ in found] == ["image", "bbox", "params", "seed"]
+
+
+@pytest.mark.parametrize(
+    "address", ["", ".", "/", "file/below.png", "x" * 300, "a\0b", "gopher://x/y.png", "s3x://b/k"]
+)
+def test_an_address_that_can_name_nothing_counts_as_missing_and_keeps_no_other_row(
+    tmp_path: Path, address: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    columns = {"key": ["a", "b"], "image": [address, "file"], "checkpoint": [address, None]}
+    read = manifest.read(saved(tmp_path, columns))
+    first, second = manifest.with_fingerprints(read.table, {})["fingerprint"].to_pylist()
+    assert second == manifest.with_fingerprints(read.table.slice(1), {})["fingerprint"][0].as_py()
+    assert first != second
+
+
+def test_a_manifest_that_cannot_be_looked_for_is_a_wrong_one(tmp_path: Path) -> None:
+    named = saved(tmp_path, {"key": ["a"], "image": ["i.png"]}, os.fsdecode(b"caf\xe9/m.parquet"))
+    with pytest.raises(ManifestError, match="a folder whose name is no UTF-8; rename it"):
+        manifest.read(named)
+    for source in ("gopher://x/m.parquet", "m" * 300, "a\0b"):
+        with pytest.raises(ManifestError, match=r"manifest cannot be (looked for|read)"):
+            manifest.read(source)

@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline import results, storage
 from pipeline.cli import main
 from pipeline.config import EditJob
-from pipeline.errors import ManifestError, OutputError, RetouchError, StopRun
+from pipeline.errors import ConfigError, ManifestError, OutputError, RetouchError, StopRun
 from pipeline.rerun import DIFFERENT, IDENTICAL, TOLERANCE, WITHIN_TOLERANCE, rerun
 from pipeline.run import run
 from tests.datasets import painter_job, picture, png, write_dataset
@@ -103,7 +103,7 @@ def test_an_image_that_was_replaced_is_measured(output: str, levels: int, verdic
     file = image_of(output, rank)
     pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
     pixels[3, 5] += np.where(pixels[3, 5] > 128, -levels, levels)
-    Image.fromarray(pixels.astype(np.uint8)).save(file, compress_level=1)
+    Image.fromarray(pixels.astype(np.uint8)).save(file, compress_level=9)
     again = rerun(output, KEY)
     assert again.verdict == verdict
     assert f"{int(levels > 0)} of 480 pixels differ, by at most {levels} of 255 levels" in again.text()
@@ -168,9 +168,8 @@ def test_a_row_that_failed_and_does_not_any_more_is_different(output: str, tmp_p
     assert again.verdict == DIFFERENT
     assert "failed_to_load (ObjectMissing) in the run, success now" in again.text()
     (tmp_path / "files" / "none.png").write_bytes(b"no image")
-    assert (
-        "failed_to_load (ObjectMissing) in the run, failed_to_load (LoadError) now: " in rerun(output, "row-004").text()
-    )
+    again = rerun(output, "row-004")
+    assert "failed_to_load (ObjectMissing) in the run, failed_to_load (LoadError) now: " in again.text()
 
 
 def test_weights_an_editor_and_a_package_that_changed_are_named(
@@ -196,7 +195,7 @@ def test_addresses_whose_credentials_were_left_out_are_given_again(tmp_path: Pat
     signed = manifest.with_name("manifest.parquet?token=secret")
     manifest.rename(signed)
     output = finished(painter_job(tmp_path, f"local://{signed}"))
-    with pytest.raises(ManifestError, match=r"cannot be read: no object at .*manifest\.parquet\?\*\*\*"):
+    with pytest.raises(ConfigError, match=r"keeps no credentials: give the address of manifest again, --set manifest="):
         rerun(output, KEY)
     again = rerun(output, KEY, [f"manifest=local://{signed}"])
     assert (again.verdict, again.changes) == (IDENTICAL, ())
@@ -246,17 +245,16 @@ def quickstart(folder: Path, rows: int) -> EditJob:
     return short_job(str(folder / "out"), str(folder / "rows.parquet"), actors=2, rows_per_block=2)
 
 
-def assert_all_identical(output: str) -> None:
-    for key in results.read(output, ["key"])["key"].to_pylist():
-        again = rerun(output, key)
-        assert (again.verdict, again.changes) == (IDENTICAL, ()), again.text()
-
-
-def test_rows_of_the_quickstart_come_out_to_the_bit_alone_as_among_others(tmp_path: Path) -> None:
-    assert_all_identical(finished(quickstart(tmp_path, 2)))
+def test_a_row_of_the_quickstart_comes_out_to_the_bit_alone_as_among_others(tmp_path: Path) -> None:
+    output = finished(quickstart(tmp_path, 2))
+    again = rerun(output, results.read(output, ["key"])["key"][0].as_py())
+    assert (again.verdict, again.changes) == (IDENTICAL, ()), again.text()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_rows_that_ray_edited_come_out_to_the_bit_here(tmp_path: Path) -> None:
-    assert_all_identical(finished(quickstart(tmp_path, 3), executor="ray"))
+    output = finished(quickstart(tmp_path, 3), executor="ray")
+    for key in results.read(output, ["key"])["key"].to_pylist():
+        again = rerun(output, key)
+        assert (again.verdict, again.changes) == (IDENTICAL, ()), again.text()

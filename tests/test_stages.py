@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def test_a_rows_params_may_be_json_or_a_struct() -> None:
         ({"mask": png(np.zeros((20, 24), np.uint8))}, "the mask is black everywhere"),
         ({"mask": None, "bbox": [100, 100, 120, 120]}, "outside"),
         ({"params": "{"}, "params is not JSON"),
-        ({"params": "3"}, "params"),
+        ({"params": "3"}, "params holds int, not a mapping"),
+        ({"params": '[["size", 3]]'}, "params holds list, not a mapping"),
+        ({"seed": -1}, "seed -1 is negative"),
         ({"exemplar": "/no/such/exemplar.png"}, "/no/such/exemplar.png"),
     ],
 )
@@ -91,6 +93,36 @@ def test_a_row_that_cannot_be_read_says_why_and_rides_on(fields: dict[str, Any],
     assert sample.failure.status == FAILED_TO_LOAD
     assert said in sample.failure.message
     assert "\n" not in sample.failure.message
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Params of an editor that needs what they say."""
+
+    wants: str = "prompt"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.wants})
+
+
+def test_a_row_without_what_its_editor_needs_fails_before_anything_is_fetched() -> None:
+    spec = replace(DECODE, needs=Hungry().needs, params_type=Hungry)
+    for prompt in (None, "", " \n"):
+        failure = decode(request(prompt=prompt, image="/no/such/file.png"), spec).failure
+        assert failure is not None
+        assert (failure.status, failure.type) == (FAILED_TO_LOAD, "LoadError")
+        assert failure.message.startswith("the prompt cell is empty")
+    assert decode(request(prompt="red"), spec).failure is None
+
+
+def test_a_rows_own_params_decide_what_it_needs() -> None:
+    spec = replace(DECODE, needs=Hungry().needs, params_type=Hungry)
+    exemplar = '{"wants": "exemplar"}'
+    for cell in (None, b"", {"bytes": None, "path": None}):
+        assert decode(request(prompt="red", exemplar=cell, params=exemplar), spec).failure is not None
+    assert decode(request(exemplar=png(picture(1)), params=exemplar), spec).failure is None
+    assert decode(request(params='{"want": "exemplar"}'), spec).failure is None  # the engine says that it is wrong
 
 
 def test_an_exemplar_is_read_only_where_the_editor_wants_one() -> None:

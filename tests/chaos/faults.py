@@ -49,7 +49,7 @@ def kill_drivers(world: World, times: int, dice: random.Random) -> Outcome:
 def _ended(world: World, output: str, outcome: Outcome, times: int, dice: random.Random) -> bool:
     """One life of the command; True where it came to its end before it was killed."""
     process = world.start(world.command(output))
-    begun, before, moment = time.monotonic(), parts(output), dice.uniform(2, 25)
+    begun, before, moment = time.monotonic(), parts(output), dice.uniform(1, world.seconds)
     resumed = not before  # a first start resumes nothing
     while process.poll() is None:
         if not resumed and parts(output) - before:

@@ -47,6 +47,7 @@ class World:
     folder: Path
     rows: int
     whole: Table  # of the undisturbed run
+    seconds: float  # that the undisturbed run took
     cluster: str | None = None  # of a running Ray
     executor: str = "ray"
 
@@ -100,9 +101,9 @@ def make_world(folder: Path, rows: int, cluster: str | None = None, executor: st
     copies = pa.concat_tables([shipped] * -(-rows // shipped.num_rows)).slice(0, rows)
     keys = pa.array([f"row-{number:04d}" for number in range(rows)])
     pq.write_table(copies.set_column(copies.column_names.index("key"), "key", keys), folder / "rows.parquet")
-    world = World(folder, rows, {}, cluster, executor)
+    world, begun = World(folder, rows, {}, 0.0, cluster, executor), time.monotonic()
     assert world.start(world.command(world.output("whole"))).wait(PATIENCE) == 0, log_of(world)
-    return replace(world, whole=table_of(world.output("whole")))
+    return replace(world, whole=table_of(world.output("whole")), seconds=time.monotonic() - begun)
 
 
 def table_of(output: str) -> Table:
