@@ -42,6 +42,9 @@ def shared_ray() -> Iterator[str]:
         assert head.stdin is not None
         assert head.stdout is not None
         yield head.stdout.readline().strip()
+        import ray
+
+        ray.shutdown()  # a driver whose cluster goes is ended with it
         head.stdin.close()
 
 
