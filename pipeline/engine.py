@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline import framing, images, latents, plugins, weights
 from pipeline.config import MetricSpec
-from pipeline.errors import ConfigError, EditError
+from pipeline.errors import ConfigError, EditError, Unavailable
 from pipeline.flights import Flights, Loss
 from pipeline.plugins import Editor, Metric
 from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
@@ -50,6 +50,14 @@ class _Entry:
     row: _Row
     candidate: int
     seed: int
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a pass gave nothing."""
+
+    failure: Failure
+    of_memory: bool
 
 
 def candidate_seed(run_seed: int, key: str, candidate: int) -> int:
@@ -165,17 +173,16 @@ class Engine:
             self._halves(entries)
             return
         started = time.perf_counter()
-        try:
-            with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self._losses):
-                edited = self._pass(entries)
-        except Exception as error:
-            if _out_of_memory(error) and self.shape > 1:
+        with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self._losses):
+            edited = self._tried(entries)
+        if isinstance(edited, _Fault):
+            if edited.of_memory and self.shape > 1:
                 self._shrink()
                 self._edit(entries)
             elif len(entries) > 1:
                 self._halves(entries)
             else:
-                entries[0].row.failures.append(Failure.of(error, "edit"))
+                entries[0].row.failures.append(edited.failure)
             return
         self._grow()
         seconds = (time.perf_counter() - started) / len(entries)
@@ -203,12 +210,23 @@ class Engine:
         self._edit(entries[:middle])
         self._edit(entries[middle:])
 
+    def _tried(self, entries: Sequence[_Entry]) -> list[Kept | Failure] | _Fault:
+        """A pass, or what went wrong in it, without the exception, whose frames hold the device's memory."""
+        try:
+            return self._pass(entries)
+        except Unavailable:  # no row's fault
+            raise
+        except Exception as error:
+            return _Fault(Failure.of(error, "edit"), _out_of_memory(error))
+
     def _pass(self, entries: Sequence[_Entry]) -> list[Kept | Failure]:
         batch = _batch(entries, self.shape)
         results = self.editor.edit_batch(batch)
         if len(results) != len(batch):
             raise EditError(f"editor {self.spec.editor} gave {len(results)} results for a batch of {len(batch)}")
         results = results[: len(entries)]  # the padding's fall off
+        for result in results:
+            plugins.check_edited(result.image, batch.image.shape[1:], self.spec.editor)
         edited = np.stack([result.image for result in results])
         scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
         for metric in self.metrics:

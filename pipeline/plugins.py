@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import ConfigError, PluginError
+from pipeline.errors import ConfigError, EditError, PluginError
 from pipeline.schema import Batch, EditResult, Pixels
 
 Kind = Literal["editors", "metrics", "set_metrics", "sinks"]
@@ -124,6 +124,13 @@ def find(kind: Kind, name: str) -> type:
 def column_types(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
     """Arrow types of a plug-in's ``columns``."""
     return {name: pa.type_for_alias(alias) for name, alias in columns.items()}
+
+
+def check_edited(image: Any, shape: tuple[int, ...], editor: str) -> None:
+    """Raise EditError where an editor's image is not uint8 of the batch's [H, W, 3]."""
+    if getattr(image, "dtype", None) != np.uint8 or image.shape != shape:
+        got = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise EditError(f"editor {editor} gave an image of {got.strip()}; expected uint8 {shape}")
 
 
 def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> Any:

@@ -85,6 +85,8 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
     except (StorageError, MemoryError):
         raise
     except Exception as error:
+        if type(error).__name__ == "ParamValidationError" and not writing:  # botocore's, of a bucket that cannot be
+            raise ObjectMissing(redacted(f"no object at {uri}: {one_line(error)}")) from None
         kind = Unavailable if _is_unavailable(error) else StorageError
         raise kind(redacted(f"{uri}: {one_line(error)}")) from error
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -17,6 +17,7 @@ from pipeline.events import Events
 from pipeline.lease import Lease
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
 from pipeline.progress import Tally, tally
+from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.terminate import terminated_like_interrupted
 
@@ -101,7 +102,7 @@ def _run(
                 raise
             raise Interrupted(f"stopped with {counts.done} more rows answered; the same command goes on") from None
         except Exception as error:
-            events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500], answered=counts.done)
+            events.say("stopped", reason=redacted(f"{type(error).__name__}: {error}")[:500], answered=counts.done)
             raise
         return _settle(plan, ours, counts, events)
 
@@ -155,8 +156,8 @@ def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
         max_failure_rate=plan.job.max_failure_rate,
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
-    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
-    report.write(output)
+    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
+    report.write(output, plan.job.manifests)
     events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code)
     return summary
 

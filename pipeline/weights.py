@@ -133,6 +133,8 @@ def _family_folder(spec: str) -> Path | None:
     path = storage.local_path(spec)
     if path is not None:
         return path if path.is_dir() else None
+    if _is_signed(spec):
+        return None
     if storage.exists(storage.join(spec, FAMILY_FILE)):
         return _fetched_folder(spec, storage.list_files(spec))
     if storage.exists(storage.join(spec, INDEX_FILE)):
@@ -206,7 +208,7 @@ def _one_file(address: str) -> str:
 
 def _fetched(address: str) -> Path:
     """A remote file's copy in the cache, with the .json beside it."""
-    beside = [_sidecar(address)] if _file_name(address) == address.rpartition("/")[2] else []  # none is signed with it
+    beside = [] if _is_signed(address) else [_sidecar(address)]
     known = storage.identities([address, *beside])
     if known[address] is None:
         raise WeightsError(f"no weights at {address}")
@@ -232,9 +234,13 @@ def _place(address: str, identity: str) -> Path:
 
 
 def _file_name(address: str) -> str:
-    """Its last part; of a web address without the query, which signs it and is no part of any name."""
-    is_web = address.startswith(("http://", "https://"))
-    return (address.partition("?")[0] if is_web else address).rstrip("/").rpartition("/")[2]
+    """Its last part; of a web address without the query, which is no part of any name."""
+    return (address.partition("?")[0] if _is_signed(address) else address).rstrip("/").rpartition("/")[2]
+
+
+def _is_signed(address: str) -> bool:
+    """Whether it opens this one file and none beside it: a web address with a query."""
+    return address.startswith(("http://", "https://")) and "?" in address
 
 
 def _copied(address: str, path: Path) -> Path:

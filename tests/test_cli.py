@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from pipeline.cli import main
+from pipeline.run import run
 from tests.datasets import painter_job, write_dataset
 
 
@@ -55,6 +64,73 @@ def test_verify_ends_with_a_code_and_the_key_of_what_is_missing(tmp_path: Path) 
     proof = retouch("verify", str(tmp_path / "out"))
     assert proof.returncode == 1
     assert "row-002" in proof.stdout
+
+
+@pytest.fixture
+def finished() -> Iterator[Path]:
+    """A finished run's output, in a folder that any user may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        job = painter_job(Path(folder), write_dataset(Path(folder), 3))
+        run(job, executor="local", console=Console(file=io.StringIO()))
+        yield Path(job.output)
+
+
+def verified(output: Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(output)])
+    return int(ended.value.code or 0)
+
+
+def test_verify_leaves_its_proof_in_the_output_and_names_the_file(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verified(finished) == 0
+    said = capsys.readouterr().out.splitlines()
+    proof = json.loads((finished / "proof.json").read_text())
+    assert said[-3:] == [
+        f"sha256 of the sorted (key, sha256): {proof['images_digest']}",
+        f"ok, digest {proof['digest']}",
+        f"proof: {finished}/proof.json",
+    ]
+    next((finished / "images").rglob("*.png")).unlink()
+    assert verified(finished) == 1
+    again = json.loads((finished / "proof.json").read_text())
+    assert (again["ok"], again["findings"]["images missing"], again["digest"]) == (False, 1, proof["digest"])
+
+
+@contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """As a user who may read the folder and not write to it."""
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize(("broken", "code"), [(False, 0), (True, 1)])
+def test_an_output_that_cannot_be_written_to_is_verified_all_the_same(
+    finished: Path, capsys: pytest.CaptureFixture[str], broken: bool, code: int
+) -> None:
+    if broken:
+        next((finished / "images").rglob("*.png")).write_bytes(b"other")
+    verified(finished)  # imports what a user without rights could not
+    (finished / "proof.json").unlink()
+    before = sorted(finished.iterdir())
+    capsys.readouterr()
+    with without_rights(finished):
+        assert verified(finished) == code
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith("not ok" if broken else "ok, digest ")
+    assert err.startswith("the proof could not be left there: ")
+    assert err.count("\n") == 1
+    assert sorted(finished.iterdir()) == before
 
 
 def test_too_many_failures_end_with_1_and_say_what_to_do(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.config import MetricSpec, QualitySpec, Threshold
 from pipeline.engine import Engine, candidate_seed
-from pipeline.errors import ConfigError, PluginError
+from pipeline.errors import ConfigError, PluginError, StorageError
 from pipeline.samples import Answer, Failure, Sample, failed_to_load
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 from pipeline.specs import EngineSpec
@@ -130,6 +130,24 @@ def test_a_row_with_which_workers_died_shares_no_pass_and_in_the_end_is_not_trie
     assert (lost.failure.status, lost.failure.type, lost.failure.stage) == (FAILED_TO_EDIT, "WorkerLost", "edit")
     assert last.failure is None
     assert storage.list_files(str(tmp_path)) == []
+
+
+def test_notes_that_cannot_be_written_stop_the_run_and_fail_no_row(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(StorageError):
+        Engine(replace(SPEC, output=str(tmp_path / "out")), "cpu").answer([sample("a")])
+
+
+def test_an_image_of_another_shape_or_type_fails_its_rows() -> None:
+    class Misshapen(Painter):
+        def edit_batch(self, batch: Batch) -> list[EditResult]:
+            return [EditResult(result.image[:3].astype(float)) for result in super().edit_batch(batch)]  # type: ignore[arg-type]
+
+    engine = Engine(SPEC, "cpu")
+    engine.editor = Misshapen(PainterParams())
+    (answer,) = engine.answer([sample("a")])
+    assert answer.failure is not None
+    assert "gave an image of float64 (3, 16, 3); expected uint8 (16, 16, 3)" in answer.failure.message
 
 
 def leave_behind(output: Path, keys: list[str], alone: int) -> None:

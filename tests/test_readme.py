@@ -63,7 +63,7 @@ def outputs(workplace: Path, shared_ray: str) -> dict[str, str]:
 
 def test_the_readme_shows_the_commands_that_there_are() -> None:
     shown = " ".join(commands())
-    for name in ("run", "status", "verify", "report", "plugins"):
+    for name in ("run", "check", "status", "verify", "row", "report", "evaluate", "plugins"):
         assert f"retouch {name}" in shown
 
 
@@ -78,6 +78,7 @@ def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert "rows: 32 = 32 success" in outputs["retouch run jobs/quickstart.yaml"]
     assert "32/32 rows answered" in outputs["retouch status runs/quickstart"]
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
+    assert "identical" in next(text for line, text in outputs.items() if line.startswith("retouch row"))
     translated, exemplars = (24, 32) if LONG else (4, 4)
     assert f"rows: {translated} = {translated} success" in outputs["retouch run jobs/translate.yaml"]
     assert f"rows: {exemplars} = {exemplars} success" in outputs["retouch run jobs/exemplar.yaml"]

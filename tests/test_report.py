@@ -277,6 +277,20 @@ def test_a_manifest_that_is_gone_leaves_the_outputs(tmp_path):
     assert page.picture("after of row-001").shape == (32, 32, 3)
 
 
+def test_a_manifest_whose_address_holds_a_token_is_read_where_it_is_given_and_never_shown(tmp_path):
+    pq.write_table(pa.Table.from_pylist([drawn(1)]), tmp_path / "manifest.parquet?token=planted")
+    address = f"local://{tmp_path}/manifest.parquet?token=planted"
+    output = carry_out(job_of(tmp_path, manifest=address, editor={"name": "blended_diffusion", "weights": address}))
+
+    by_record = page_of(output)
+    given = Path(report.write(output, address)).read_text()
+
+    assert "The manifest cannot be read from here" in by_record
+    assert edit_task(1).prompt in given
+    assert "planted" not in by_record + given
+    assert "manifest.parquet?***" in by_record
+
+
 def test_a_key_that_left_the_manifest_is_still_shown(tmp_path):
     gallery(tmp_path, [drawn(1), drawn(2)])
     pq.write_table(pa.Table.from_pylist([drawn(2)]), tmp_path / "manifest.parquet")

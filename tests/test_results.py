@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipeline import results, storage
 from pipeline.errors import OutputError
 from pipeline.schema import FAILED_TO_EDIT, SUCCESS, results_schema
 from pipeline.sinks import FileSink
+from pipeline.verification import leave_proof
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("label", pa.string())]))
 
@@ -251,6 +254,53 @@ def test_the_digest_is_of_the_outcome_not_of_its_order_or_files(tmp_path: Path) 
     assert results.verify(one, "ab").digest == results.verify(two, "ab").digest
     results.write_part(two, rows({"key": "a", "sha256": "3"}), epoch=6)
     assert results.verify(one, "ab").digest != results.verify(two, "ab").digest
+
+
+def test_the_images_digest_is_what_anybody_computes_from_the_plainly_read_table(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    finished(output)
+    results.compact(output)
+    table = plainly(output)
+    pairs = sorted(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+    proof = results.verify(output)
+    assert proof.images_digest == hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    assert proof.text().splitlines()[-2] == f"sha256 of the sorted (key, sha256): {proof.images_digest}"
+
+
+def test_the_images_digest_is_of_keys_and_images_and_of_nothing_else(tmp_path: Path) -> None:
+    def digest(name: str, *answers: Mapping[str, Any]) -> str:
+        results.write_part(str(tmp_path / name), rows(*answers), epoch=1)
+        return results.verify(str(tmp_path / name), "ab").images_digest
+
+    plain = digest("plain", {"key": "a", "sha256": "1"}, {"key": "b", "sha256": None, "status": FAILED_TO_EDIT})
+    assert plain == digest("other", {"key": "b", "status": "filtered"}, {"key": "a", "sha256": "1", "label": "x"})
+    assert plain != digest("image", {"key": "a", "sha256": "2"}, {"key": "b"})
+    assert plain != digest("key", {"key": "a", "sha256": "1"}, {"key": "c"})
+    assert results.verify(str(tmp_path / "none"), []).images_digest == hashlib.sha256(b"[]").hexdigest()
+
+
+def test_a_proof_left_beside_the_results_says_what_was_found_by_which_version_and_when(place: str) -> None:
+    finished(place)
+    before = datetime.now(UTC).replace(microsecond=0)
+    proof = results.verify(place)
+    assert leave_proof(place, proof, "1.2") == storage.join(place, "proof.json")
+    left = json.loads(storage.read_bytes(storage.join(place, "proof.json")))
+    assert before <= datetime.fromisoformat(left.pop("when")) <= datetime.now(UTC)
+    assert set(left.pop("findings").values()) == {0}
+    assert left == {
+        "ok": True,
+        "rows": 3,
+        "statuses": {SUCCESS: 2, FAILED_TO_EDIT: 1},
+        "images": 3,
+        "digest": proof.digest,
+        "images_digest": proof.images_digest,
+        "epoch": 1,
+        "retouch": "1.2",
+    }
+    results.write_part(place, rows({"key": "c"}), epoch=7)
+    leave_proof(place, results.verify(place), "1.2")
+    again = json.loads(storage.read_bytes(storage.join(place, "proof.json")))
+    assert (again["ok"], again["epoch"], again["findings"]["keys answered more than once"]) == (False, 7, 1)
 
 
 def test_a_run_with_a_limit_does_not_forget_what_was_asked_and_answered_before(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def rows(service: Service) -> dict[str, dict[str, Any]]:
         "good-environment": {"image": f"{service.s3}/0.png"},
         "bad-signed": {"image": service.signed("none.png")},
         "bad-password": {"image": service.with_password("none.png")},
+        "bad-s3-password": {"image": f"s3://me:{PLANTED}/of+s3@bucket/0.png"},
+        "bad-refused": {"image": f"{service.web}/0.png?v={VARIABLES['GOOGLE_API_KEY']}"},
         "bad-sas": {"image": f"{service.web}/none.png?sv=2024&se=2026&sp=r&sig={PLANTED}Sas%3D"},
         "bad-mask": {"image": f"{service.s3}/0.png", "mask": service.signed("text.png")},
         "bad-params": {"image": f"{service.s3}/0.png", "params": json.dumps({"grey": service.signed("x")})},

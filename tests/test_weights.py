@@ -17,6 +17,7 @@ import pytest
 
 from pipeline import storage, weights
 from pipeline.errors import WeightsError
+from tests.s3_server import Endpoint
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +129,18 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=line) as caught:
             weights.resolve(spec)
         assert "\n" not in str(caught.value)
+
+
+def test_a_signed_web_address_is_kept_under_the_files_own_name(
+    moto_s3: str, moto_endpoint: Endpoint, cache: Path
+) -> None:
+    for name in ("net.safetensors", "net.json"):
+        storage.write_bytes(f"{moto_s3}/{name}", name.encode())
+    web = f"{moto_endpoint.url}/{moto_s3.removeprefix('s3://')}/net.safetensors"
+    found = weights.resolve(f"{web}?X-Amz-Date=1&X-Amz-Signature=planted")
+    assert Path(found.files["unet"]).name == "net.safetensors"
+    assert list(found.sha256) == ["unet"]  # nothing is signed but the file
+    assert not [path for path in cache.rglob("*") if "planted" in path.name]
 
 
 COMPONENTS = {
