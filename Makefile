@@ -46,7 +46,7 @@ arch:  ## the import contracts
 
 # Two processes: starting servers is mostly waiting. One thread each, as the editors have it.
 pytest:  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
 
 chaos: setup-dev debian  ## the long form of the chaos suite, and of every test that has one; most of an hour
 	@command -v faketime >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq faketime >/dev/null; } || true

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,23 @@ from pipeline import storage
 from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray or a storage service take turns on one process; the others run beside them on the second."""
-    for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("s3"):
-            item.add_marker(pytest.mark.xdist_group("servers"))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files with tests that start Ray take turns on one process; the others run beside them on the second.
+
+    By file, since xdist's own groups need a pytest whose node ids can be changed.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    starts_ray = {
+        path.name for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.ray" in path.read_text()
+    }
+
+    class TakingTurns(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "ray" if file.rpartition("/")[2] in starts_ray else file
+
+    return TakingTurns(config, log)
 
 
 # A cluster of two workers and their helpers, until its input ends; its address on the first line.
