@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import UNet2DModel
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+    from diffusers import UNet2DModel
 
 GROUPS = 32  # of every GroupNorm
 NORM_EPS = 1e-5  # the DDPM family has 1e-6
@@ -167,6 +168,9 @@ def half_blocks(network: ADM, dtype: torch.dtype = torch.float16) -> ADM:
 
 
 def _unet(config: ADMConfig) -> UNet2DModel:
+    from diffusers import UNet2DModel
+    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
     unet = UNet2DModel(
         sample_size=config.image_size,
         out_channels=6 if config.learn_sigma else 3,

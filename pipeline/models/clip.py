@@ -11,16 +11,16 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import open_clip
 import torch
-from open_clip.model import build_model_from_openai_state_dict
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from pipeline.errors import EditError, WeightsError
 from pipeline.models.checkpoint import load_strictly, read_state_dict, reason
+
+if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+    from open_clip.tokenizer import SimpleTokenizer
 
 # Not weights, but among the tensors of OpenAI's archives or of traced models.
 EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
@@ -114,6 +114,9 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 def _described(path: str) -> Clip:
     """The package's own layout: ``model_cfg`` (keywords of ``open_clip.CLIP``), ``tokenizer``, ``mean``, ``std``."""
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
     card = Path(path).with_suffix(".json")
     try:
         config = json.loads(card.read_text())
@@ -128,6 +131,9 @@ def _described(path: str) -> Clip:
 
 
 def _openai(path: str) -> Clip:
+    from open_clip.model import build_model_from_openai_state_dict
+    from open_clip.tokenizer import SimpleTokenizer
+
     state = _archived_state_dict(path) if _is_torchscript(path) else read_state_dict(path)
     state = {name: value for name, value in state.items() if name not in EXTRAS}
     try:
@@ -142,6 +148,8 @@ def _openai(path: str) -> Clip:
 
 
 def _named_tag(name: str) -> Clip:
+    import open_clip
+
     model_name, _, tag = name.rpartition("/")
     try:
         model = open_clip.create_model(model_name, pretrained=tag, require_pretrained=True)
@@ -151,6 +159,8 @@ def _named_tag(name: str) -> Clip:
 
 
 def _named_file(model_name: str, path: str) -> Clip:
+    import open_clip
+
     config = open_clip.get_model_config(model_name)
     if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys() <= CLIP_KEYWORDS:
         raise WeightsError(f"open_clip has no plain CLIP named {model_name!r}; take one such as ViT-B-16-quickgelu")
@@ -162,6 +172,9 @@ def _named_file(model_name: str, path: str) -> Clip:
 
 
 def _bpe(model_name: str) -> SimpleTokenizer:
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
     tokenizer = open_clip.get_tokenizer(model_name)
     if not isinstance(tokenizer, SimpleTokenizer):
         raise WeightsError(f"open_clip's {model_name} does not read text with CLIP's own tokens; take one that does")
@@ -169,6 +182,8 @@ def _bpe(model_name: str) -> SimpleTokenizer:
 
 
 def _clip(model: nn.Module, tokenizer: SimpleTokenizer) -> Clip:
+    import open_clip
+
     visual = cast(Any, model).visual
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN

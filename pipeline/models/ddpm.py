@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6  # the guided-diffusion family has 1e-5
@@ -49,6 +48,8 @@ class DDPM(nn.Module):
     """A DDPM UNet."""
 
     def __init__(self, config: DDPMConfig) -> None:
+        from diffusers import UNet2DModel  # here: it takes seconds
+
         super().__init__()
         self.config = config
         self.unet = UNet2DModel(

@@ -6,12 +6,13 @@ Knows neither the UNet that attends to it nor how an exemplar's pixels are prepa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+
+if TYPE_CHECKING:  # the libraries take seconds to import, and whoever starts a run loads no network
+    from transformers import CLIPVisionConfig
 
 Tokens = Literal["class", "all"]
 
@@ -29,9 +30,11 @@ class ExemplarEncoder(nn.Module):
     """
 
     def __init__(self, vision_config: CLIPVisionConfig, context_dim: int, mapper_layers: int | None = None) -> None:
+        from transformers import CLIPVisionModel
+
         super().__init__()
         layers = (vision_config.num_hidden_layers + 1) // 5 if mapper_layers is None else mapper_layers
-        self.model = CLIPVisionModel(vision_config)
+        self.model: Any = CLIPVisionModel(vision_config)
         self.mapper = _Mapper(vision_config.hidden_size, layers)
         self.final_layer_norm = nn.LayerNorm(vision_config.hidden_size)
         self.proj_out = nn.Linear(vision_config.hidden_size, context_dim)
@@ -40,7 +43,7 @@ class ExemplarEncoder(nn.Module):
     @property
     def vision_config(self) -> CLIPVisionConfig:
         """Of the image tower."""
-        return cast(CLIPVisionConfig, self.model.config)
+        return cast("CLIPVisionConfig", self.model.config)
 
     def forward(self, pixels: Tensor, tokens: Tokens = "class") -> Tensor:
         """Context [B,1,context_dim] of exemplars.
@@ -65,6 +68,8 @@ class _Mapper(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
+        from diffusers.models.attention import BasicTransformerBlock
+
         self.blocks = nn.ModuleList(
             BasicTransformerBlock(width, 1, width, activation_fn="gelu", attention_bias=True) for _ in range(layers)
         )
@@ -77,6 +82,8 @@ class _Mapper(nn.Module):
 
 def build_encoder(vision: Mapping[str, Any], context_dim: int, mapper_layers: int | None = None) -> ExemplarEncoder:
     """The encoder with random weights that ``vision``, keywords of ``CLIPVisionConfig``, describes."""
+    from transformers import CLIPVisionConfig
+
     return ExemplarEncoder(CLIPVisionConfig(**vision), context_dim, mapper_layers)
 
 

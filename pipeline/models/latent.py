@@ -16,10 +16,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,6 +32,9 @@ from pipeline.models.exemplar_encoder import (
     materialise,
 )
 from pipeline.models.ldm import UNET, VAE, convert_old_vae, convert_unet, convert_vae
+
+if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -153,6 +155,8 @@ def build_latent(config: LatentConfig) -> LatentNetworks:
     Raises:
         WeightsError: a configuration that describes no such network.
     """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
     try:
         vae = AutoencoderKL.from_config(dict(config.vae))
         unet = UNet2DConditionModel.from_config(dict(config.unet))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lpips
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,6 +37,8 @@ def load_lpips(path: str, net: Net = "vgg", device: str = "cpu") -> Distance:
     Raises:
         WeightsError: the file is missing, broken, or holds another trunk.
     """
+    import lpips  # here: it takes seconds
+
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torchvision's, of the spelling that the library uses
         # Any other choice of these flags has the library download a trunk that is then thrown away.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,6 +34,8 @@ class PixelUNet(nn.Module):
     alphas_cumprod: Tensor
 
     def __init__(self, unet: Mapping[str, Any], timesteps: int = 1000, fold: int = 2) -> None:
+        from diffusers import UNet2DModel  # here: it takes seconds
+
         super().__init__()
         self.fold = fold
         self.unet = UNet2DModel(**unet)

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPConfig
 
 from pipeline.errors import WeightsError
 from pipeline.models.checkpoint import load_strictly, read_state_dict, reason
@@ -55,6 +53,10 @@ def load_safety(path: str, device: str = "cpu") -> SafetyChecker:
     Raises:
         WeightsError: missing, broken, unsafe or another network.
     """
+    # Here: they take seconds.
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
     cards = [card for card in (Path(path).with_suffix(".json"), Path(path).with_name("config.json")) if card.is_file()]
     if not cards:
         raise WeightsError(f"the safety checker {path} has no config.json beside it; take it from the same folder")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
-
 from pipeline.errors import ConfigError
 
 SLOT: Final = "{}"
@@ -21,6 +19,8 @@ _LEFT_OUT: Final = "a photo of many {}."
 
 def imagenet_templates() -> tuple[str, ...]:
     """OpenAI's ImageNet templates but for "a photo of many {}.", in their order: the 79 of DiffusionCLIP's losses."""
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES  # here: it takes seconds
+
     sentences = (template(SLOT) for template in OPENAI_IMAGENET_TEMPLATES)
     return tuple(sentence for sentence in sentences if sentence != _LEFT_OUT)
 

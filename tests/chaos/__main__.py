@@ -19,7 +19,7 @@ from tests.chaos import faults
 from tests.chaos.world import Outcome, World, make_world, running_ray
 from tests.s3_server import ceph, missing_programs
 
-ROWS = 40
+ROWS = 24
 FAKETIME = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
