@@ -66,12 +66,12 @@ def image_path(key: str, fingerprint: str, extension: str) -> str:
 
     Args:
         key: any text.
-        fingerprint: hex digest; whatever follows a dash (a runner-up's rank) is kept whole.
+        fingerprint: hex digest; whatever follows a dash (digits of the image's own hash) is kept whole.
         extension: without a dot.
     """
-    digest, dash, rank = fingerprint.partition("-")
+    digest, dash, content = fingerprint.partition("-")
     folder = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:2]
-    return f"{IMAGES}/{folder}/{safe_name(key)}-{digest[:16]}{dash}{rank}.{extension}"
+    return f"{IMAGES}/{folder}/{safe_name(key)}-{digest[:16]}{dash}{content}.{extension}"
 
 
 def safe_name(key: str) -> str:

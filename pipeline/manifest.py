@@ -120,22 +120,6 @@ def to_blocks(table: pa.Table, rows_per_block: int) -> list[pa.Table]:
     return [table.slice(start, rows_per_block) for start in range(0, table.num_rows, rows_per_block)]
 
 
-def problems(table: pa.Table) -> Iterator[tuple[str, str]]:
-    """Rows that can be told to fail without fetching anything: key and reason."""
-    images = table["image"].is_null().to_pylist()
-    columns = [name for name in ("key", "bbox", "params", "seed") if name in table.column_names]
-    for row, no_image in zip(table.select(columns).to_pylist(), images, strict=True):
-        bbox, seed = row.get("bbox"), row.get("seed")
-        if no_image:
-            yield row["key"], "the image cell is empty"
-        if bbox is not None and (len(bbox) != 4 or None in bbox):
-            yield row["key"], f"bbox {bbox} is not four numbers x0, y0, x1, y1"
-        if seed is not None and seed < 0:
-            yield row["key"], f"seed {seed} is negative"
-        if row.get("params") and not isinstance(_parsed(row["params"]), dict):
-            yield row["key"], f"params {row['params'][:60]!r} is not a JSON mapping"
-
-
 def _expand(sources: Sequence[str]) -> list[str]:
     found: list[str] = []
     for source in sources:

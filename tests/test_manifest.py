@@ -281,18 +281,6 @@ def test_what_is_left_and_what_is_answered_are_all_rows_and_no_row_twice(keys: l
     assert all(block.num_rows == rows for block in blocks[:-1])
 
 
-def test_rows_that_will_fail_are_told_without_fetching(tmp_path: Path) -> None:
-    columns = {
-        "key": ["ok", "image", "bbox", "params", "seed"],
-        "image": ["x", None, "x", "x", "x"],
-        "bbox": [[0, 0, 1, 1], None, [1, 2], None, None],
-        "params": ['{"a": 1}', None, None, "[1]", None],
-        "seed": [1, None, None, None, -1],
-    }
-    found = list(manifest.problems(manifest.read(saved(tmp_path, columns)).table))
-    assert [key for key, _ in found] == ["image", "bbox", "params", "seed"]
-
-
 @pytest.mark.parametrize(
     "address", ["", ".", "/", "file/below.png", "x" * 300, "a\0b", "gopher://x/y.png", "s3x://b/k"]
 )
