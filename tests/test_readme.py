@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 MADE = ("make demo", "make test", "make chaos")  # the first is the commands below, the others run tests
 # Whole only with RETOUCH_LONG=1: a few rows of each take the same ways.
 SHORTENED = dict.fromkeys(
-    [f"retouch run jobs/{name}.yaml" for name in ("photos", "translate", "exemplar")], "--limit 4 --set ray.actors=1"
+    [f"retouch run jobs/{name}.yaml" for name in ("photos", "translate", "exemplar")], "--limit 2 --set ray.actors=1"
 ) | {
     "retouch run jobs/quickstart.yaml": "--limit 8",
     "retouch evaluate jobs/evaluate.yaml --executor local": "--set shards=1",
@@ -83,7 +83,7 @@ def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert f"{DRAWN}/{DRAWN} rows answered" in outputs["retouch status runs/quickstart"]
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
     assert "identical" in next(text for line, text in outputs.items() if line.startswith("retouch row"))
-    translated, exemplars = (24, 32) if LONG else (4, 4)
+    translated, exemplars = (24, 32) if LONG else (2, 2)
     assert f"rows: {translated} = {translated} success" in outputs["retouch run jobs/translate.yaml"]
     assert f"rows: {exemplars} = {exemplars} success" in outputs["retouch run jobs/exemplar.yaml"]
     assert "region_clip" in outputs["retouch evaluate jobs/evaluate.yaml --executor local"]

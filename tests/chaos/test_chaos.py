@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -25,11 +24,6 @@ def assert_clean(outcome: Outcome) -> None:
 
 def test_commands_that_are_killed_lose_no_row_and_change_none(world: World) -> None:
     assert_clean(faults.kill_drivers(world, 2, random.Random(3)))
-
-
-@pytest.mark.ray
-def test_actors_that_are_killed_lose_no_row_and_change_none(world: World, shared_ray: str) -> None:
-    assert_clean(faults.kill_actors(replace(world, cluster=shared_ray, executor="ray"), 1, random.Random(4)))
 
 
 def test_of_two_commands_at_once_one_waits_and_every_row_is_answered_once(world: World) -> None:

@@ -133,13 +133,21 @@ def watch(done: Callable[[], bool], seconds: float = PATIENCE, interval: float =
 
 
 def workers(title: str) -> list[int]:
-    """Ray's worker processes whose title holds this."""
-    found = []
+    """Ray's worker processes below this one whose title holds this."""
+    parents, found = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if title in (folder / "cmdline").read_text() and (folder / "cmdline").read_text().startswith("ray::"):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_text()
+            if words.startswith("ray::") and title in words:
                 found.append(int(folder.name))
-    return found
+    return [pid for pid in found if os.getpid() in _ancestors(pid, parents)]
+
+
+def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    while pid in parents:
+        pid = parents[pid]
+        yield pid
 
 
 def kill(pid: int) -> None:
