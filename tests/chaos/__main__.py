@@ -30,7 +30,8 @@ def main() -> int:
     """Hurt the job in every way, and say what came of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1000))
-    parser.add_argument("--only", help="a part of a fault's name")
+    parser.add_argument("--only", help="faults by a part of their names, with commas between them")
+    parser.add_argument("--share", type=float, default=1.0, help="of the times that each fault comes, at least once")
     asked = parser.parse_args()
     dice = random.Random(asked.seed)
     print(f"seed {asked.seed}, {ROWS} rows, Python {platform.python_version()}, {os.cpu_count()} CPU cores", flush=True)
@@ -38,8 +39,8 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         world = make_world(folder, ROWS, stack.enter_context(running_ray()))
-        for name, hurt in all_faults(world, dice, stack):
-            if asked.only and asked.only not in name:
+        for name, hurt in all_faults(world, dice, stack, asked.share):
+            if asked.only and not any(part in name for part in asked.only.split(",")):
                 continue
             started = time.monotonic()
             outcomes.append(hurt())
@@ -48,12 +49,18 @@ def main() -> int:
     return 0 if outcomes and all(outcome.clean for outcome in outcomes) else 1
 
 
-def all_faults(world: World, dice: random.Random, stack: ExitStack) -> Iterator[tuple[str, Callable[[], Outcome]]]:
+def all_faults(
+    world: World, dice: random.Random, stack: ExitStack, share: float
+) -> Iterator[tuple[str, Callable[[], Outcome]]]:
     """Name and deed; what this machine lacks is said and left out."""
-    yield "drivers", lambda: faults.kill_drivers(world, 20, dice)
-    yield "actors", lambda: faults.kill_actors(world, 20, dice)
-    yield "nodes", lambda: faults.kill_nodes(world, 5, dice)
-    yield "both", lambda: faults.two_at_once(world, 3)
+
+    def times(most: int) -> int:
+        return max(1, round(most * share))
+
+    yield "drivers", lambda: faults.kill_drivers(world, times(20), dice)
+    yield "actors", lambda: faults.kill_actors(world, times(20), dice)
+    yield "nodes", lambda: faults.kill_nodes(world, times(5), dice)
+    yield "both", lambda: faults.two_at_once(world, times(3))
     yield "still", lambda: faults.stand_still(world)
     library = next((path for path in FAKETIME if os.path.exists(path)), None)
     if library:
