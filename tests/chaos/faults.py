@@ -85,11 +85,13 @@ def _while_it_runs(
     dice: random.Random,
     pause: tuple[float, float],
     *sets: str,
+    ready: Callable[[], bool] = lambda: True,
     **environment: str,
 ) -> Outcome:
     """Hurt something again and again while the command runs, which must come to its end all the same."""
     outcome = Outcome(fault)
     while outcome.times < times:
+        assert watch(ready), "the cluster did not get ready"
         output = world.output(f"{fault.replace(' ', '-')}-{outcome.times}")
         process = world.start(world.command(output, *sets), **environment)
         watch(lambda: bool(parts(output)) or process.poll() is not None)  # noqa: B023 (called at once)
@@ -107,6 +109,8 @@ def _while_it_runs(
 
 def kill_nodes(world: World, times: int, dice: random.Random) -> Outcome:
     """Kill -9 of a Ray node with all its workers; another one joins a little later."""
+    import ray
+
     with two_nodes(world) as (address, nodes):
         return _while_it_runs(
             world,
@@ -117,6 +121,7 @@ def kill_nodes(world: World, times: int, dice: random.Random) -> Outcome:
             (15, 25),
             "ray.resources={edit: 1}",
             "ray.actors=1",
+            ready=lambda: ray.cluster_resources().get("edit", 0) >= 1,
             RAY_ADDRESS=address,
         )
 
@@ -159,12 +164,16 @@ class Node:
 @contextmanager
 def two_nodes(world: World) -> Iterator[tuple[str, Node]]:
     """A head without the resource that editing needs, and a node that has it."""
+    import ray
+
     with running_ray() as address:
+        ray.init(address=address, log_to_driver=False)
         node = Node(address, world.folder)
         try:
             yield address, node
         finally:
             node.end()
+            ray.shutdown()
 
 
 def fail_requests(world: World, service: Endpoint, bucket: str, dice: random.Random) -> Outcome:
