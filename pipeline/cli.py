@@ -108,7 +108,7 @@ def status(output: Output) -> None:
 def verify(output: Output) -> None:
     """Prove from storage that every row asked for is answered exactly once and its image is as recorded."""
     from pipeline.errors import StorageError
-    from pipeline.plan import read_run, version_of
+    from pipeline.record import read_run, version_of
     from pipeline.results import verify as verify_output
     from pipeline.verification import leave_proof
 

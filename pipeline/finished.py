@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import addresses, images, manifest, results, storage
 from pipeline.errors import ConfigError, LoadError, ObjectMissing, RetouchError
-from pipeline.plan import RUN_FILE, read_run
+from pipeline.record import RUN_FILE, read_run
 from pipeline.schema import REQUEST_COLUMNS, Pixels
 
 THREADS: Final = 8  # images fetched and decoded side by side while the network works

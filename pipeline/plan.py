@@ -8,14 +8,14 @@ import platform
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import pyarrow as pa
 
 from pipeline import manifest, plugins, results, storage, weights
 from pipeline.config import EditJob
-from pipeline.errors import ConfigError, ManifestError, OutputError, StorageError
+from pipeline.errors import ConfigError, ManifestError, OutputError
+from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import redacted_all
 from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
@@ -36,7 +36,6 @@ DECIDES: Final = (
     "composite",
     "sink",
 )
-RUN_FILE: Final = "run.json"
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies
 BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
@@ -225,38 +224,11 @@ def open_run(plan: Plan) -> None:
     results.write_requests(plan.job.output, plan.requests)
 
 
-def read_run(output: str) -> dict[str, Any]:
-    """The record that a run left in its output.
-
-    Raises:
-        OutputError: there is none, so this is no run's output; or it is of a job that has no rows.
-    """
-    try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
-    except StorageError as error:
-        raise OutputError(f"{output} holds no run ({RUN_FILE}: {error})") from None
-    if "rows" not in record:
-        kind = record.get("kind", "unknown")
-        raise OutputError(
-            f"{output} holds a job of kind {kind}, which has no rows; its events.jsonl says how far it is"
-        )
-    return record
-
-
 def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """What all runs on one output must have in common."""
     dumped = job.model_dump(mode="json", include=set(DECIDES))
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # here, so that another signature of the same address is no other job
-
-
-def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
-    """``path: old -> new`` for every leaf that differs."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        for name in sorted({*theirs, *mine}):
-            yield from differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
-    elif theirs != mine:
-        yield f"{path}: {json.dumps(theirs)} -> {json.dumps(mine)}"
 
 
 def _score_columns(job: EditJob, editor: Any) -> dict[str, pa.DataType]:
@@ -278,14 +250,6 @@ def _no_clash(caller: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
     clash = sorted(set(caller.names) & {*RESULT_FIELDS.names, *columns})
     if clash:
         raise ManifestError(f"manifest columns {', '.join(clash)} would hide results columns of that name; rename them")
-
-
-def version_of(distribution: str) -> str:
-    """The installed version of a package."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _who() -> str:

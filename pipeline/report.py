@@ -26,7 +26,7 @@ from markupsafe import Markup
 from pipeline import manifest, results, storage
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
-from pipeline.plan import read_run
+from pipeline.record import read_run
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
 from pipeline.selection import Section, is_number, score_columns, sections

@@ -29,17 +29,8 @@ from pipeline.errors import (
     WorkerLost,
 )
 from pipeline.executors import local
-from pipeline.plan import (
-    DECIDES,
-    LIBRARIES,
-    RUN_FILE,
-    decides,
-    decides_pixels,
-    differences,
-    make_plan,
-    read_run,
-    version_of,
-)
+from pipeline.plan import DECIDES, LIBRARIES, decides, decides_pixels, make_plan
+from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import MASK
 
 log = logging.getLogger(__name__)

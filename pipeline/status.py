@@ -11,7 +11,7 @@ from typing import Any
 from pipeline import results, storage
 from pipeline.errors import ObjectMissing
 from pipeline.events import EVENTS_FILE
-from pipeline.plan import read_run
+from pipeline.record import read_run
 from pipeline.schema import STATUSES
 
 

@@ -21,7 +21,7 @@ from pipeline.events import Events
 from pipeline.finetuning.params import FinetuneParams
 from pipeline.finetuning.target import TargetTask, tune
 from pipeline.finetuning.texts import Texts
-from pipeline.plan import RUN_FILE
+from pipeline.record import RUN_FILE
 from pipeline.redaction import redacted_all
 from pipeline.terminate import terminated_like_interrupted
 
