@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands import schema
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,9 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+schema.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 
+Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]
 Output = Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")]
 
 
@@ -39,13 +43,14 @@ def run(
     retry_error: Annotated[
         list[str] | None, typer.Option(help="Do rows again that failed with this error class only. Repeatable.")
     ] = None,
+    date: Date = None,
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
     from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
     from pipeline.errors import ConfigError
 
     where = _where(executor)
-    loaded = load_job(job, set_ or ())
+    loaded = load_job(job, set_ or (), date)
     if isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
     if isinstance(loaded, FinetuneJob | TrainJob):
@@ -87,11 +92,12 @@ def check(
     target: Annotated[str, typer.Argument(help="Manifest (Parquet file, folder or glob), or job file (YAML).")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Look at N rows only, the same ones every time.")] = None,
+    date: Date = None,
 ) -> None:
     """Say which rows would fail, and how, before a GPU is taken; of a job, whether all that it names can be loaded."""
     from pipeline.doctor import check as look_over
 
-    found = look_over(target, set_ or (), sample=sample)
+    found = look_over(target, set_ or (), sample=sample, date=date)
     typer.echo(found.text())
     raise typer.Exit(found.exit_code)
 
@@ -158,6 +164,7 @@ def evaluate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")] = None,
     executor: Annotated[str, typer.Option(help="ray or local (in this process).")] = "ray",
     address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
+    date: Date = None,
 ) -> None:
     """Metrics over a finished set of images; run again, it computes only what is not there."""
     from pipeline.config import EvaluateJob, load_job
@@ -166,7 +173,7 @@ def evaluate(
     from pipeline.evaluation import evaluate as evaluate_job
 
     where = _where(executor)
-    loaded = load_job(job, set_ or ())
+    loaded = load_job(job, set_ or (), date)
     if not isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is of kind {loaded.kind}, not evaluate; retouch run does it")
     done = evaluate_job(loaded, executor=where, address=address)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import datetime as dt
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline import storage
+from pipeline import field_errors, job_fields, overrides, storage
 from pipeline.errors import ConfigError, ObjectMissing, StorageError
-from pipeline.training_jobs import FinetuneJob, MaskSpec, Model, TargetSpec, TaskSpec, TrainJob, WorkersSpec
+from pipeline.redaction import redacted
+from pipeline.training_jobs import (
+    AtLeastOne,
+    FinetuneJob,
+    JobModel,
+    JobWeights,
+    MaskSpec,
+    Model,
+    TargetSpec,
+    TaskSpec,
+    TrainJob,
+    Weights,
+    WorkersSpec,
+)
 
 __all__ = [
     "KINDS",
@@ -31,9 +43,9 @@ __all__ = [
     "TaskSpec",
     "Threshold",
     "TrainJob",
+    "Weights",
     "WorkersSpec",
     "load_job",
-    "overridden",
     "parse_job",
 ]
 
@@ -42,7 +54,8 @@ class EditorSpec(Model):
     """Which editor, on which weights."""
 
     name: str
-    weights: str | dict[str, str]  # embedded:shapes, a path, s3://..., hf://repo/file, or one of these a role
+    # embedded:shapes, a path, s3://..., hf://repo/file; or one of these a role; or several, tried in order, a role.
+    weights: JobWeights
     params: dict[str, Any] = Field(default_factory=dict)  # fields of the editor's Params
 
 
@@ -50,7 +63,7 @@ class MetricSpec(Model):
     """A metric by name; without ``weights`` it uses the editor's."""
 
     name: str
-    weights: str | dict[str, str] | None = None
+    weights: JobWeights | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -68,23 +81,25 @@ class QualitySpec(Model):
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
 
+    @field_validator("thresholds", mode="before", json_schema_input_type=dict[str, float | Threshold])
+    @classmethod
+    def _short_thresholds(cls, value: Any) -> Any:
+        """``clip_score: 25`` is short for ``clip_score: {min: 25}``."""
+        if not isinstance(value, dict):
+            return value
+        return {k: {"min": v} if isinstance(v, int | float) else v for k, v in value.items()}
+
 
 class RaySpec(Model):
     """How the work is spread; nothing here changes a pixel but ``batch_size``, which therefore is a run's for good."""
 
-    actors: int | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
+    actors: AtLeastOne | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
     gpus_per_actor: float | Literal["auto"] = "auto"
     batch_size: int = Field(default=8, ge=1)  # rows x candidates in one pass; passes are padded to it
-    rows_per_block: int | Literal["auto"] = "auto"  # the unit of loss, retry and commit
-    stall_seconds: int = Field(default=3600, ge=1)  # longest wait for a GPU + model load + one block
+    rows_per_block: AtLeastOne | Literal["auto"] = "auto"  # the unit of loss, retry and commit
+    # Longest wait for a GPU + model load + one block; the time in which weights are fetched does not count.
+    stall_seconds: int = Field(default=3600, ge=1)
     resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that an actor takes
-
-    @field_validator("actors", "rows_per_block")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
 
 
 class DeadlineSpec(Model):
@@ -95,7 +110,7 @@ class DeadlineSpec(Model):
     write: float = Field(default=900.0, gt=0)  # for one block's images and results
 
 
-class EditJob(Model):
+class EditJob(JobModel):
     """``kind: edit``: every row of a manifest through one editor."""
 
     kind: Literal["edit"] = "edit"
@@ -124,19 +139,10 @@ class EditJob(Model):
     deadlines: DeadlineSpec = DeadlineSpec()
     ray: RaySpec = RaySpec()
 
-    @field_validator("metrics", mode="before")
+    @field_validator("metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None)
     @classmethod
     def _short_metrics(cls, value: Any) -> Any:
-        return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value or ())
-
-    @field_validator("quality", mode="before")
-    @classmethod
-    def _short_thresholds(cls, value: Any) -> Any:
-        """``clip_score: 25`` is short for ``clip_score: {min: 25}``."""
-        if not isinstance(value, dict) or not isinstance(value.get("thresholds"), dict):
-            return value
-        spelled = {k: {"min": v} if isinstance(v, int | float) else v for k, v in value["thresholds"].items()}
-        return {**value, "thresholds": spelled}
+        return _short(value)
 
     @model_validator(mode="after")
     def _keeps_no_more_than_it_makes(self) -> EditJob:
@@ -150,7 +156,7 @@ class EditJob(Model):
         return (self.manifest,) if isinstance(self.manifest, str) else self.manifest
 
 
-class EvaluateJob(Model):
+class EvaluateJob(JobModel):
     """``kind: evaluate``: metrics over a finished set of images, and beside it over a set of real ones."""
 
     kind: Literal["evaluate"]
@@ -172,16 +178,25 @@ class EvaluateJob(Model):
     shards: int = Field(default=8, ge=1)  # the unit of loss, and of work that goes side by side
     ray: TaskSpec = TaskSpec()
 
-    @field_validator("metrics", "row_metrics", mode="before")
+    @field_validator(
+        "metrics", "row_metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None
+    )
     @classmethod
     def _short_metrics(cls, value: Any) -> Any:
-        return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value or ())
+        return _short(value)
 
     @model_validator(mode="after")
     def _measures_something(self) -> EvaluateJob:
         if not self.metrics and not self.row_metrics:
             raise ValueError("nothing to measure: give metrics, row_metrics, or both")
         return self
+
+
+def _short(metrics: Any) -> Any:
+    """``fid`` is short for ``{name: fid}``; None for no metric."""
+    if metrics is None or isinstance(metrics, list | tuple):
+        return tuple({"name": entry} if isinstance(entry, str) else entry for entry in metrics or ())
+    return metrics
 
 
 Job = EditJob | FinetuneJob | TrainJob | EvaluateJob
@@ -193,12 +208,13 @@ KINDS: dict[str, type[EditJob] | type[FinetuneJob] | type[TrainJob] | type[Evalu
 }
 
 
-def load_job(uri: str, overrides: Sequence[str] = ()) -> Job:
-    """Read a job file.
+def load_job(uri: str, set_: Sequence[str] = (), date: str | None = None) -> Job:
+    """Read a job file, with the environment's fields and then the command's over it; what the environment gave is said.
 
     Args:
         uri: YAML file on any fsspec URL.
-        overrides: ``a.b=value`` strings; the value is YAML (``--set editor.params.timesteps=25``).
+        set_: ``a.b=value`` strings; the value is YAML (``--set editor.params.timesteps=25``).
+        date: what ``{date}`` in an address stands for; else ``RETOUCH_DATE``, else today (UTC).
 
     Raises:
         ConfigError: one line that names the file and every wrong field.
@@ -213,71 +229,26 @@ def load_job(uri: str, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{uri} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
-    return parse_job(overridden(data, overrides), uri)
-
-
-def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain job data with ``a.b=value`` strings over it.
-
-    Raises:
-        ConfigError: one is not of that form, or names no place.
-    """
-    changed = copy.deepcopy(dict(data))
-    for override in overrides:
-        _set(changed, override)
-    return changed
+    variables = overrides.environment()
+    data = overrides.overridden(overrides.from_environment(data, variables), set_)
+    job = parse_job(job_fields.filled(data, job_fields.the_date(date)), uri)
+    if variables:
+        said = redacted(", ".join(f"{name}={value}" for name, value in variables.items()))
+        print(f"from the environment: {said}", file=sys.stderr)
+    job._environment.update(variables)
+    return job
 
 
 def parse_job(data: dict[str, Any], origin: str) -> Job:
-    """A checked job from plain data; ``origin`` names it in errors. ``{date}`` in ``output`` becomes today (UTC)."""
+    """A checked job from plain data; ``origin`` names it in errors."""
     kind = data.get("kind", "edit")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: {', '.join(KINDS)}")
+        near = field_errors.nearest(str(kind), KINDS)
+        raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: {', '.join(KINDS)}{near}")
+    model = KINDS[kind]
     try:
-        job = KINDS[kind].model_validate(data)
+        job = model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_in_one_line(error)}") from None
-    today = dt.datetime.now(dt.UTC).date().isoformat()
-    return job.model_copy(update={"output": job.output.replace("{date}", today).rstrip("/")})
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    path, sep, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not sep or not all(keys):
-        raise ConfigError(f"--set {override!r} is not of the form a.b=value")
-    node: Any = data
-    for key in keys[:-1]:
-        node = _inside(node, key, override)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(node, list):
-        _inside(node, keys[-1], override, anything=True)
-        node[int(keys[-1])] = value
-    else:
-        node[keys[-1]] = value
-
-
-def _inside(node: Any, key: str, override: str, anything: bool = False) -> Any:
-    """What a key of a mapping or a number of a list holds: something to go on in, unless ``anything`` will do."""
-    if isinstance(node, list):
-        if not key.isdecimal() or int(key) >= len(node):
-            raise ConfigError(f"--set {override!r}: {key!r} is no entry of a list of {len(node)}; the first is 0")
-        found = node[int(key)]
-    else:
-        found = node.setdefault(key, {})
-    if not anything and not isinstance(found, dict | list):
-        raise ConfigError(f"--set {override!r}: {key!r} holds a value, not a mapping")
-    return found
-
-
-def _in_one_line(error: ValidationError) -> str:
-    def line(problem: Any) -> str:
-        where = ".".join(str(part) for part in problem["loc"]) or "job"
-        if problem["type"] == "extra_forbidden":
-            return f"{where}: unknown key"
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-
-    return "; ".join(line(problem) for problem in error.errors())
+        said = field_errors.in_one_line(error, data, model.model_json_schema())
+        raise ConfigError(f"{origin}: {said}") from None
+    return job.model_copy(update={"output": job.output.rstrip("/")})

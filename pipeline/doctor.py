@@ -84,7 +84,7 @@ class Checkup:
                 yield f"hint: {name}: {', '.join(map(_shown, keys[:_SHOWN]))}{more}: {meaning}"
 
 
-def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = None) -> Checkup:
+def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = None, date: str | None = None) -> Checkup:
     """Look over a manifest, or a job with its manifest, editor, metrics and weights.
 
     Nothing is written and no network runs, so what one makes of a row (NaN, say) is not told.
@@ -93,6 +93,7 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
         target: a job file (``.yaml``, ``.yml``, ``.json``), or what a job's ``manifest`` may be.
         overrides: ``a.b=value``, of a job.
         sample: look at this many rows only, the same ones every time.
+        date: of a job, as ``load_job`` takes it.
 
     Raises:
         StopRun: the manifest or the job is wrong as a whole, as a run would say.
@@ -101,7 +102,7 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
         if overrides:
             raise ConfigError(f"--set is for jobs, and {target} is taken for a manifest; a job ends in .yaml")
         return _looked_over(manifest.read(target), _Manifest(ALL), sample)
-    job = load_job(target, overrides)
+    job = load_job(target, overrides, date)
     if not isinstance(job, EditJob):
         raise ConfigError(f"{target} is of kind {job.kind}; retouch check takes jobs of kind edit, and manifests")
     doctor = _Job.of(job)

@@ -73,7 +73,7 @@ class Engine:
         editor: Any = plugins.find("editors", spec.editor)
         self.spec = spec
         self.params_type: type = editor.Params
-        params = plugins.check_params(self.params_type, spec.params, f"editor {spec.editor}")
+        params = plugins.check_params(self.params_type, spec.params, "editor.params")
         resolved = weights.resolve(spec.weights)
         self.roles = frozenset(resolved.files)
         self.editor: Editor = editor.load(params, resolved.files, device)

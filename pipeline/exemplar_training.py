@@ -115,7 +115,13 @@ def _refuse_another(job: TrainJob, task: TrainTask, executor: Executor) -> None:
 def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
     """Note what this output holds, or refuse where it holds something else."""
     _refuse_another(job, task, executor)
-    record = {"kind": job.kind, "executor": executor, "job": job.model_dump(mode="json"), "decides": decides(task)}
+    record = {
+        "kind": job.kind,
+        "executor": executor,
+        "job": job.model_dump(mode="json"),
+        "environment": dict(job.environment),
+        "decides": decides(task),
+    }
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(redacted_all(record), indent=1).encode())
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline import manifest, plugins, results, storage, weights
 from pipeline.config import EditJob
 from pipeline.errors import ConfigError, ManifestError, OutputError
+from pipeline.field_errors import nearest
 from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import redacted_all
 from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
@@ -95,7 +96,7 @@ def make_plan(
     """
     editor: Any = plugins.find("editors", job.editor.name)
     plugins.find("sinks", job.sink)
-    params = plugins.check_params(editor.Params, job.editor.params, f"editor {job.editor.name}")
+    params = plugins.check_params(editor.Params, job.editor.params, "editor.params")
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
     rows = manifest.read(job.manifests)
@@ -213,6 +214,7 @@ def open_run(plan: Plan) -> None:
         "retouch": version_of("retouch"),
         "decides": decides(plan.job, plan.weights),
         "job": redacted_all(plan.job.model_dump(mode="json")),
+        "environment": redacted_all(dict(plan.job.environment)),
         "editor_version": editor.version,
         "rows": plan.total,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -241,7 +243,8 @@ def _score_columns(job: EditJob, editor: Any) -> dict[str, pa.DataType]:
     unknown = sorted(set(job.quality.thresholds) - set(columns))
     if unknown:
         raise ConfigError(
-            f"quality.thresholds names {', '.join(unknown)}, which nothing measures; measured: {', '.join(columns)}"
+            f"quality.thresholds names {', '.join(unknown)}, which nothing measures{nearest(unknown[0], columns)}; "
+            f"measured: {', '.join(columns)}"
         )
     return columns
 

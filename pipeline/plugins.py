@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline import field_errors
 from pipeline.errors import ConfigError, EditError, PluginError
 from pipeline.schema import Batch, EditResult, Pixels
 
@@ -114,7 +115,8 @@ def find(kind: Kind, name: str) -> type:
     what = kind[:-1].replace("_", " ")
     if point is None:
         names = ", ".join(sorted(found)) or "none"
-        raise PluginError(f"no {what} named {name!r}; installed: {names}, or give package.module:Class")
+        near = field_errors.nearest(name, found)
+        raise PluginError(f"no {what} named {name!r}{near}; installed: {names}, or give package.module:Class")
     try:
         return cast(type, point.load())
     except (ImportError, AttributeError) as error:
@@ -136,15 +138,19 @@ def check_edited(image: Any, shape: tuple[int, ...], editor: str) -> None:
 def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> Any:
     """``values`` as the editor's frozen Params dataclass, types checked.
 
+    Args:
+        params_type: the dataclass.
+        values: its fields by name.
+        whose: where they stand, ``editor.params``; begins the line of each error.
+
     Raises:
-        ConfigError: an unknown name or a value of the wrong type; ``whose`` names the origin in the line.
+        ConfigError: an unknown name or a value of the wrong type.
     """
     known = [f.name for f in dataclasses.fields(params_type)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(f"{whose}: no parameter named {', '.join(unknown)}; there are: {', '.join(known)}")
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError("; ".join(field_errors.unknown(f"{whose}.{name}", known) for name in unknown))
+    adapter = TypeAdapter(params_type)
     try:
-        return TypeAdapter(params_type).validate_python(dict(values))
+        return adapter.validate_python(dict(values))
     except ValidationError as error:
-        lines = (f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}" for p in error.errors())
-        raise ConfigError(f"{whose}: {'; '.join(lines)}") from None
+        raise ConfigError(field_errors.in_one_line(error, values, adapter.json_schema(), whose)) from None

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import addresses, images, manifest, plugins, results, storage, weights
-from pipeline.config import EditJob, overridden, parse_job
+from pipeline.config import EditJob, parse_job
 from pipeline.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -29,6 +29,7 @@ from pipeline.errors import (
     WorkerLost,
 )
 from pipeline.executors import local
+from pipeline.overrides import overridden
 from pipeline.plan import DECIDES, LIBRARIES, decides, decides_pixels, make_plan
 from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import MASK

@@ -71,7 +71,8 @@ def _carry_out(
     started = time.monotonic()
     events = Events(job.output)
     events.say("started", targets=[task.name for task in tasks], executor=executor)
-    record = redacted_all({"job": job.model_dump(mode="json"), "kind": job.kind})
+    told = {"job": job.model_dump(mode="json"), "environment": dict(job.environment), "kind": job.kind}
+    record = redacted_all(told)
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(record, indent=1).encode())
     done: dict[str, str] = {}
 
@@ -113,7 +114,7 @@ def _refuse_edits(output: str) -> None:
 
 def _task(job: FinetuneJob, target: TargetSpec) -> TargetTask:
     params = {**job.params, **target.params}
-    plugins.check_params(FinetuneParams, params, f"target {target.name}")
+    plugins.check_params(FinetuneParams, params, f"target {target.name}: params")
     sources = target.manifest or job.manifest
     assert sources is not None  # the job's model has seen to it
     return TargetTask(

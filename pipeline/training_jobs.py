@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+JobWeights = str | dict[str, str | tuple[str, ...]]
+Weights = str | Mapping[str, str | Sequence[str]]  # an address, or by role an address or several, tried in order
 
 
 class Model(BaseModel):
     """Frozen, and closed: a key that nobody reads is a mistake the user wants to hear of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobModel(Model):
+    """What all kinds of jobs have beside their fields."""
+
+    # Variables that set fields: no field itself, since what they set is in the job.
+    _environment: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables of the environment that set fields of this job."""
+        return self._environment
 
 
 class MaskSpec(Model):
@@ -49,7 +66,7 @@ class TaskSpec(Model):
     resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that a task takes
 
 
-class FinetuneJob(Model):
+class FinetuneJob(JobModel):
     """``kind: finetune``: a diffusion network to one or many domains, each a file of its own (DiffusionCLIP)."""
 
     kind: Literal["finetune"]
@@ -57,7 +74,7 @@ class FinetuneJob(Model):
     manifest: str | tuple[str, ...] | None = None  # images to learn from; a target may name its own
     output: str
     seed: int = Field(default=0, ge=0)
-    weights: str | dict[str, str]  # roles unet and clip, arcface where identity has weight
+    weights: JobWeights  # roles unet and clip, arcface where identity has weight
     params: dict[str, Any] = Field(default_factory=dict)  # fields of FinetuneParams
     targets: tuple[TargetSpec, ...] = Field(min_length=1)
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
@@ -77,7 +94,7 @@ class FinetuneJob(Model):
 class WorkersSpec(Model):
     """What a training takes of the cluster. Their number changes the images an update sees, and nothing else."""
 
-    workers: int | Literal["auto"] = "auto"  # auto: one a GPU, or one where there is none
+    workers: AtLeastOne | Literal["auto"] = "auto"  # auto: one a GPU, or one where there is none
     gpus_per_worker: float | Literal["auto"] = "auto"  # auto: one, or none where the cluster has none
     cpus_per_worker: float = Field(default=1.0, gt=0)  # as many threads make samples; a large GPU wants 8 and more
     # Starts again after a worker died by itself; each goes on from the last checkpoint. Nodes that a cloud takes back
@@ -85,15 +102,8 @@ class WorkersSpec(Model):
     max_failures: int = Field(default=5, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that a worker takes
 
-    @field_validator("workers")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
 
-
-class TrainJob(Model):
+class TrainJob(JobModel):
     """``kind: train``: an exemplar UNet from images with boxes (Paint by Example)."""
 
     kind: Literal["train"]
@@ -101,7 +111,7 @@ class TrainJob(Model):
     manifest: str | tuple[str, ...]  # columns image and boxes
     output: str
     seed: int = Field(default=0, ge=0)
-    weights: str | dict[str, str]  # where it starts: Paint by Example's, or Stable Diffusion's with CLIP's as vision
+    weights: JobWeights  # where it starts: Paint by Example's, or Stable Diffusion's with CLIP's as vision
     params: dict[str, Any] = Field(default_factory=dict)  # fields of TrainParams
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)  # of rows seen that cannot be read; above it, it stops
     ray: WorkersSpec = WorkersSpec()

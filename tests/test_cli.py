@@ -146,7 +146,7 @@ def test_too_many_failures_end_with_1_and_say_what_to_do(tmp_path: Path) -> None
         (["run", "none.yaml"], "no job file at none.yaml"),
         (["run", "{job}", "--set", "colour=red"], "colour: unknown key"),
         (["run", "{job}", "--set", "editor.name=blender"], "no editor named 'blender'"),
-        (["run", "{job}", "--set", "editor.params={steps: 3}"], "no parameter named steps"),
+        (["run", "{job}", "--set", "editor.params={steps: 3}"], "editor.params.steps: unknown key"),
         (["run", "{job}", "--set", "manifest=none.parquet"], "none.parquet"),
         (["run", "{job}", "--executor", "slurm"], "no executor named 'slurm'"),
         (["run", "{job}", "--set", "quality.thresholds={blueness: 1}"], "blueness, which nothing measures"),

@@ -122,7 +122,7 @@ def test_an_output_that_holds_another_kind_of_run_or_was_begun_elsewhere_is_refu
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"params": {"stepz": 3}}, ConfigError, "no parameter named stepz"),
+        ({"params": {"stepz": 3}}, ConfigError, r"params\.stepz: unknown key; did you mean steps\?"),
         ({"params": {"image_size": 18}}, ConfigError, "these networks take multiples of 4"),
         ({"weights": "nowhere"}, WeightsError, "no weights at nowhere"),
         ({"manifest": "nowhere.parquet"}, ManifestError, "nowhere.parquet"),

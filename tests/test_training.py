@@ -87,7 +87,7 @@ def test_a_target_is_the_job_with_its_own_params_manifest_and_texts(files: dict[
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("params={steps: 3}", "target cat: no parameter named steps"),
+        ("params={steps: 3}", "target cat: params.steps: unknown key"),
         ("targets.1.params={t_0: 1000}", "t_0 is 1000"),
         ("targets.1.domain=zombi", "no domain named 'zombi'; near it: zombie"),
         ("targets=[]", "targets"),

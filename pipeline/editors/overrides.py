@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from pipeline import field_errors
 from pipeline.errors import ConfigError
 
 P = TypeVar("P")
@@ -27,4 +28,4 @@ def overridden(params: P, values: Mapping[str, Any]) -> P:
 def check_names(given: Iterable[str], names: list[str]) -> None:
     """Raise ConfigError for a name that is no parameter."""
     if unknown := sorted(set(given) - set(names)):
-        raise ConfigError(f"no parameter named {', '.join(unknown)}; there are: {', '.join(names)}")
+        raise ConfigError("; ".join(field_errors.unknown(f"params.{name}", names) for name in unknown))

@@ -87,7 +87,7 @@ def tune(task: TargetTask, device: str, say: Callable[[str], None] = lambda _: N
     Raises:
         StopRun: rows, weights or texts that cannot be learned from, or an output that holds another training's file.
     """
-    params: FinetuneParams = plugins.check_params(FinetuneParams, task.params, f"target {task.name}")
+    params: FinetuneParams = plugins.check_params(FinetuneParams, task.params, f"target {task.name}: params")
     resolved = weights.resolve(task.weights)
     rows = _rows(task, params)
     decides = redacted_all(_decides(task, params, resolved.sha256, rows))

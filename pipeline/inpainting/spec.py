@@ -46,7 +46,7 @@ def decides(task: TrainTask) -> dict[str, Any]:
     Raises:
         StopRun: params, manifest or weights that are not there.
     """
-    params = asdict(plugins.check_params(TrainParams, task.params, f"training {task.name}"))
+    params = asdict(plugins.check_params(TrainParams, task.params, "params"))
     files = storage.identities(manifest.read(task.manifests).files)
     return {
         "version": VERSION,
@@ -66,7 +66,7 @@ def refuse_other(output: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]
 
 def done(task: TrainTask) -> dict[str, Any] | None:
     """The record of a training that has taken all its steps; None where there is more to do."""
-    params: TrainParams = plugins.check_params(TrainParams, task.params, f"training {task.name}")
+    params: TrainParams = plugins.check_params(TrainParams, task.params, "params")
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(task.output, RECORD_FILE)))
     except ObjectMissing:

@@ -99,7 +99,7 @@ def carry_out(
 
 
 def _trainer(task: TrainTask, crew: Crew) -> Trainer:
-    params: TrainParams = plugins.check_params(TrainParams, task.params, f"training {task.name}")
+    params: TrainParams = plugins.check_params(TrainParams, task.params, "params")
     rows = read_rows(task.manifests)
     networks = load_start(weights.resolve(task.weights).files, params.prior, task.seed)
     for module in networks.parts().values():

@@ -144,7 +144,7 @@ def test_a_rows_params_win_over_the_jobs(editor, weights):
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"lambda": 3}, "no parameter named lambda"),
+        ({"lambda": 3}, "params.lambda: unknown key"),
         ({"skip_timesteps": 5}, "skip fewer"),
         ({"background_preservation_loss": True}, "needs LPIPS"),
     ],

@@ -41,7 +41,7 @@ def test_a_row_overrides_the_job_and_its_preset_what_the_job_did_not_give():
 
 
 def test_an_unknown_name_in_a_row_is_a_config_error():
-    with pytest.raises(ConfigError, match="no parameter named aug_nums; there are: preset, timesteps"):
+    with pytest.raises(ConfigError, match=r"params\.aug_nums: unknown key; did you mean aug_num\?"):
         Params().overridden({"aug_nums": 4})
 
 

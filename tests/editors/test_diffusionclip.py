@@ -219,7 +219,7 @@ def test_a_network_of_another_size_is_no_tuned_copy(editor, tmp_path):
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"strength": 3}, "no parameter named strength"),
+        ({"strength": 3}, "params.strength: unknown key"),
         ({"t_0": 1000}, "t_0 is 1000"),
         ({"networks": ["tuned", "other"]}, "give hybrid"),
         ({"networks": ["tuned", "other"], "hybrid": {"0": [1]}}, "1 weights at threshold 0 for 2"),

@@ -29,7 +29,7 @@ def test_the_defaults_are_the_published_examples() -> None:
         ({"eta": 1.5, "sampler": "ddim"}, "eta is 1.5"),
         ({"eta": 0.5}, "eta is 0.5 but plms is deterministic; take ddim"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0"),
-        ({"scale": 1.0}, "no parameter named scale; there are: steps"),
+        ({"scale": 1.0}, "params.scale: unknown key"),
     ],
 )
 def test_what_cannot_mean_anything_is_refused_in_one_line(values: dict[str, object], line: str) -> None:

@@ -39,7 +39,7 @@ def test_the_defaults_are_the_published_numbers() -> None:
         ({"lr_factor": 0}, "learning_rate and lr_factor"),
         ({"masked_share": 1.1}, "shares; give 0 to 1"),
         ({"l1_inside": -0.1}, "shares; give 0 to 1"),
-        ({"steps": 3}, "target x: no parameter named steps"),
+        ({"steps": 3}, "target x.steps: unknown key"),
         ({"mode": "fast"}, "target x: mode"),
         ({"images": "many"}, "target x: images"),
     ],

@@ -1,0 +1,22 @@
+"""``retouch schema``: what a job file may say, for an editor to complete and check. Knows no field."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(schema)
+
+
+def schema(
+    kind: Annotated[str | None, typer.Option(help="edit, finetune, train or evaluate; else all.")] = None,
+) -> None:
+    """Print the JSON Schema of job files, with the params of the installed editors."""
+    from pipeline.job_schema import job_schema
+
+    typer.echo(json.dumps(job_schema(kind), indent=1))
