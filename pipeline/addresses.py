@@ -17,6 +17,19 @@ _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 _LONGEST: Final = 120  # bytes of an escaped key; filesystems stop at 255 for the whole name
 
 
+def whole(address: str) -> str:
+    """An address as it reads from everywhere: a local one is absolute, and none ends with a slash."""
+    path = storage.local_path(address)
+    return (address if path is None else str(path)).rstrip("/")
+
+
+def locate(output: str, address: str) -> str:
+    """The whole address of an image: most are relative to their output, those taken over from another run are whole."""
+    if "://" in address or address.startswith("/"):
+        return address
+    return storage.join(whole(output), address)
+
+
 def fetch(output: str, address: str) -> bytes:
     """The bytes that a sink's ``put`` was given, from the address that it returned.
 
@@ -26,7 +39,7 @@ def fetch(output: str, address: str) -> bytes:
     """
     data = fetch_file(output, [address])[address]
     if data is None:
-        raise ObjectMissing(f"no image at {storage.join(output, address)}")
+        raise ObjectMissing(f"no image at {locate(output, address)}")
     return data
 
 
@@ -40,7 +53,7 @@ def fetch_file(output: str, addresses: Sequence[str]) -> dict[str, bytes | None]
     Raises:
         StorageError: the file cannot be read.
     """
-    file = storage.join(output, file_of(addresses[0]))
+    file = locate(output, file_of(addresses[0]))
     try:
         data = storage.read_bytes(file)
     except ObjectMissing:
@@ -57,7 +70,7 @@ def fetch_file(output: str, addresses: Sequence[str]) -> dict[str, bytes | None]
 
 
 def file_of(address: str) -> str:
-    """The file, relative to the output folder, in which an image rests: itself, or its shard."""
+    """The file in which an image rests: itself, or its shard; relative to the output folder where the address is."""
     return address.partition(MEMBER)[0]
 
 

@@ -78,7 +78,9 @@ def run(
         f"({summary.images_per_second:.2f} images/s, start included)"
     )
     typer.echo(f"gallery: {summary.report}")
-    if summary.exit_code:
+    for score in summary.moved:
+        typer.echo(f"moved since earlier nights: {score.text()}", err=True)
+    if summary.failure_rate > summary.max_failure_rate:
         typer.echo(
             f"failures: {summary.failure_rate:.1%} of rows, over max_failure_rate {summary.max_failure_rate:.1%}; "
             f"see the gallery, mend, and run again with --retry-failed",

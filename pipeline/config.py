@@ -102,6 +102,19 @@ class RaySpec(Model):
     resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that an actor takes
 
 
+class DriftSpec(Model):
+    """When tonight's scores count as moved away from those of earlier nights."""
+
+    nights: int = Field(
+        default=7, ge=1
+    )  # earlier runs, or calls on this output, whose scores tonight's are held against
+    # Both must be passed: the largest distance of the two distribution functions (Kolmogorov-Smirnov), in 0..1, and how
+    # unlikely chance makes one so large.
+    distance: float = Field(default=0.2, gt=0, le=1)
+    p_value: float = Field(default=0.01, gt=0, lt=1)
+    fail: bool = False  # a run whose scores moved ends with 1
+
+
 class DeadlineSpec(Model):
     """How long work may take before its rows are tried alone, and in the end answered with ``DeadlineExceeded``."""
 
@@ -135,6 +148,10 @@ class EditJob(JobModel):
     # Where inversions are kept from one run to the next (a folder on any storage; nothing is deleted there): images
     # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
     latents: str | None = None
+    # An earlier output, or a glob of them, whose answers are taken over where nothing that decides them has changed;
+    # auto: where the output holds {date}, those of other dates; none: everything is edited.
+    carry: str = "auto"
+    drift: DriftSpec = DriftSpec()
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     deadlines: DeadlineSpec = DeadlineSpec()
     ray: RaySpec = RaySpec()

@@ -18,6 +18,7 @@ ADDRESSES: Final = (
     ("output",),
     ("manifest",),
     ("latents",),
+    ("carry",),
     ("results",),
     ("reference",),
     ("weights",),
@@ -54,7 +55,15 @@ def filled(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.e
     whole: Any = data
     for path in ADDRESSES:
         whole = _below(whole, path, "", values, environ)
-    return dict(whole)
+    return dict(whole) | _carry(data, values, environ)
+
+
+def _carry(data: Mapping[str, Any], values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Where a job with a date in its output finds what it left on other dates; unless the job says it itself."""
+    output = data.get("output")
+    if data.get("kind", "edit") != "edit" or data.get("carry", "auto") != "auto" or "{date}" not in str(output):
+        return {}
+    return {"carry": _texts(output, "output", {**values, "date": "*"}, environ)}
 
 
 def _below(node: Any, path: tuple[str, ...], where: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:

@@ -108,6 +108,17 @@ def check(output: str, epoch: int) -> None:
         raise LeaseLost(f"run {newest} took {output} over from run {epoch}, which stood still; this one writes no more")
 
 
+def wait_until_over(output: str) -> None:
+    """Return when no run holds an output's lease: it was released, or its holder is dead or stood still.
+
+    Raises:
+        Busy: a run is at work there.
+    """
+    newest = _newest(output)
+    if newest:
+        _wait_until_free(output, newest)
+
+
 def _claim(output: str, after: int, seconds: float) -> int:
     me = Holder(socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), secrets.token_hex(8), seconds)
     for _ in range(_ROUNDS):

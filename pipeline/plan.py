@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import manifest, plugins, results, storage, weights
+from pipeline import carrying, manifest, plugins, results, storage, weights
 from pipeline.config import EditJob
 from pipeline.errors import ConfigError, ManifestError, OutputError
 from pipeline.field_errors import nearest
 from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import redacted_all
-from pipeline.schema import FAILURES, REQUEST_COLUMNS, RESULT_FIELDS, results_schema
+from pipeline.schema import REQUEST_COLUMNS, RESULT_FIELDS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 
 # Of the job: what decides an answer, with ray.batch_size. The rest may change between two runs on one output.
@@ -53,6 +53,8 @@ class Plan:
     todo: pa.Table  # manifest columns and ``fingerprint`` of the rows left
     requests: pa.Table  # key and fingerprint of every row asked for
     weights: Mapping[str, str]  # role to sha256
+    whole: bool = True  # the whole manifest is asked for, not its first rows
+    caller: tuple[str, ...] = ()  # the caller's columns of the results
 
     @property
     def total(self) -> int:
@@ -129,6 +131,8 @@ def make_plan(
         todo=todo,
         requests=table.select(["key", "fingerprint"]),
         weights=resolved.sha256,
+        whole=limit is None,
+        caller=tuple(caller.names),
     )
 
 
@@ -145,12 +149,9 @@ def claimed(plan: Plan, epoch: int) -> Plan:
 def _standing(output: str, retry_failed: bool, retry_errors: Collection[str]) -> dict[str, str]:
     """Key to fingerprint of the answers that are not asked again."""
     names = ["key", "fingerprint", "status", "error_type"]
-    columns = (results.read(output, names)[name].to_pylist() for name in names)
-    return {
-        key: fingerprint
-        for key, fingerprint, status, error in zip(*columns, strict=True)
-        if not (retry_failed and status in FAILURES) and error not in retry_errors
-    }
+    table, again = results.read(output, names), carrying.answered_again(retry_failed, retry_errors)
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return {key: fingerprint for key, fingerprint, status, error in rows if not again(status, error)}
 
 
 def engine_spec(job: EditJob) -> EngineSpec:
@@ -223,7 +224,7 @@ def open_run(plan: Plan) -> None:
         "python": platform.python_version(),
     }
     storage.write_bytes(storage.join(plan.job.output, RUN_FILE), json.dumps(record, indent=1).encode())
-    results.write_requests(plan.job.output, plan.requests)
+    results.write_requests(plan.job.output, plan.requests, whole=plan.whole)
 
 
 def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from pipeline.verification import (
 )
 
 FOLDER: Final = "results"
+REMOVED: Final = "removed"  # answers to requests that are in the manifest no more
 REQUESTS_FILE: Final = "requests.parquet"
 REQUESTS: Final = pa.schema([pa.field("key", pa.string(), False), pa.field("fingerprint", pa.string(), False)])
 THREADS: Final = 16
@@ -95,7 +96,7 @@ def answered(output: str, only: Collection[str] | None = None) -> dict[str, tupl
     return dict(zip(keys, zip(fingerprints, statuses, strict=True), strict=True))
 
 
-def write_requests(output: str, requests: pa.Table) -> None:
+def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> None:
     """Record what runs on this output were asked for, which ``verify`` holds the answers against.
 
     Earlier requests that are not repeated stay if they were answered: a run with a limit does not make the others'
@@ -104,9 +105,13 @@ def write_requests(output: str, requests: pa.Table) -> None:
     Args:
         output: the output folder.
         requests: columns ``key`` and ``fingerprint``.
+        whole: they are the whole manifest: an earlier request that is not among them has left it, and ``retire`` is
+            for its answer.
     """
     asked = _pairs(requests)
-    earlier = {key: fingerprint for key, fingerprint in read_requests(output).items() if key not in asked}
+    earlier = (
+        {} if whole else {key: fingerprint for key, fingerprint in read_requests(output).items() if key not in asked}
+    )
     if earlier:
         known = answered(output)
         asked |= {key: fingerprint for key, fingerprint in earlier.items() if key in known}
@@ -123,6 +128,35 @@ def read_requests(output: str) -> dict[str, str]:
     return _pairs(pq.read_table(io.BytesIO(data)))
 
 
+def retire(output: str, asked: Collection[str], *, epoch: int) -> int:
+    """Move the answers to requests that have left the manifest to ``removed/``; their images stay.
+
+    To be called by one process; a kill in between leaves an answer in both places, and the next call finishes the work.
+
+    Args:
+        output: the output folder.
+        asked: keys of the whole manifest.
+        epoch: the run's number.
+
+    Returns:
+        How many.
+    """
+    table = read(output)
+    staying = pc.is_in(table["key"], pa.array(sorted(asked), pa.string()))
+    gone = table.filter(pc.invert(staying))
+    if not gone.num_rows:
+        return 0
+    storage.write_bytes(storage.join(output, REMOVED, f"{epoch:06d}-{_digest(gone)}.parquet"), _encoded(gone))
+    _merge(output, table.filter(staying), files(output), epoch)
+    return int(gone.num_rows)
+
+
+def read_removed(output: str) -> pa.Table:
+    """The last answer to each request that left the manifest, sorted by key."""
+    names = sorted(storage.list_files(storage.join(output, REMOVED), ".parquet"))
+    return _resolved(_read_files(names))
+
+
 def compact(output: str) -> None:
     """Make reading the folder plainly give each key once: to be called when all rows are answered, by one process.
 
@@ -134,7 +168,11 @@ def compact(output: str) -> None:
     standing = _resolved(table)
     if len(present) <= 1 and standing.num_rows == table.num_rows:
         return
-    epoch = max(epoch_of(file) for file in present)
+    _merge(output, standing, present, max(epoch_of(file) for file in present))
+
+
+def _merge(output: str, standing: pa.Table, present: Sequence[str], epoch: int) -> None:
+    """Put these rows in the place of the files that are there."""
     merged = []
     for start in range(0, standing.num_rows, ROWS_A_FILE):
         rows = standing.slice(start, ROWS_A_FILE)
@@ -155,7 +193,8 @@ def sweep(output: str, still_ours: Callable[[], None] = lambda: None) -> tuple[s
         output: the output folder.
         still_ours: called before anything is deleted; raises where a newer run may have put images there.
     """
-    named = images_of(read(output, ["output", "sha256", "runners_up"]))
+    wanted = ["output", "sha256", "runners_up"]
+    named = images_of(read(output, wanted)) | images_of(read_removed(output).select(wanted))
     orphans = tuple(address for address in orphan_images(output, named) if is_ours(address))
     still_ours()
     with ThreadPoolExecutor(THREADS) as threads:
@@ -189,7 +228,7 @@ def verify(output: str, asked: Mapping[str, str] | Iterable[str] | None = None) 
         duplicates=tuple(sorted(key for key, times in Counter(table["key"].to_pylist()).items() if times > 1)),
         missing_images=missing_images,
         hash_mismatches=mismatches,
-        orphan_images=orphan_images(output, expected),
+        orphan_images=orphan_images(output, {**expected, **images_of(read_removed(output))}),
         images=len(expected) - len(missing_images),
         digest=digest_of(rows),
         images_digest=images_digest_of(rows),

@@ -10,15 +10,18 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import flights, lease, report, results, storage
+from pipeline import carrying, drift, flights, lease, nights, report, results, storage
 from pipeline.config import EditJob
+from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget
 from pipeline.events import Events
 from pipeline.lease import Lease
+from pipeline.nights import Night
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
 from pipeline.progress import Tally, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
+from pipeline.selection import score_columns
 from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
@@ -39,6 +42,10 @@ class Summary:
     report: str
     failure_rate: float
     max_failure_rate: float
+    carried: int  # rows whose answers this call took over from earlier runs
+    changes: dict[str, int]  # rows by what became of them since the run before
+    drift: tuple[Drift, ...]  # of scores, against earlier nights; empty where there are none
+    fail_on_drift: bool
 
     @property
     def images_per_second(self) -> float:
@@ -47,8 +54,14 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 where the failure budget held, else 1."""
-        return 0 if self.failure_rate <= self.max_failure_rate else 1
+        """0 where the failure budget held, and where that matters no score moved; else 1."""
+        over = self.failure_rate > self.max_failure_rate
+        return int(over or (self.fail_on_drift and bool(self.moved)))
+
+    @property
+    def moved(self) -> tuple[Drift, ...]:
+        """Scores that are not spread as in earlier nights."""
+        return tuple(score for score in self.drift if score.moved)
 
 
 def run(
@@ -82,16 +95,27 @@ def run(
     console = console or Console(stderr=True)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
+    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
+    for note in night.notes():
+        console.print(note, soft_wrap=True, highlight=False)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
         plan = claimed(plan, ours.epoch)
+        nights.record(plan, night)
         open_run(plan)
+        nights.take_over(plan, night)
         events = Events(plan.write.output)
-        events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch)
-        return _run(plan, ours, _executor(executor, address), events, console)
+        known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
+        events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
+        return _run(plan, night, ours, _executor(executor, address), events, console)
 
 
 def _run(
-    plan: Plan, ours: Lease, execute: Callable[[Plan], Iterator[pa.Table]], events: Events, console: Console
+    plan: Plan,
+    night: Night,
+    ours: Lease,
+    execute: Callable[[Plan], Iterator[pa.Table]],
+    events: Events,
+    console: Console,
 ) -> Summary:
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
@@ -104,7 +128,7 @@ def _run(
         except Exception as error:
             events.say("stopped", reason=redacted(f"{type(error).__name__}: {error}")[:500], answered=counts.done)
             raise
-        return _settle(plan, ours, counts, events)
+        return _settle(plan, night, ours, counts, events)
 
 
 def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
@@ -128,18 +152,20 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
+def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output = plan.write.output
     ours.check()
+    asked = set(plan.requests["key"].to_pylist())
+    if plan.whole:
+        results.retire(output, asked, epoch=plan.write.epoch)
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
     answered = results.answered(output)
-    missing = [key for key in plan.requests["key"].to_pylist() if key not in answered]
+    missing = sorted(asked - set(answered))
     if missing:
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {missing[0]!r}; run it again")
-    asked = set(plan.requests["key"].to_pylist())
     statuses = dict.fromkeys(STATUSES, 0)
     for key, (_, status) in answered.items():
         statuses[status] += key in asked
@@ -154,6 +180,10 @@ def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
         report=storage.join(plan.job.output, report.REPORT_FILE),
         failure_rate=sum(statuses[status] for status in FAILURES) / max(plan.total, 1),
         max_failure_rate=plan.job.max_failure_rate,
+        carried=night.carried.num_rows,
+        changes=night.changes.counts,
+        drift=tuple(drift.measure(output, night, score_columns(plan.write.schema, plan.caller), plan.job.drift)),
+        fail_on_drift=plan.job.drift.fail,
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())

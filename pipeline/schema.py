@@ -53,7 +53,7 @@ RESULT_FIELDS: Final = pa.schema(
         pa.field("error_message", pa.string()),
         pa.field("error_stage", pa.string()),
         pa.field("attempts", pa.int32()),
-        pa.field("output", pa.string()),  # relative to the output folder
+        pa.field("output", pa.string()),  # relative to the output folder; whole in a row taken over from another run
         pa.field("seed", pa.int64()),  # of the candidate that was kept
         pa.field("candidate", pa.int32()),
         pa.field("width", pa.int32()),
@@ -62,6 +62,7 @@ RESULT_FIELDS: Final = pa.schema(
         pa.field("background_changed_px", pa.int64()),
         pa.field("edit_seconds", pa.float64()),
         pa.field("runners_up", pa.list_(RUNNER_UP)),  # best first
+        pa.field("carried_from", pa.string()),  # output of the earlier run that gave this answer; null: this one
     ]
 )
 

@@ -34,6 +34,7 @@ def test_every_address_takes_fields_and_nothing_else_does() -> None:
     assert found == {
         "name": "night",
         "output": f"s3://b/night/{DAY}",
+        "carry": "s3://b/night/*",  # what the job left on other dates
         "manifest": [f"{DAY}/a.parquet", "b.parquet"],
         "latents": "night",
         "results": f"runs/{DAY}",

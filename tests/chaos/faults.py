@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -32,6 +33,7 @@ from tests.chaos.world import (
 from tests.s3_server import Ceph, Endpoint, Fault, faulty
 
 EDITOR = "MapBatches(EditActor)"
+A_FEW_BLOCKS = 5.0  # seconds
 FAULTY_SHARE = 0.1  # of all requests
 
 
@@ -47,15 +49,21 @@ def kill_drivers(world: World, times: int, dice: random.Random) -> Outcome:
 
 
 def _ended(world: World, output: str, outcome: Outcome, times: int, dice: random.Random) -> bool:
-    """One life of the command; True where it came to its end before it was killed."""
+    """One life of the command; True where it came to its end before it was killed.
+
+    Every second life ends at any moment, the others in the middle of the work: a start takes longer than a few rows.
+    """
     process = world.start(world.command(output))
     begun, before, moment = time.monotonic(), parts(output), dice.uniform(1, world.seconds)
-    resumed = not before  # a first start resumes nothing
+    at_work = math.inf if outcome.times % 2 else dice.uniform(0, A_FEW_BLOCKS)
+    first, committed = not before, math.inf  # a first start resumes nothing
     while process.poll() is None:
-        if not resumed and parts(output) - before:
-            outcome.resume_seconds.append(time.monotonic() - begun)
-            resumed = True
-        if outcome.times < times and time.monotonic() - begun > moment:
+        now = time.monotonic()
+        if committed == math.inf and parts(output) - before:
+            committed = now
+            outcome.resume_seconds += [] if first else [now - begun]
+        is_time = now - begun > moment if at_work == math.inf else now - committed > at_work
+        if outcome.times < times and is_time:
             process.kill()
             process.wait()
             outcome.times += 1
