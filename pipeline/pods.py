@@ -19,6 +19,7 @@ CACHE_FOLDER: Final = "/cache"
 USER: Final = 1000  # of the image
 WAIT_FOR_NODES: Final = 1800  # seconds; a spot GPU that takes longer than this is not coming
 
+NO_MORE_RIGHTS: Final[Mapping[str, Any]] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 HEAD: Final = {"cpu": "2", "memory": "8Gi"}
 # A decode or write task takes half a CPU and, of large images, some hundred MB.
 CPU_WORKER: Final = {"cpu": "4", "memory": "16Gi"}
@@ -105,6 +106,7 @@ def ray_cluster_spec(cluster: Cluster) -> dict[str, Any]:
         spec["autoscalerOptions"] = {
             "version": "v2",
             "idleTimeoutSeconds": 300,
+            "securityContext": dict(NO_MORE_RIGHTS),
             "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}},
         }
     spec["headGroupSpec"] = {
@@ -117,10 +119,7 @@ def ray_cluster_spec(cluster: Cluster) -> dict[str, Any]:
 
 def hardened(spec: dict[str, Any]) -> dict[str, Any]:
     """A pod's spec with what the Pod Security Standard ``restricted`` asks for."""
-    containers = [
-        {**each, "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
-        for each in spec["containers"]
-    ]
+    containers = [{**each, "securityContext": dict(NO_MORE_RIGHTS)} for each in spec["containers"]]
     who = {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -144,10 +143,16 @@ def _head(cluster: Cluster) -> dict[str, Any]:
     if cluster.job is not None:
         container["volumeMounts"].append({"name": "job", "mountPath": JOB_FOLDER, "readOnly": True})
         volumes.append({"name": "job", "configMap": {"name": cluster.job}})
-    # Nothing is lost with the head but time; yet all of a run's GPUs wait while it starts again.
+    # Nothing is lost with the head but time; yet all of a run's GPUs wait while it starts again. The two annotations
+    # are read by the cluster autoscaler and by Karpenter.
     steady = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in _SPOT]
     return {
-        "metadata": {"annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}},
+        "metadata": {
+            "annotations": {
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            }
+        },
         "spec": hardened(
             {
                 "serviceAccountName": cluster.service_account,

@@ -234,8 +234,8 @@ def _notes(wishes: Wishes, output: str) -> Iterator[str]:
     if wishes.kind == "raycronjob":
         yield "RayCronJob is alpha: KubeRay's operator needs the feature gate RayCronJob=true."
         yield "It has no concurrencyPolicy, no history limits and no starting deadline: overlaps end with exit code 3."
-        if DATE in output:
-            yield "{date} is the day (UTC) of a try: after midnight a retry begins anew. Of a cronjob it is not."
+    if wishes.kind in ("raycronjob", "rayjob") and DATE in output:
+        yield "{date} is the day (UTC) of a try: after midnight a retry begins anew. Of a cronjob it is not."
     if wishes.kind == "raycluster":
         yield "A cluster that stays: it costs what its head and one CPU pod cost, also when it has nothing to do."
 

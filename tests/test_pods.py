@@ -90,6 +90,11 @@ def test_every_process_shows_kuberays_token() -> None:
     assert spec()["authOptions"] == {"mode": "token"}
 
 
+def test_the_autoscaler_that_kuberay_adds_may_no_more_than_our_containers() -> None:
+    made = spec()
+    assert made["autoscalerOptions"]["securityContext"] == container(made["headGroupSpec"])["securityContext"]
+
+
 def test_secrets_are_named_and_never_read() -> None:
     made = spec(secrets=("s3", "hub"))
     for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):

@@ -41,7 +41,7 @@ class Metadata(BaseHTTPRequestHandler):
 def metadata() -> Iterator[ThreadingHTTPServer]:
     Metadata.asked = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
     server.shutdown()
