@@ -9,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.nights import Dated
-    from pipeline.schedule import Kind
 
 WHERE = "A file, or any fsspec URL, to write to; standard output where it is left out."
 
@@ -62,7 +61,7 @@ def schedule(
     }
     wishes = Wishes(
         job=job,
-        kind=cast("Kind", kind),
+        kind=kind,
         image=image or f"retouch:{version('retouch')}",
         cron=cron,
         timezone=timezone,

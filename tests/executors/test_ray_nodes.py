@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -54,12 +56,24 @@ with cluster(sys.argv[1], None):
 """
 
 
-def growing(port: int, folder: str) -> dict[str, object]:
+COMMANDS = (
+    *("cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands"),
+    *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+)
+
+
+def growing(port: int) -> dict[str, object]:
     """A cluster of a head and, as they are asked for, nodes with one GPU each: all of them on this machine."""
     return {
         "cluster_name": "growing",
         "max_workers": 4,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{port}",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "foreground_node_launch": True,
+        },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "gpu": {
@@ -70,6 +84,11 @@ def growing(port: int, folder: str) -> dict[str, object]:
             },
         },
         "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 1,
+        "file_mounts_sync_continuously": False,
+        **{name: {} for name in ("auth", "docker", "file_mounts", "head_node", "worker_nodes")},
+        **{name: [] for name in COMMANDS},
     }
 
 
@@ -81,7 +100,7 @@ def growing_cluster() -> Iterator[str]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         config = Path(folder) / "cluster.json"
-        config.write_text(json.dumps(growing(port, folder)))
+        config.write_text(json.dumps(growing(port)))
         environment = {
             **os.environ,
             "RAY_FAKE_CLUSTER": "1",
@@ -98,6 +117,12 @@ def growing_cluster() -> Iterator[str]:
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as head:
             yield f"127.0.0.1:{port}"
             head.terminate()
+            head.communicate()
+        # What its nodes leave behind: the folder's name, which is in every one's arguments, is nobody else's.
+        left = subprocess.run(["pgrep", "-f", folder], capture_output=True, text=True, check=False)
+        for process in left.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
 
 @pytest.mark.slow
