@@ -26,7 +26,6 @@ app = typer.Typer(
 
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
-schedule.register(app)
 
 Output = Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")]
 
@@ -225,6 +224,9 @@ def plugins() -> None:
     for kind in KINDS:
         for name, point in sorted(available(kind).items()):
             typer.echo(f"{kind[:-1]:10} {name:20} {point.value}")
+
+
+schedule.register(app)
 
 
 def _where(executor: str) -> Literal["ray", "local"]:

@@ -25,8 +25,10 @@ def schedule(
     timezone: Annotated[str, typer.Option(help="Whose clocks.")] = "Etc/UTC",
     kind: Annotated[str, typer.Option(help="cronjob, raycronjob, rayjob (once, now) or raycluster.")] = "cronjob",
     image: Annotated[str | None, typer.Option(help="Image of cluster/Dockerfile; retouch:VERSION by itself.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs at most; 0: on CPUs. As the job says.")] = None,
-    workers: Annotated[str | None, typer.Option(help="Pods for the main work: MIN:MAX. As the job says.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs at most, 0 to work on CPUs; else as the job says.")
+    ] = None,
+    workers: Annotated[str | None, typer.Option(help="Pods for the main work, MIN:MAX; else as the job says.")] = None,
     secret: Annotated[
         list[str] | None, typer.Option(help="A Secret whose keys become environment variables. Repeatable.")
     ] = None,
