@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types arch pytest debian chaos clean
+.PHONY: help setup setup-dev demo test lint types arch pytest debian chaos cluster-files clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,10 @@ debian:
 	    radosgw ceph-mon ceph-osd ceph-common chromium >/dev/null \
 	  || echo "debian packages could not be installed: the real-S3 and browser tests will be skipped"; \
 	else echo "not root or no apt-get: the real-S3 and browser tests will be skipped"; fi
+
+cluster-files:  ## what `retouch schedule` makes in cluster/, again
+	@for file in $$(grep -l '^# Made by: ' cluster/*.yaml); do \
+	  command=$$(sed -n '1s/^# Made by: //p' $$file); eval "$(BIN)/$$command" >$$file.new && mv $$file.new $$file; done
 
 clean:  ## remove what was set up and made here
 	rm -rf .venv .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import schema
+from pipeline.commands import schedule, schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,6 +231,9 @@ def plugins() -> None:
     for kind in KINDS:
         for name, point in sorted(available(kind).items()):
             typer.echo(f"{kind[:-1]:10} {name:20} {point.value}")
+
+
+schedule.register(app)
 
 
 def _where(executor: str) -> Literal["ray", "local"]:

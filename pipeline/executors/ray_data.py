@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import StopRun
-from pipeline.executors import anywhere
+from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
@@ -63,11 +63,19 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
     with cluster(address, None if asked == "auto" else asked, spare_cpus=2 * STAGE_CPUS):
         import ray
 
-        pool = resources(plan.job.ray, ray.cluster_resources())
-        try:
-            yield from _stream(anywhere.editing(plan), pool)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise of_ours(error) from error
+        with ray_nodes.resources(_taken(plan.job.ray), 1 if asked == "auto" else asked) as there:
+            pool = resources(plan.job.ray, there)
+            try:
+                yield from _stream(anywhere.editing(plan), pool)
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                raise of_ours(error) from error
+
+
+def _taken(spec: RaySpec) -> dict[str, float]:
+    """What an actor takes, as far as the job says it."""
+    if spec.gpus_per_actor == "auto":
+        return dict(spec.resources)
+    return {"GPU": spec.gpus_per_actor, "CPU": 0.0 if spec.gpus_per_actor else 1.0, **spec.resources}
 
 
 def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config import TaskSpec
 from pipeline.engine import best_device
-from pipeline.executors import anywhere
+from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
-from pipeline.executors.ray_tasks import options
+from pipeline.executors.ray_tasks import options, wanted
 from pipeline.scoring import Scorer, ScoreSpec, Shard
 
 TRIES = 5  # starts again of one shard whose worker died
@@ -27,7 +27,8 @@ def execute(shards: Sequence[Shard], score: ScoreSpec, spec: TaskSpec, address: 
     with cluster(address, workers=None):  # a core scores one; the shards that are left wait for it
         import ray
 
-        taken = options(spec, ray.cluster_resources())
+        with ray_nodes.resources(wanted(spec), len(shards)) as there:
+            taken = options(spec, there)
         remote = ray.remote(max_retries=TRIES, **taken)(_score)
         told = anywhere.scoring(score)
         left = [remote.remote(shard, told, bool(taken["num_gpus"])) for shard in anywhere.shards(shards)]

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import TaskSpec
 from pipeline.engine import best_device
 from pipeline.errors import StopRun
-from pipeline.executors import anywhere
+from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.finetuning.target import TargetTask, tune
 
@@ -30,7 +30,8 @@ def execute(
     with cluster(address, workers=None):  # a core trains one; the targets that are left wait for it
         import ray
 
-        taken = options(spec, ray.cluster_resources())
+        with ray_nodes.resources(wanted(spec), len(tasks)) as there:
+            taken = options(spec, there)
         remote = ray.remote(max_retries=TRIES, **taken)(_tune)
         names = {remote.remote(anywhere.training(task), bool(taken["num_gpus"])): task.name for task in tasks}
         left = list(names)
@@ -47,6 +48,13 @@ def execute(
 
 def _tune(task: TargetTask, on_gpu: bool) -> dict[str, Any]:
     return tune(task, best_device() if on_gpu else "cpu")
+
+
+def wanted(spec: TaskSpec) -> dict[str, float]:
+    """What a task takes, as far as the job says it."""
+    if spec.gpus_per_task == "auto":
+        return dict(spec.resources)
+    return {"GPU": spec.gpus_per_task, "CPU": 0.0 if spec.gpus_per_task else spec.cpus_per_task, **spec.resources}
 
 
 def options(spec: TaskSpec, there: Mapping[str, float]) -> dict[str, Any]:

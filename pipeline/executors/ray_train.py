@@ -20,7 +20,7 @@ from typing import Any, Final
 from pipeline import errors, storage
 from pipeline.config import WorkersSpec
 from pipeline.errors import RetouchError, StopRun
-from pipeline.executors import anywhere
+from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.inpainting.spec import PROGRESS_FILE, STATE, TrainTask, said
 
@@ -46,7 +46,8 @@ def execute(
         import ray
         from ray.train import TrainingFailedError
 
-        scaling = _scaling(spec, ray.cluster_resources())
+        with ray_nodes.resources(_taken(spec), workers, at_least=workers) as there:
+            scaling = _scaling(spec, there)
         with ThreadPoolExecutor(1, thread_name_prefix="fit") as thread:
             # Not in the main thread, where Ray would put its own handler of Ctrl-C, which ends with exit code 0.
             fitted = thread.submit(_fit, anywhere.training(task), spec, scaling)
@@ -127,6 +128,13 @@ class RayKeeper:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(dict(state()), Path(folder) / CHECKPOINT_FILE)
             train.report(dict(facts), checkpoint=train.Checkpoint.from_directory(folder))
+
+
+def _taken(spec: WorkersSpec) -> dict[str, float]:
+    """What a worker takes, as far as the job says it."""
+    if spec.gpus_per_worker == "auto":
+        return dict(spec.resources)
+    return {"GPU": spec.gpus_per_worker, "CPU": spec.cpus_per_worker, **spec.resources}
 
 
 def _scaling(spec: WorkersSpec, there: Mapping[str, float]) -> dict[str, Any]:
