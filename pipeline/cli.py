@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands import submit
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,6 +26,7 @@ app = typer.Typer(
 
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
+submit.register(app)
 
 Output = Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")]
 

@@ -87,7 +87,12 @@ def run(
         open_run(plan)
         events = Events(plan.write.output)
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch)
-        return _run(plan, ours, _executor(executor, address), events, console)
+
+        def say(line: str) -> None:
+            console.print(f"{job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
+            events.say("waiting", reason=line)
+
+        return _run(plan, ours, _executor(executor, address, say), events, console)
 
 
 def _run(
@@ -162,11 +167,11 @@ def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
     return summary
 
 
-def _executor(name: Executor, address: str | None) -> Callable[[Plan], Iterator[pa.Table]]:
+def _executor(name: Executor, address: str | None, say: Callable[[str], None]) -> Callable[[Plan], Iterator[pa.Table]]:
     if name == "local":
         from pipeline.executors import local
 
         return local.execute
     from pipeline.executors import ray_data
 
-    return lambda plan: ray_data.execute(plan, address)
+    return lambda plan: ray_data.execute(plan, address, say)
