@@ -1,0 +1,203 @@
+"""Clusters of several nodes: jobs submitted to them, nodes that join and die, who does what where."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import results
+from tests.chaos.world import ROOT, SHORT, parts
+from tests.datasets import painter_job, write_dataset
+from tests.ray_nodes import Cluster, clean_environment, cluster, wait_for
+from tests.telltale import PLANTED
+
+pytestmark = [pytest.mark.ray(own=True), pytest.mark.slow, pytest.mark.timeout(900)]
+
+# A node that is killed is known to be dead in some seconds.
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+SECRETS = {"AWS_SECRET_ACCESS_KEY": f"{PLANTED}/secret+key", "MY_ENDPOINT": f"http://{PLANTED}:9000"}
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Cluster]:
+    """A head that can decode and write, and edits nothing."""
+    with cluster(2, **QUICK) as head:
+        yield head
+
+
+class Command:
+    """A ``retouch`` command under way."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=ROOT,
+            env={**clean_environment(), "RAY_AUTH_MODE": "disabled", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._said: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def said(self) -> str:
+        return "".join(self._said)
+
+    def code(self) -> int:
+        """Its exit code, when it has ended."""
+        found = self._process.wait()
+        self._reader.join()
+        return found
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.append(line)
+
+
+def committed(output: str, more_than: int, command: Command) -> None:
+    """Wait until a run has put down more blocks."""
+    wait_for(lambda: len(parts(output)) > more_than, lambda: command.said)
+    assert not command.has_ended(), command.said
+
+
+def tasks(ray: Cluster, name: str) -> Counter[bool]:
+    """How many tasks whose name holds this ran on the head (True) and elsewhere (False)."""
+    from ray.util.state import list_tasks
+
+    head = head_of(ray)
+    found = list_tasks(ray.dashboard, limit=5000, raise_on_missing_output=False)
+    return Counter(task.node_id == head for task in found if name in (task.name or "") and task.node_id)
+
+
+def editors(ray: Cluster) -> set[str]:
+    """Ids of the nodes where an editor is loaded."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(ray.dashboard, limit=1000, raise_on_missing_output=False)
+    return {actor.node_id for actor in actors if "EditActor" in actor.class_name and actor.state == "ALIVE"}
+
+
+def head_of(ray: Cluster) -> str:
+    from ray.util.state import list_nodes
+
+    return next(node.node_id for node in list_nodes(ray.dashboard) if node.is_head_node)
+
+
+def test_the_pool_grows_with_a_node_that_joins_and_what_has_no_gpu_decodes(ray: Cluster, tmp_path: Path) -> None:
+    first = ray.join(1, gpus=1)  # which torch does not see: it edits on the CPU
+    gate = tmp_path / "gate"
+    job = painter_job(
+        tmp_path,
+        write_dataset(tmp_path, 200),
+        editor={
+            "name": "tests.executors.gated:GatedPainter",
+            "weights": "embedded:shapes",
+            "params": {"gate": str(gate)},
+        },
+        ray={"batch_size": 1, "rows_per_block": 1, "gpus_per_actor": 1},
+    )
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    command = Command("run", str(tmp_path / "job.yaml"), "--address", ray.address)
+    committed(job.output, 0, command)
+    assert len(editors(ray)) == 1
+    second = ray.join(1, gpus=1)
+    wait_for(lambda: len(editors(ray)) == 2 or command.has_ended(), lambda: command.said)
+    assert not command.has_ended(), f"{command.said}: the second node came too late"
+    assert head_of(ray) not in editors(ray)
+    first.kill()
+    gate.touch()
+    assert command.code() == 0, command.said
+    assert "rows: 200 = 200 success" in command.said
+    assert results.verify(job.output).ok
+    for name in ("_decode", "_write"):  # nodes with GPUs help where the head's CPUs are busy
+        assert tasks(ray, name)[True] > 2 * tasks(ray, name)[False], tasks(ray, name)
+    second.kill()
+
+
+def test_a_job_waits_for_its_node_is_stopped_goes_on_and_outlives_the_node(ray: Cluster, tmp_path: Path) -> None:
+    night = f"quickstart-{dt.datetime.now(dt.UTC).date().isoformat()}"
+    output = str(tmp_path / "out")
+    sets = [*SHORT, f"output={output}", "ray.resources={edit: 1}"]
+    submit = [
+        *("submit", "jobs/quickstart.yaml", "--working-dir", ".", "--python", sys.executable, "--follow"),
+        *("--address", ray.dashboard),
+        *(part for change in sets for part in ("--set", change)),
+        *(part for name in SECRETS for part in ("--env", name)),
+        *("--", "--limit", "20"),
+    ]
+
+    first = Command(*submit, **SECRETS)
+    wait_for(lambda: "for a node with 1 edit" in first.said or first.has_ended(), lambda: first.said)
+    assert f"submitted: {night}\n" in first.said
+    node = ray.join(1, edit=1)
+    committed(output, 0, first)
+    refused = Command(*submit, **SECRETS)
+    assert refused.code() == 2
+    assert f"{night} is there already: RUNNING; --again" in refused.said
+    stopped = Command("jobs", "stop", night, "--address", ray.dashboard)
+    assert stopped.code() == 0, stopped.said
+    assert f"{night}: STOPPED" in stopped.said
+    assert first.code() == 3, first.said
+    before = len(results.answered(output))
+    assert 0 < before < 20
+
+    second = Command(*submit, **SECRETS)
+    committed(output, len(parts(output)), second)
+    node.kill()
+    ray.join(1, edit=1)
+    assert second.code() == 0, second.said
+    assert f"submitted: {night}-2\n" in second.said
+    assert "rows: 20 = 20 success" in second.said
+    assert int(second.said.split("answered now: ")[1].split()[0]) <= 20 - before
+    verified = Command("verify", output)
+    assert verified.code() == 0, verified.said
+
+    wrong = Command("submit", "jobs/quickstart.yaml", "--again", "--follow", "--python", sys.executable, "--address",
+                    ray.dashboard, "--set", f"output={output}", "--set", "manifest=/no/such/manifest")  # fmt: skip
+    assert wrong.code() == 2, wrong.said
+    assert f"submitted: {night}-3\n" in wrong.said
+    listed = Command("jobs", "list", "--address", ray.dashboard)
+    assert listed.code() == 0
+    assert [line.split(",")[0] for line in listed.said.splitlines()] == [
+        f"{night}: STOPPED",
+        f"{night}-2: SUCCEEDED (exit code 0)",
+        f"{night}-3: FAILED (exit code 2)",
+    ]
+    logs = Command("jobs", "logs", f"{night}-2", "--address", ray.dashboard)
+    assert logs.code() == 0
+    assert "rows: 20 = 20 success" in logs.said
+
+    said = "".join(command.said for command in (first, refused, stopped, second, wrong, listed, logs))
+    assert "AWS_SECRET_ACCESS_KEY, MY_ENDPOINT" in said
+    assert PLANTED not in said
+    for file in Path(output).rglob("*"):
+        assert file.is_dir() or PLANTED.encode() not in file.read_bytes(), file
+
+
+def test_a_node_that_never_comes_ends_the_run_in_one_line(ray: Cluster, tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 2), ray={"actors": 2, "gpus_per_actor": 8, "stall_seconds": 3})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    command = Command("run", str(tmp_path / "job.yaml"), "--address", ray.address)
+    assert command.code() == 3, command.said
+    waits, ends = command.said.splitlines()
+    assert "waiting up to 3 s for a node with 8 GPU" in waits
+    assert ends.startswith("retouch: no node with 8 GPU joined in 3 s (ray.stall_seconds)")
+    assert "waiting up to 3 s" in (Path(job.output) / "events.jsonl").read_text()
