@@ -73,9 +73,10 @@ def pack(
     folder = Path(working_dir).absolute()
     if not folder.is_dir():
         raise ConfigError(f"--working-dir {working_dir} is no folder")
+    file = _inside(job_file, folder)
     _refuse(job, folder)
     settled = [*sets, f"output={json.dumps(job.output)}"]
-    return JobPackage(job.name, str(folder), _command(job, python, _inside(job_file, folder), settled, options))
+    return JobPackage(job.name, str(folder), _command(job, python, file, settled, options))
 
 
 def _command(job: Job, python: str, file: str, sets: Sequence[str], options: Sequence[str]) -> str:

@@ -33,10 +33,10 @@ def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    # The core says of every actor pool that its arguments could be lost with the driver; that is our plan.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local init would turn token authentication on
+        # The core says of every actor pool that its arguments could be lost with the driver; that is our plan.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if address:

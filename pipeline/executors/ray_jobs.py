@@ -162,20 +162,31 @@ def follow(client: JobSubmissionClient, submission_id: str, write: Callable[[str
     """Pass on what the job says until it is over; a connection that breaks is made anew.
 
     Raises:
+        ConfigError: the cluster knows no such job.
         Interrupted: the cluster cannot be reached any more.
     """
+    from aiohttp import ClientError
+
     written, lost_at = 0, 0.0
+
+    async def pass_on() -> None:
+        nonlocal written, lost_at
+        known = written  # a new connection begins with the first line
+        async for text in client.tail_job_logs(submission_id):
+            new, known = text[known:], max(0, known - len(text))
+            if new:
+                write(new)
+                written, lost_at = written + len(new), 0.0
+
+    state(client, submission_id)  # there must be one
     while True:
         try:
-            for text in _said(client, submission_id, skip=written):
-                write(text)
-                written, lost_at = written + len(text), 0.0
+            asyncio.run(pass_on())
             found = state(client, submission_id)
             if found.status in OVER:
                 return found
-        except (RuntimeError, OSError, StopRun) as error:
-            if isinstance(error, ConfigError):
-                raise
+            lost_at = 0.0
+        except (RuntimeError, OSError, ClientError, StopRun) as error:
             lost_at = lost_at or time.monotonic()
             if time.monotonic() - lost_at > PATIENCE:
                 raise Interrupted(f"lost {submission_id} from sight, which may run on: {error}") from error
@@ -192,24 +203,6 @@ def stop(client: JobSubmissionClient, submission_id: str) -> JobState:
             raise Interrupted(f"{submission_id} is still {found.status} {PATIENCE:g} s after it was told to stop")
         time.sleep(PAUSE)
     return found
-
-
-def _said(client: JobSubmissionClient, submission_id: str, skip: int) -> Iterator[str]:
-    """What a job says until it is over or the connection breaks, without its first ``skip`` characters."""
-    loop = asyncio.new_event_loop()
-    lines = client.tail_job_logs(submission_id)
-    try:
-        while True:
-            try:
-                text = loop.run_until_complete(anext(lines))
-            except StopAsyncIteration:
-                return
-            new, skip = text[skip:], max(0, skip - len(text))
-            if new:
-                yield new
-    finally:
-        loop.run_until_complete(lines.aclose())
-        loop.close()
 
 
 def _state(job: Any) -> JobState:
@@ -240,7 +233,7 @@ def _in_our_words(address: str, submission_id: str | None = None) -> Iterator[No
             f"{address} does not let us in: set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN "
             f"(or RAY_AUTH_TOKEN_PATH) ({_first_line(error)})"
         ) from error
-    except ConnectionError as error:
+    except OSError as error:
         raise StopRun(
             f"no Ray dashboard at {address} ({_first_line(error)}); give --address http://HOST:8265"
         ) from error

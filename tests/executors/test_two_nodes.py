@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -52,6 +54,10 @@ class Command:
         self._said: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
 
     @property
     def said(self) -> str:
@@ -141,23 +147,29 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_and_outlives_the_node(ray: 
         *("--address", ray.dashboard),
         *(part for change in sets for part in ("--set", change)),
         *(part for name in SECRETS for part in ("--env", name)),
-        *("--", "--limit", "20"),
+        *("--", "--limit", "24"),
     ]
 
     first = Command(*submit, **SECRETS)
     wait_for(lambda: "for a node with 1 edit" in first.said or first.has_ended(), lambda: first.said)
     assert f"submitted: {night}\n" in first.said
-    node = ray.join(1, edit=1)
-    committed(output, 0, first)
     refused = Command(*submit, **SECRETS)
     assert refused.code() == 2
     assert f"{night} is there already: RUNNING; --again" in refused.said
+    watcher = Command("jobs", "logs", night, "--follow", "--address", ray.dashboard)
+    wait_for(lambda: "for a node with 1 edit" in watcher.said or watcher.has_ended(), lambda: watcher.said)
+    watcher.interrupt()
+    assert watcher.code() == 130, watcher.said
+    assert f"{night} runs on; retouch jobs stop {night} ends it" in watcher.said
+
+    node = ray.join(1, edit=1)
+    committed(output, 0, first)
     stopped = Command("jobs", "stop", night, "--address", ray.dashboard)
     assert stopped.code() == 0, stopped.said
     assert f"{night}: STOPPED" in stopped.said
     assert first.code() == 3, first.said
     before = len(results.answered(output))
-    assert 0 < before < 20
+    assert 0 < before < 24
 
     second = Command(*submit, **SECRETS)
     committed(output, len(parts(output)), second)
@@ -165,8 +177,8 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_and_outlives_the_node(ray: 
     ray.join(1, edit=1)
     assert second.code() == 0, second.said
     assert f"submitted: {night}-2\n" in second.said
-    assert "rows: 20 = 20 success" in second.said
-    assert int(second.said.split("answered now: ")[1].split()[0]) <= 20 - before
+    assert "rows: 24 = 24 success" in second.said
+    assert int(second.said.split("answered now: ")[1].split()[0]) <= 24 - before
     verified = Command("verify", output)
     assert verified.code() == 0, verified.said
 
@@ -183,7 +195,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_and_outlives_the_node(ray: 
     ]
     logs = Command("jobs", "logs", f"{night}-2", "--address", ray.dashboard)
     assert logs.code() == 0
-    assert "rows: 20 = 20 success" in logs.said
+    assert "rows: 24 = 24 success" in logs.said
 
     said = "".join(command.said for command in (first, refused, stopped, second, wrong, listed, logs))
     assert "AWS_SECRET_ACCESS_KEY, MY_ENDPOINT" in said
@@ -201,3 +213,14 @@ def test_a_node_that_never_comes_ends_the_run_in_one_line(ray: Cluster, tmp_path
     assert "waiting up to 3 s for a node with 8 GPU" in waits
     assert ends.startswith("retouch: no node with 8 GPU joined in 3 s (ray.stall_seconds)")
     assert "waiting up to 3 s" in (Path(job.output) / "events.jsonl").read_text()
+
+
+@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="a cluster with tokens: RETOUCH_LONG=1 runs it")
+def test_a_cluster_with_tokens_lets_in_who_has_the_token_and_says_what_is_missing() -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
+    with cluster(1, **token) as closed:
+        outside = Command("jobs", "list", "--address", closed.dashboard)
+        assert (outside.code(), outside.said.count("\n")) == (2, 1), outside.said
+        assert "does not let us in: set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN" in outside.said
+        inside = Command("jobs", "list", "--address", closed.dashboard, **token)
+        assert (inside.code(), inside.said) == (0, "")
