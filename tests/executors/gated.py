@@ -15,12 +15,12 @@ class GatedParams(PainterParams):
 
 
 class GatedPainter(Painter):
-    """Takes a quarter of a second a batch while there is no file at ``gate``."""
+    """Takes a second a batch while there is no file at ``gate``."""
 
     Params: ClassVar[Any] = GatedParams
     params: GatedParams
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         if not Path(self.params.gate).exists():
-            time.sleep(0.25)
+            time.sleep(1)
         return super().edit_batch(batch)
