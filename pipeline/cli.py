@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import schedule, schema
+from pipeline.commands import schedule, schema, submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ app = typer.Typer(
 schema.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
+submit.register(app)
 
 Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]
 Output = Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")]

@@ -106,7 +106,12 @@ def run(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        return _run(plan, night, ours, _executor(executor, address), events, console)
+
+        def say(line: str) -> None:
+            console.print(f"{job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
+            events.say("waiting", reason=line)
+
+        return _run(plan, night, ours, _executor(executor, address, say), events, console)
 
 
 def _run(
@@ -192,11 +197,11 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events
     return summary
 
 
-def _executor(name: Executor, address: str | None) -> Callable[[Plan], Iterator[pa.Table]]:
+def _executor(name: Executor, address: str | None, say: Callable[[str], None]) -> Callable[[Plan], Iterator[pa.Table]]:
     if name == "local":
         from pipeline.executors import local
 
         return local.execute
     from pipeline.executors import ray_data
 
-    return lambda plan: ray_data.execute(plan, address)
+    return lambda plan: ray_data.execute(plan, address, say)

@@ -17,8 +17,8 @@ LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a f
 
 
 @contextmanager
-def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -> Iterator[None]:
-    """Connect to a cluster, or start one here and stop it again.
+def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -> Iterator[bool]:
+    """Connect to a cluster, or start one here and stop it again; whether nodes may join it while it is used.
 
     Args:
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
@@ -45,7 +45,7 @@ def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -
         except (ConnectionError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise StopRun(f"no Ray cluster at {address!r}: {reason}") from error
-        yield
+        yield True
         return
     cores = os.cpu_count() or 1
     # Beyond the workers', so that small tasks always find a place.
@@ -54,7 +54,7 @@ def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -
     with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         try:
             _start_here(cpus, folder, quiet)
-            yield
+            yield False
         finally:
             ray.shutdown()
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
-from pipeline.errors import StopRun
+from pipeline.errors import Interrupted, StopRun
 from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
@@ -26,13 +27,17 @@ from pipeline.stages import decode_block, write_block
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
+# Blocks given to an actor over those it can hold, from which a pool that may grow does, where there is room: at half,
+# as many as there are may start at once. Nothing is shed for being idle, since what is loaded took long to load.
+GROWS_FROM: Final = 0.5
+SHEDS_BELOW: Final = 0.0
 
 
 @dataclass(frozen=True)
 class Resources:
     """What the pool takes."""
 
-    actors: int
+    actors: int  # that have a place now
     gpus: float  # an actor
     cpus: float  # an actor
 
@@ -48,27 +53,32 @@ class EditActor:
         return edit_block(self.engine, table)
 
 
-def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
+def execute(
+    plan: Plan, address: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Iterator[pa.Table]:
     """Yield each block's results rows after they are committed.
 
     Args:
         plan: what is to be done.
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
+        say: told what a cluster is waited for.
 
     Raises:
-        StopRun: the cluster cannot hold the pool.
-        Interrupted: Ray gave up on the run; what is committed stays.
+        StopRun: the cluster, started here, cannot hold the pool.
+        Interrupted: no node that can came in time, or Ray gave up on the run; what is committed stays.
     """
-    asked = plan.job.ray.actors
-    with cluster(address, None if asked == "auto" else asked, spare_cpus=2 * STAGE_CPUS):
+    spec = plan.job.ray
+    with cluster(address, None if spec.actors == "auto" else spec.actors, spare_cpus=2 * STAGE_CPUS) as may_grow:
         import ray
 
-        with ray_nodes.resources(_taken(plan.job.ray), 1 if asked == "auto" else asked) as there:
-            pool = resources(plan.job.ray, there)
-            try:
-                yield from _stream(anywhere.editing(plan), pool)
-            except (ray.exceptions.RayError, TimeoutError) as error:
-                raise of_ours(error) from error
+        try:
+            with ray_nodes.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
+                if may_grow:
+                    wait_for_a_place(spec, say)
+                pool = resources(spec, ray.cluster_resources())
+                yield from _stream(anywhere.editing(plan), pool, may_grow=may_grow)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise of_ours(error) from error
 
 
 def _taken(spec: RaySpec) -> dict[str, float]:
@@ -79,13 +89,13 @@ def _taken(spec: RaySpec) -> dict[str, float]:
 
 
 def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
-    """How many actors, and what each takes, from what the cluster has.
+    """How many actors have a place in what the cluster has, and what each takes.
 
     Raises:
-        StopRun: the pool asked for can never be placed.
+        StopRun: none has.
     """
     gpus = cluster.get("GPU", 0.0)
-    each = (1.0 if gpus else 0.0) if spec.gpus_per_actor == "auto" else spec.gpus_per_actor
+    each = gpus_of_an_actor(spec, gpus)
     if each > gpus:
         raise StopRun(f"an actor wants {each:g} GPU and the cluster has {gpus:g}; set ray.gpus_per_actor")
     cpus = 0.0 if each else 1.0  # an operator with GPUs reserves a CPU too unless told otherwise: a silent deadlock
@@ -94,18 +104,70 @@ def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
         most = min(most, math.floor(cluster.get(name, 0.0) / amount))
         if not most:
             raise StopRun(f"an actor wants {amount:g} of {name!r} and the cluster has {cluster.get(name, 0.0):g}")
-    return Resources(most if spec.actors == "auto" else spec.actors, each, cpus)
+    return Resources(most, each, cpus)
 
 
-def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
+def bounds(spec: RaySpec, pool: Resources, blocks: int, *, may_grow: bool) -> tuple[int, int]:
+    """How many actors the pool has at least and at most.
+
+    Args:
+        spec: the job's wishes.
+        pool: what has a place now.
+        blocks: that are left to do; each keeps one actor busy at most.
+        may_grow: nodes may join the cluster.
+    """
+    if spec.actors == "auto":
+        return min(pool.actors, blocks), blocks if may_grow else min(pool.actors, blocks)
+    asked = min(spec.actors, blocks)
+    if pool.gpus or spec.resources:
+        return asked, asked  # those without a place wait for one, which an autoscaler sees
+    return min(asked, pool.actors), asked  # actors that took every CPU would starve the reads
+
+
+def gpus_of_an_actor(spec: RaySpec, there: float) -> float:
+    """GPUs that an actor takes of a cluster that has so many."""
+    if spec.gpus_per_actor == "auto":
+        return 1.0 if there else 0.0
+    return spec.gpus_per_actor
+
+
+def wait_for_a_place(spec: RaySpec, say: Callable[[str], None]) -> None:
+    """Return when some node can hold an actor. Until then the cluster's autoscaler sees that one is wanted.
+
+    Raises:
+        Interrupted: there was none for the job's ``stall_seconds``.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    gpus = gpus_of_an_actor(spec, ray.cluster_resources().get("GPU", 0.0))
+    taken = {name: amount for name, amount in {"GPU": gpus, **spec.resources}.items() if amount}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0.0) >= amount for name, amount in taken.items()) for node in nodes):
+        return
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in taken.items())
+    say(f"waiting up to {spec.stall_seconds} s for a node with {wanted}: of {len(nodes)} there, none has it")
+    group = placement_group([taken])
+    try:
+        if not group.wait(spec.stall_seconds):
+            raise Interrupted(
+                f"no node with {wanted} joined in {spec.stall_seconds} s (ray.stall_seconds); "
+                "start one, or change ray.gpus_per_actor or ray.resources; the same command goes on"
+            )
+    finally:
+        remove_placement_group(group)
+
+
+def _stream(plan: Plan, pool: Resources, *, may_grow: bool) -> Iterator[pa.Table]:
     import ray.data
 
-    blocks = list(plan.blocks(pool.actors))
-    actors = min(pool.actors, len(blocks))
-    _configure(plan.job.ray.stall_seconds)
+    spec = plan.job.ray
+    blocks = list(plan.blocks(pool.actors if spec.actors == "auto" else spec.actors))
+    least, most = bounds(spec, pool, len(blocks), may_grow=may_grow)
+    _configure(spec.stall_seconds)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
-    if plan.job.ray.resources:
-        editing["resources"] = dict(plan.job.ray.resources)
+    if spec.resources:
+        editing["resources"] = dict(spec.resources)
     on_cpus: dict[str, Any] = {
         "batch_size": None,
         "batch_format": "pyarrow",
@@ -123,7 +185,8 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             compute=ray.data.ActorPoolStrategy(
-                size=actors,
+                min_size=least,
+                max_size=most,
                 max_tasks_in_flight_per_actor=2,
                 max_concurrent_calls_per_actor=2,  # one call at a time, but the next one's batch is made meanwhile
             ),
@@ -156,4 +219,9 @@ def _configure(stall_seconds: int) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
     context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWS_FROM
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = SHEDS_BELOW
+    with warnings.catch_warnings():  # deprecated, and the only way in 2.60 to say it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.scheduling_strategy = "DEFAULT"  # spreading would decode on GPU nodes while others have CPUs free
     context.max_errored_blocks = 0  # more would drop whole blocks and say nothing

@@ -19,7 +19,7 @@ from rich.console import Console
 from pipeline import results
 from pipeline.config import EditJob, RaySpec
 from pipeline.errors import StopRun
-from pipeline.executors.ray_data import Resources, resources
+from pipeline.executors.ray_data import Resources, bounds, resources
 from pipeline.run import Summary, run
 from tests.datasets import painter_job, write_dataset
 
@@ -120,7 +120,6 @@ def _until(done: Any, seconds: float = 120) -> Iterator[None]:
     [
         ({}, {"CPU": 8, "GPU": 4}, Resources(4, 1.0, 0.0)),  # an actor a GPU, and no CPU beside it
         ({"gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, Resources(4, 0.5, 0.0)),
-        ({"actors": 3}, {"CPU": 8, "GPU": 4}, Resources(3, 1.0, 0.0)),
         ({}, {"CPU": 4}, Resources(3, 0.0, 1.0)),  # a CPU stays free for decode and write
         ({}, {"CPU": 1}, Resources(1, 0.0, 1.0)),
         ({"gpus_per_actor": 0}, {"CPU": 4, "GPU": 2}, Resources(3, 0.0, 1.0)),
@@ -139,3 +138,21 @@ def test_the_pool_follows_what_the_cluster_has(
 def test_a_pool_that_can_never_be_placed_is_refused(spec: dict[str, Any], said: str) -> None:
     with pytest.raises(StopRun, match=said):
         resources(RaySpec(**spec), {"CPU": 4})
+
+
+@pytest.mark.parametrize(
+    ("spec", "pool", "may_grow", "wanted"),
+    [
+        ({}, Resources(2, 1.0, 0.0), True, (2, 20)),  # all that there is, and what joins
+        ({}, Resources(2, 1.0, 0.0), False, (2, 2)),
+        ({}, Resources(50, 1.0, 0.0), True, (20, 20)),  # more than blocks would stand idle
+        ({"actors": 4}, Resources(1, 1.0, 0.0), True, (4, 4)),  # three wait for a node
+        ({"actors": 4, "resources": {"edit": 1}}, Resources(1, 0.0, 1.0), True, (4, 4)),
+        ({"actors": 4}, Resources(1, 0.0, 1.0), True, (1, 4)),  # a CPU stays free for decode and write
+        ({"actors": 1}, Resources(3, 0.0, 1.0), True, (1, 1)),
+    ],
+)
+def test_a_pool_grows_as_far_as_it_was_told(
+    spec: dict[str, Any], pool: Resources, may_grow: bool, wanted: tuple[int, int]
+) -> None:
+    assert bounds(RaySpec(**spec), pool, 20, may_grow=may_grow) == wanted

@@ -1,0 +1,131 @@
+"""Ray clusters of several nodes on this machine, for tests: a head with a dashboard, and nodes that come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.chaos.world import ROOT
+
+RAY = str(Path(sys.executable).parent / "ray")
+OBJECT_STORE = 200_000_000  # bytes
+PATIENCE = 120.0  # seconds
+
+
+class Node:
+    """A Ray node in a session of its own, so that all that it runs can be killed at once."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        agents = (
+            "--dashboard-agent-listen-port",
+            "--dashboard-agent-grpc-port",
+            "--runtime-env-agent-port",
+            "--metrics-export-port",
+        )
+        command = [RAY, "start", "--block", f"--object-store-memory={OBJECT_STORE}", "--disable-usage-stats"]
+        command += [*arguments, *(f"{name}={free_port()}" for name in agents)]
+        with (folder / "nodes.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**clean_environment(), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """Kill -9 of its raylet and of every process of its session."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Cluster:
+    """A running head."""
+
+    def __init__(self, folder: Path, cpus: int, **environment: str) -> None:
+        self.folder, self.environment = folder, {"RAY_AUTH_MODE": "disabled", **environment}
+        gcs, web = free_port(), free_port()
+        self.address, self.dashboard = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{web}"
+        self.nodes: list[Node] = []
+        self._start(
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={gcs}",
+            f"--num-cpus={cpus}",
+            f"--dashboard-port={web}",
+            f"--ray-client-server-port={free_port()}",
+        )
+
+    def join(self, cpus: int, gpus: int = 0, **resources: float) -> Node:
+        """Start another node; it has joined some seconds later."""
+        kinds = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--resources={json.dumps(resources)}"]
+        return self._start("--node-ip-address=127.0.0.1", f"--address={self.address}", *kinds)
+
+    def end(self) -> None:
+        """Kill all nodes."""
+        for node in reversed(self.nodes):
+            node.kill()
+
+    def _start(self, *arguments: str) -> Node:
+        # A folder each, as hosts have it: a second node would put its copy of a job's folder over the first one's.
+        own = f"--temp-dir={self.folder / str(len(self.nodes))}"
+        self.nodes.append(Node(self.folder, own, *arguments, **self.environment))
+        return self.nodes[-1]
+
+
+@contextmanager
+def cluster(cpus: int, **environment: str) -> Iterator[Cluster]:
+    """A cluster of one head, whose dashboard answers. Its folder has a short name: a socket's path is short."""
+    with tempfile.TemporaryDirectory(prefix="rn-", ignore_cleanup_errors=True) as folder:
+        found = Cluster(Path(folder), cpus, **environment)
+        try:
+            wait_for(lambda: answers(found.dashboard), lambda: (Path(folder) / "nodes.log").read_text()[-2000:])
+            yield found
+        finally:
+            found.end()
+
+
+def wait_for(done: Callable[[], bool], why: Callable[[], str] = str, seconds: float = PATIENCE) -> None:
+    """Return when something is so; fail with ``why`` where it was not in time."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not in time: {why()}"
+        time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Whether the dashboard at an address says its version."""
+    import requests
+
+    try:
+        return bool(requests.get(f"{url}/api/version", timeout=5).status_code < 500)
+    except requests.RequestException:
+        return False
+
+
+def clean_environment() -> Mapping[str, str]:
+    """This process's, without what other clusters left in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    """A port that nobody listens on, outside the range that Ray gives to its workers."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if not 10002 <= port <= 19999:
+            return port
