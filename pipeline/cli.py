@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands import plan, status
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+plan.register(app)
+status.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 
@@ -39,13 +43,17 @@ def run(
     retry_error: Annotated[
         list[str] | None, typer.Option(help="Do rows again that failed with this error class only. Repeatable.")
     ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop when all runs of the output cost this; the job's max_cost.")
+    ] = None,
+    prices: Annotated[str | None, typer.Option(help="Price table (YAML); else RETOUCH_PRICES, else ours.")] = None,
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
     from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
     from pipeline.errors import ConfigError
 
     where = _where(executor)
-    loaded = load_job(job, set_ or ())
+    loaded = load_job(job, [*(set_ or ()), *([] if max_cost is None else [f"max_cost={max_cost}"])])
     if isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
     if isinstance(loaded, FinetuneJob | TrainJob):
@@ -66,12 +74,15 @@ def run(
         limit=limit,
         retry_failed=retry_failed,
         retry_errors=frozenset(retry_error or ()),
+        price_table=prices,
     )
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
         f"({summary.images_per_second:.2f} images/s, start included)"
     )
+    if summary.cost is not None and summary.device_seconds:
+        typer.echo(f"cost: {summary.cost:.4g} {summary.currency}, all runs of this output")
     typer.echo(f"gallery: {summary.report}")
     if summary.exit_code:
         typer.echo(
@@ -94,14 +105,6 @@ def check(
     found = look_over(target, set_ or (), sample=sample)
     typer.echo(found.text())
     raise typer.Exit(found.exit_code)
-
-
-@app.command()
-def status(output: Output) -> None:
-    """How far a run is, read from storage: from any machine, during the run or after."""
-    from pipeline.status import read_status
-
-    typer.echo(read_status(output).text())
 
 
 @app.command()

@@ -121,6 +121,8 @@ class EditJob(Model):
     # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
     latents: str | None = None
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    # Stops when all runs of the output together have cost this, in the price table's currency.
+    max_cost: float | None = Field(default=None, gt=0)
     deadlines: DeadlineSpec = DeadlineSpec()
     ray: RaySpec = RaySpec()
 

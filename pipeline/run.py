@@ -10,18 +10,22 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import flights, lease, report, results, storage
+from pipeline import flights, lease, prices, report, results, storage
 from pipeline.config import EditJob
-from pipeline.errors import Interrupted, OverBudget
-from pipeline.events import Events
+from pipeline.errors import Interrupted, OverBudget, OverCost
+from pipeline.events import Events, read_events
 from pipeline.lease import Lease
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
 from pipeline.progress import Tally, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
+from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
+from pipeline.traces import TOLD, Crew
+from pipeline.workers import Workers
 
 Executor = Literal["ray", "local"]
+Execute = Callable[[Plan, Callable[[Crew], None]], Iterator[pa.Table]]
 WORTH_STOPPING: Final = 50  # failed rows; a run with fewer is soon over and then shows them all
 
 
@@ -39,6 +43,9 @@ class Summary:
     report: str
     failure_rate: float
     max_failure_rate: float
+    cost: float | None  # of all runs of the output; None where a device's price is not known
+    currency: str
+    device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
 
     @property
     def images_per_second(self) -> float:
@@ -61,6 +68,7 @@ def run(
     retry_errors: Collection[str] = (),
     console: Console | None = None,
     lease_seconds: float = lease.SECONDS,
+    price_table: str | None = None,
 ) -> Summary:
     """Answer every row of a job that is not answered yet.
 
@@ -73,48 +81,60 @@ def run(
         retry_errors: so are those whose ``error_type`` is one of these.
         console: where progress is said.
         lease_seconds: after which a run that stands still may be taken over.
+        price_table: see ``prices.load``.
 
     Raises:
         StopRun: the job is wrong; nothing was started.
         OverBudget: more rows failed than the job allows, before all were done.
+        OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
     console = console or Console(stderr=True)
+    table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
         plan = claimed(plan, ours.epoch)
         open_run(plan)
+        meter = Meter(table, spent(read_events(plan.write.output), table), job.max_cost)
         events = Events(plan.write.output)
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch)
-        return _run(plan, ours, _executor(executor, address), events, console)
+        return _run(plan, ours, execution(executor, address), events, meter, console)
 
 
-def _run(
-    plan: Plan, ours: Lease, execute: Callable[[Plan], Iterator[pa.Table]], events: Events, console: Console
-) -> Summary:
+def _run(plan: Plan, ours: Lease, execute: Execute, events: Events, meter: Meter, console: Console) -> Summary:
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, execute, counts, events)
+            _carry_out(plan, execute, counts, events, meter)
         except (Interrupted, KeyboardInterrupt) as error:
-            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done)
+            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
             if isinstance(error, Interrupted):
                 raise
             raise Interrupted(f"stopped with {counts.done} more rows answered; the same command goes on") from None
         except Exception as error:
-            events.say("stopped", reason=redacted(f"{type(error).__name__}: {error}")[:500], answered=counts.done)
+            reason = redacted(f"{type(error).__name__}: {error}")[:500]
+            events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
             raise
-        return _settle(plan, ours, counts, events)
+        return _settle(plan, ours, counts, events, meter)
 
 
-def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
+def _carry_out(plan: Plan, execute: Execute, counts: Tally, events: Events, meter: Meter) -> None:
     if not plan.left:
         return
-    with terminated_like_interrupted():
-        for rows in execute(plan):
-            counts.add(rows.select(["status", "error_type", "error_message", "edit_seconds"]).to_pylist())
-            events.say("answered", now=False, rows=rows.num_rows, done=counts.done, failed=counts.failed)
-            _keep_the_budget(plan, counts)
+    workers = Workers(events, meter)
+    try:
+        with terminated_like_interrupted(), meter.guarding():
+            for rows in execute(plan, workers.met):
+                workers.saw(rows)
+                counts.add(rows.select(TOLD).to_pylist())
+                told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
+                events.say("answered", now=False, **told)
+                _keep_the_budget(plan, counts)
+                if meter.is_over and counts.done < plan.left:
+                    raise OverCost("after a block")
+    except OverCost:
+        left = plan.left - counts.done
+        raise meter.over(counts.done, left, plan.total - left, plan.total) from None
 
 
 def _keep_the_budget(plan: Plan, counts: Tally) -> None:
@@ -128,9 +148,9 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
+def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events, meter: Meter) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
-    output = plan.write.output
+    output, paid, cost = plan.write.output, meter.facts(), meter.total
     ours.check()
     results.compact(output)
     results.sweep(output, ours.check)
@@ -154,19 +174,23 @@ def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
         report=storage.join(plan.job.output, report.REPORT_FILE),
         failure_rate=sum(statuses[status] for status in FAILURES) / max(plan.total, 1),
         max_failure_rate=plan.job.max_failure_rate,
+        cost=cost,
+        currency=paid["currency"],
+        device_seconds=paid["seconds"],
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
     report.write(output, plan.job.manifests)
-    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code)
+    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code, spent=paid)
     return summary
 
 
-def _executor(name: Executor, address: str | None) -> Callable[[Plan], Iterator[pa.Table]]:
+def execution(name: Executor, address: str | None) -> Execute:
+    """What carries out a plan: in this process, or with Ray."""
     if name == "local":
         from pipeline.executors import local
 
         return local.execute
     from pipeline.executors import ray_data
 
-    return lambda plan: ray_data.execute(plan, address)
+    return lambda plan, met: ray_data.execute(plan, address, met)

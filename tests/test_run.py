@@ -266,8 +266,8 @@ def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path, monkeypatch: p
     job = painter_job(tmp_path, write_dataset(tmp_path, 8))
     whole = local.execute
 
-    def forgetful(plan: Any) -> Any:
-        yield next(whole(plan))
+    def forgetful(plan: Any, met: Any) -> Any:
+        yield next(whole(plan, met))
 
     monkeypatch.setattr(local, "execute", forgetful)
     with pytest.raises(Interrupted, match="5 rows came back without an answer"):

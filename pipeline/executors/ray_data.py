@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline import devices, traces
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import StopRun
@@ -21,6 +23,7 @@ from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
+from pipeline.traces import Crew, Worker
 
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
@@ -41,19 +44,29 @@ class EditActor:
     """One loaded engine; Ray keeps it for the whole run."""
 
     def __init__(self, spec: EngineSpec, gpus: float) -> None:
-        self.engine = Engine(spec, best_device() if gpus else "cpu")
+        import ray
+
+        began = time.perf_counter()
+        device = best_device() if gpus else devices.CPU
+        self.engine = Engine(spec, device)
+        replaced = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        self.worker = Worker(devices.name_of(device), time.perf_counter() - began, replaced=replaced)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
-        return edit_block(self.engine, table)
+        edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
+        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses)))
 
 
-def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
-    """Yield each block's results rows after they are committed.
+def execute(
+    plan: Plan, address: str | None = None, met: Callable[[Crew], None] = lambda crew: None
+) -> Iterator[pa.Table]:
+    """Yield what ``traces.told`` has of each block's rows after they are committed.
 
     Args:
         plan: what is to be done.
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
+        met: hears who will work as soon as the cluster is there.
 
     Raises:
         StopRun: the cluster cannot hold the pool.
@@ -65,7 +78,7 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
 
         pool = resources(plan.job.ray, ray.cluster_resources())
         try:
-            yield from _stream(anywhere.editing(plan), pool)
+            yield from _stream(anywhere.editing(plan), pool, met)
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 
@@ -89,11 +102,12 @@ def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
     return Resources(most if spec.actors == "auto" else spec.actors, each, cpus)
 
 
-def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
+def _stream(plan: Plan, pool: Resources, met: Callable[[Crew], None]) -> Iterator[pa.Table]:
     import ray.data
 
     blocks = list(plan.blocks(pool.actors))
-    actors = min(pool.actors, len(blocks))
+    actors = min(pool.actors, len(blocks), plan.most_actors or pool.actors)
+    met(Crew(actors, pool.gpus or pool.cpus, _device(plan, pool), pool.actors))
     _configure(plan.job.ray.stall_seconds)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if plan.job.ray.resources:
@@ -128,14 +142,30 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
             yield rows
 
 
+def _device(plan: Plan, pool: Resources) -> str | None:
+    """What the actors will run on. A GPU is asked for its name only where the job's budget must know its price."""
+    if not pool.gpus:
+        return devices.CPU
+    if plan.job.max_cost is None:
+        return None
+    import ray
+
+    asked = ray.remote(num_gpus=pool.gpus, num_cpus=0, resources=dict(plan.job.ray.resources))(_name_here)
+    return str(ray.get(asked.remote()))
+
+
+def _name_here() -> str:
+    return devices.name_of(best_device())
+
+
 def _decode(table: pa.Table, spec: DecodeSpec) -> pa.Table:
-    return decode_block(table, spec)
+    return traces.timed("decode", table, lambda block: decode_block(block, spec))
 
 
 def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
     if not table.num_rows:  # an empty block has no columns
         return pa.table({"key": pa.array([], pa.string())})
-    return write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
+    return traces.told(table, lambda block: write_block(block, spec))
 
 
 def _configure(stall_seconds: int) -> None:

@@ -1,0 +1,1 @@
+"""Commands beside those of ``cli``: each module names its own and registers them."""
