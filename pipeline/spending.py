@@ -54,8 +54,8 @@ def spent(events: Sequence[Mapping[str, Any]], prices: Prices) -> Spending:
 
 def _runs(events: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
     starts = [number for number, event in enumerate(events) if event["event"] == "started"]
-    for start, end in zip(starts, [*starts[1:], len(events)], strict=True):
-        yield events[start:end]
+    for number, start in enumerate(starts):
+        yield events[start : starts[number + 1] if number + 1 < len(starts) else len(events)]
 
 
 def _priced(seconds: Mapping[str, float], prices: Prices) -> float | None:
