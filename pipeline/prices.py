@@ -65,8 +65,8 @@ def load(uri: str | None = None) -> Prices:
         raise ConfigError(f"the price table cannot be read: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"price table {uri} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(data, dict):
-        data = {**data, "devices": [_dated(entry) for entry in data.get("devices") or ()]}
+    if isinstance(data, dict) and isinstance(data.get("devices"), list):
+        data = {**data, "devices": [_dated(entry) for entry in data["devices"]]}
     try:
         return Prices.model_validate(data)
     except ValidationError as error:

@@ -114,7 +114,7 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
         actors=crew.actors,
         each=crew.each,
         pool=crew.pool,
-        start=_start(edited, plan, passes, (began, ready, ended)),
+        start=_start(blocks, plan, passes, (began, ready, ended)),
         passes=passes,
         decode=_a_row(blocks, "decode"),
         write=_a_row(blocks, "write"),
@@ -195,12 +195,21 @@ def _seconds_a_pass(block: _Block, plan: Plan) -> float:
     return block.seconds["edit"] / -(-block.edited * plan.job.candidates // plan.job.ray.batch_size)
 
 
+def _warm_ups(blocks: Sequence[_Block]) -> list[_Block]:
+    """Each worker's first block that was edited."""
+    first: dict[tuple[str, int], _Block] = {}
+    for block in sorted((block for block in blocks if block.edited), key=lambda block: block.turn):
+        first.setdefault(block.worker, block)
+    return list(first.values())
+
+
 def _passes(blocks: Sequence[_Block], plan: Plan) -> dict[Stratum, tuple[float, ...]]:
-    """Seconds of single passes; a worker's first one only where its stratum has no other."""
+    """Seconds of single passes; warm-ups only where their stratum has no other."""
+    warm_ups = _warm_ups(blocks)
     found: dict[Stratum, tuple[float, ...]] = {}
     for stratum in dict.fromkeys(block.stratum for block in blocks):
         mine = [block for block in blocks if block.stratum == stratum]
-        steady = [block for block in mine if block.turn]
+        steady = [block for block in mine if block not in warm_ups]
         found[stratum] = tuple(_seconds_a_pass(block, plan) for block in steady or mine)
     return found
 
@@ -214,18 +223,17 @@ def _start(
     """The start by part.
 
     Args:
-        blocks: that were edited.
+        blocks: all that came.
         plan: the probe's.
         passes: seconds of steady ones.
         clock: when the probe began, when the cluster was there, when all was over.
     """
     began, ready, ended = clock
-    first = [block for block in blocks if not block.turn]
-    loads = [block.at - block.seconds["edit"] - block.seconds["write"] - ready for block in first]
-    over = [_seconds_a_pass(block, plan) - statistics.fmean(passes[block.stratum]) for block in first]
+    loads = [block.at - block.seconds["edit"] - block.seconds["write"] - ready for block in blocks if not block.turn]
+    over = [_seconds_a_pass(block, plan) - statistics.fmean(passes[block.stratum]) for block in _warm_ups(blocks)]
     return Start(
         cluster=ready - began,
-        load=max(statistics.fmean(loads), 0.0),
+        load=max(statistics.fmean(loads), 0.0) if loads else 0.0,  # none: the worker that began died
         warm_up=max(statistics.fmean(over), 0.0),
         finish=ended - max(block.at - block.seconds["write"] for block in blocks),
     )

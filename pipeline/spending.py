@@ -166,7 +166,8 @@ class Meter:
             total: rows asked for.
         """
         money = self.prices.currency
-        rest = f"at this run's rate the other {left} need about {(self.cost or 0) / done * left:.4g} {money} more; "
+        rate = (self.cost or 0.0) / max(done, 1)
+        rest = f"at this run's rate the other {left} need about {rate * left:.4g} {money} more; "
         return OverCost(
             f"stopped at max_cost {self.limit:g} {money}: {self.total:.4g} {money} spent by all runs of this output, "
             f"{answered} of {total} rows answered; {rest if done else ''}"

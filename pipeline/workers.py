@@ -23,7 +23,8 @@ class Workers:
 
     def saw(self, rows: pa.Table) -> None:
         """Committed rows, as ``traces.told`` has them."""
-        for worker in rows[WORKER].unique().to_pylist():
+        blocks = {(worker["host"], worker["pid"], worker["turn"]): worker for worker in rows[WORKER].to_pylist()}
+        for worker in blocks.values():
             who = worker["host"], worker["pid"]
             if who not in self._turns:
                 self._meter.saw(*who, worker["device"])
