@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import schedule, schema, submit
+from pipeline.commands import plan, schedule, schema, status, submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 
 schema.register(app)
+plan.register(app)
+status.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 submit.register(app)
@@ -45,13 +47,17 @@ def run(
         list[str] | None, typer.Option(help="Do rows again that failed with this error class only. Repeatable.")
     ] = None,
     date: Date = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop when all runs of the output cost this; the job's max_cost.")
+    ] = None,
+    prices: Annotated[str | None, typer.Option(help="Price table (YAML); else RETOUCH_PRICES, else ours.")] = None,
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
     from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
     from pipeline.errors import ConfigError
 
     where = _where(executor)
-    loaded = load_job(job, set_ or (), date)
+    loaded = load_job(job, [*(set_ or ()), *([] if max_cost is None else [f"max_cost={max_cost}"])], date)
     if isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
     if isinstance(loaded, FinetuneJob | TrainJob):
@@ -72,12 +78,15 @@ def run(
         limit=limit,
         retry_failed=retry_failed,
         retry_errors=frozenset(retry_error or ()),
+        price_table=prices,
     )
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
         f"({summary.images_per_second:.2f} images/s, start included)"
     )
+    if summary.cost is not None and summary.device_seconds:
+        typer.echo(f"cost: {summary.cost:.4g} {summary.currency}, all runs of this output")
     typer.echo(f"gallery: {summary.report}")
     for score in summary.moved:
         typer.echo(f"moved since earlier nights: {score.text()}", err=True)
@@ -103,14 +112,6 @@ def check(
     found = look_over(target, set_ or (), sample=sample, date=date)
     typer.echo(found.text())
     raise typer.Exit(found.exit_code)
-
-
-@app.command()
-def status(output: Output) -> None:
-    """How far a run is, read from storage: from any machine, during the run or after."""
-    from pipeline.status import read_status
-
-    typer.echo(read_status(output).text())
 
 
 @app.command()

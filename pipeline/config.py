@@ -153,6 +153,8 @@ class EditJob(JobModel):
     carry: str = "auto"
     drift: DriftSpec = DriftSpec()
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    # Stops when all runs of the output together have cost this, in the price table's currency.
+    max_cost: float | None = Field(default=None, gt=0)
     deadlines: DeadlineSpec = DeadlineSpec()
     ray: RaySpec = RaySpec()
 

@@ -7,17 +7,16 @@ decodes them, and where there is a job its engine, loaded on the CPU, answers wi
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pipeline import deadlines, hints, images, manifest, stages
+from pipeline import deadlines, hints, images, manifest, stages, strata
 from pipeline.columns import IMAGE_COLUMNS
 from pipeline.config import DeadlineSpec, EditJob, QualitySpec, load_job
 from pipeline.errors import ConfigError, EditError, LoadError, StorageError
-from pipeline.plan import make_plan, refuse_another_job
+from pipeline.plan import Plan, make_plan, refuse_another_job
 from pipeline.plugins import Editor
 from pipeline.samples import Failure, Sample
 from pipeline.schema import REQUEST_COLUMNS, Batch, EditResult
@@ -105,8 +104,15 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
     job = load_job(target, overrides, date)
     if not isinstance(job, EditJob):
         raise ConfigError(f"{target} is of kind {job.kind}; retouch check takes jobs of kind edit, and manifests")
-    doctor = _Job.of(job)
-    return _looked_over(manifest.read(job.manifests), doctor, sample)
+    plan = make_plan(job)
+    refuse_another_job(plan)
+    return _looked_over(manifest.read(job.manifests), _Job.of(plan), sample)
+
+
+def rows_left(plan: Plan, sample: int | None) -> Checkup:
+    """Look over the rows that a plan has left, as ``check`` does a job's, and say nothing of columns."""
+    rows = manifest.Manifest(plan.todo.drop_columns(["fingerprint"]), (), {})
+    return replace(_looked_over(rows, _Job.of(plan), sample), columns=())
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class _Job:
     image_format: str
 
     @classmethod
-    def of(cls, job: EditJob) -> _Job:
+    def of(cls, plan: Plan) -> _Job:
         """Load all that the job names.
 
         Raises:
@@ -137,13 +143,11 @@ class _Job:
         """
         from pipeline.engine import Engine
 
-        plan = make_plan(job)
-        refuse_another_job(plan)
         # One candidate of a row fails as all do. Nothing is noted in the output: there is no run.
         spec = replace(plan.engine, candidates=1, keep=1, quality=QualitySpec(), output=None, seconds=None)
         engine = Engine(spec, "cpu")
         engine.editor, engine.metrics = cast(Editor, _Idle(engine.editor)), []
-        return cls(plan.decode, engine, job.image_format)
+        return cls(plan.decode, engine, plan.job.image_format)
 
     def failures(self, samples: Sequence[Sample]) -> list[Failure | None]:
         """How each would be answered; None where nothing speaks against it."""
@@ -176,7 +180,7 @@ class _Idle:
 
 
 def _looked_over(rows: manifest.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:
-    table = rows.table if sample is None else rows.table.take(_chosen(rows.table["key"].to_pylist(), sample))
+    table = rows.table if sample is None else rows.table.take(strata.chosen(rows.table["key"].to_pylist(), sample))
     requests = table.select([name for name in REQUEST_COLUMNS if name in table.column_names])
     failed: dict[str, Failure] = {}
     found: dict[str, list[str]] = defaultdict(list)
@@ -223,12 +227,6 @@ def _at_hand(cell: Any, column: str) -> Any:
         return None if cell is None else stages.bytes_of(cell, column)
     except (LoadError, StorageError):
         return cell
-
-
-def _chosen(keys: Sequence[str], count: int) -> list[int]:
-    """Places of ``count`` rows, drawn by a hash of their keys: from all over, and the same ones every time."""
-    digests = {place: hashlib.sha256(key.encode()).digest() for place, key in enumerate(keys)}
-    return sorted(sorted(digests, key=lambda place: digests[place])[:count])
 
 
 def _of_columns(rows: manifest.Manifest) -> Iterator[str]:

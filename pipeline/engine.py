@@ -85,7 +85,7 @@ class Engine:
         self._good, self._patience = 0, PATIENCE
         self._preparing = Flights(spec.output, "prepare", spec.seconds)
         self._editing = Flights(spec.output, "edit", spec.seconds)
-        self._losses: Mapping[str, Loss] = {}
+        self.losses: Mapping[str, Loss] = {}  # with which rows of the last block a worker had died
         self._checkpoints: dict[str, str] = {}  # address to local file
         self._in_use: str | None = None  # the checkpoint of the last pass
 
@@ -102,14 +102,14 @@ class Engine:
             pending = [row for row in rows if not self._good_enough(row)]
             for entries in self._passes(pending, round_):
                 self._edit(entries)
-        self._editing.forget([sample.key for sample in samples], self._losses)
+        self._editing.forget([sample.key for sample in samples], self.losses)
         return [self._finish(row) if isinstance(row, _Row) else row for row in prepared]
 
     def _not_lost(self, rows: list[_Row]) -> list[_Row]:
         """The rows to be tried; those that killed too many workers get their failure, others of them stand alone."""
-        self._losses = self._editing.losses([row.sample.key for row in rows])
+        self.losses = self._editing.losses([row.sample.key for row in rows])
         for row in rows:
-            loss = self._losses.get(row.sample.key)
+            loss = self.losses.get(row.sample.key)
             row.alone = loss is not None
             if loss is not None and loss.is_final:
                 row.failures.append(Failure.of_loss(loss, "edit"))
@@ -173,7 +173,7 @@ class Engine:
             self._halves(entries)
             return
         started = time.perf_counter()
-        with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self._losses):
+        with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self.losses):
             edited = self._tried(entries)
         if isinstance(edited, _Fault):
             if edited.of_memory and self.shape > 1:

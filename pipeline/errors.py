@@ -11,6 +11,7 @@
     │   └── OutputError         an output folder that belongs to another job
     ├── Interrupted             stopped on the way; the command exits with 3 and can be run again
     │   ├── Busy                another run is writing to this output
+    │   ├── OverCost            the job's max_cost is spent
     │   └── LeaseLost           a newer run took the output over
     ├── OverBudget              more rows failed than max_failure_rate allows; the command exits with 1
     ├── StorageError            bytes that could not be read or written after bounded retries; exits with 3
@@ -74,6 +75,10 @@ class Interrupted(RetouchError):
 
 class Busy(Interrupted):
     """Another run is writing to this output."""
+
+
+class OverCost(Interrupted):
+    """The job's ``max_cost`` is spent; what is answered is kept."""
 
 
 class LeaseLost(Interrupted):

@@ -15,6 +15,15 @@ EVENTS_FILE: Final = "events.jsonl"
 INTERVAL: Final = 30.0  # seconds; object stores cannot append, so the whole diary is put again
 
 
+def read_events(output: str) -> list[dict[str, Any]]:
+    """The diary of an output, oldest first; empty where there is none."""
+    try:
+        text = storage.read_bytes(storage.join(output, EVENTS_FILE)).decode()
+    except ObjectMissing:
+        return []
+    return [json.loads(line) for line in text.splitlines()]
+
+
 class Events:
     """Appends to the diary of earlier runs on the same output."""
 

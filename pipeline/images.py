@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, BinaryIO, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ __all__ = [
     "mask_plane",
     "opaque_inside",
     "resize",
+    "size_of",
     "whole",
 ]
 
@@ -157,6 +158,12 @@ def glance(data: bytes) -> Glance:
     image = Pillow.open(io.BytesIO(data))
     # Phones put a small preview behind a JPEG (MPO): nobody misses that one.
     return Glance(_orientation(image), image.format != "MPO" and getattr(image, "is_animated", False))
+
+
+def size_of(file: BinaryIO) -> tuple[int, int]:
+    """(H, W) of an image file as it is stored, from its head alone. Raises LoadError where it has none."""
+    image: Pillow.Image = _guarded("image", lambda: Pillow.open(file))
+    return image.height, image.width
 
 
 def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:

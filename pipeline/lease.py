@@ -119,6 +119,23 @@ def wait_until_over(output: str) -> None:
         _wait_until_free(output, newest)
 
 
+def is_left(output: str) -> bool:
+    """Whether it is sure that nobody holds the lease: it was given back, or its process died on this machine."""
+    newest = _newest(output)
+    if not newest or storage.exists(_file(output, newest, "released")):
+        return True
+    try:
+        return Holder(**json.loads(storage.read_bytes(_file(output, newest, "json")))).is_gone()
+    except (ObjectMissing, ValueError, TypeError):
+        return False
+
+
+def pulse(output: str) -> tuple[int, bytes]:
+    """The newest claim's number and its latest beat: what stands still for ``SECONDS`` is dead, wherever it was."""
+    newest = _newest(output)
+    return newest, _beat(output, newest)
+
+
 def _claim(output: str, after: int, seconds: float) -> int:
     me = Holder(socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), secrets.token_hex(8), seconds)
     for _ in range(_ROUNDS):

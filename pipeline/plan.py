@@ -55,6 +55,7 @@ class Plan:
     weights: Mapping[str, str]  # role to sha256
     whole: bool = True  # the whole manifest is asked for, not its first rows
     caller: tuple[str, ...] = ()  # the caller's columns of the results
+    most_actors: int | None = None  # of the pool, whatever the job and the cluster have
 
     @property
     def total(self) -> int:
@@ -68,11 +69,12 @@ class Plan:
 
     def blocks(self, actors: int) -> Iterator[pa.Table]:
         """The rows left, in blocks: the unit of loss, retry and commit."""
-        rows = self._rows_per_block(actors)
+        rows = self.rows_per_block(actors)
         for start in range(0, self.left, rows):
             yield self.todo.slice(start, rows)
 
-    def _rows_per_block(self, actors: int) -> int:
+    def rows_per_block(self, actors: int) -> int:
+        """Rows of all blocks but the last."""
         asked = self.job.ray.rows_per_block
         if asked != "auto":
             return asked

@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import carrying, drift, flights, lease, nights, report, results, storage
+from pipeline import carrying, drift, flights, lease, nights, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
-from pipeline.errors import Interrupted, OverBudget
-from pipeline.events import Events
+from pipeline.errors import Interrupted, OverBudget, OverCost
+from pipeline.events import Events, read_events
 from pipeline.lease import Lease
 from pipeline.nights import Night
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
@@ -22,9 +22,13 @@ from pipeline.progress import Tally, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
+from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
+from pipeline.traces import TOLD, Listener
+from pipeline.workers import Workers
 
 Executor = Literal["ray", "local"]
+Execute = Callable[[Plan, Listener], Iterator[pa.Table]]
 WORTH_STOPPING: Final = 50  # failed rows; a run with fewer is soon over and then shows them all
 
 
@@ -46,6 +50,9 @@ class Summary:
     changes: dict[str, int]  # rows by what became of them since the run before
     drift: tuple[Drift, ...]  # of scores, against earlier nights; empty where there are none
     fail_on_drift: bool
+    cost: float | None  # of all runs of the output; None where a device's price is not known
+    currency: str
+    device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
 
     @property
     def images_per_second(self) -> float:
@@ -74,6 +81,7 @@ def run(
     retry_errors: Collection[str] = (),
     console: Console | None = None,
     lease_seconds: float = lease.SECONDS,
+    price_table: str | None = None,
 ) -> Summary:
     """Answer every row of a job that is not answered yet.
 
@@ -86,13 +94,16 @@ def run(
         retry_errors: so are those whose ``error_type`` is one of these.
         console: where progress is said.
         lease_seconds: after which a run that stands still may be taken over.
+        price_table: see ``prices.load``.
 
     Raises:
         StopRun: the job is wrong; nothing was started.
         OverBudget: more rows failed than the job allows, before all were done.
+        OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
     console = console or Console(stderr=True)
+    table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
     plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
@@ -103,47 +114,53 @@ def run(
         nights.record(plan, night)
         open_run(plan)
         nights.take_over(plan, night)
+        meter = Meter(table, spent(read_events(plan.write.output), table), job.max_cost)
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-
-        def say(line: str) -> None:
-            console.print(f"{job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
-            events.say("waiting", reason=line)
-
-        return _run(plan, night, ours, _executor(executor, address, say), events, console)
+        return _run(plan, night, ours, execution(executor, address), events, meter, console)
 
 
 def _run(
-    plan: Plan,
-    night: Night,
-    ours: Lease,
-    execute: Callable[[Plan], Iterator[pa.Table]],
-    events: Events,
-    console: Console,
+    plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, console: Console
 ) -> Summary:
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, execute, counts, events)
+            _carry_out(plan, execute, counts, events, meter, console)
         except (Interrupted, KeyboardInterrupt) as error:
-            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done)
+            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
             if isinstance(error, Interrupted):
                 raise
             raise Interrupted(f"stopped with {counts.done} more rows answered; the same command goes on") from None
         except Exception as error:
-            events.say("stopped", reason=redacted(f"{type(error).__name__}: {error}")[:500], answered=counts.done)
+            reason = redacted(f"{type(error).__name__}: {error}")[:500]
+            events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
             raise
-        return _settle(plan, night, ours, counts, events)
+        return _settle(plan, night, ours, counts, events, meter)
 
 
-def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
+def _carry_out(plan: Plan, execute: Execute, counts: Tally, events: Events, meter: Meter, console: Console) -> None:
     if not plan.left:
         return
-    with terminated_like_interrupted():
-        for rows in execute(plan):
-            counts.add(rows.select(["status", "error_type", "error_message", "edit_seconds"]).to_pylist())
-            events.say("answered", now=False, rows=rows.num_rows, done=counts.done, failed=counts.failed)
-            _keep_the_budget(plan, counts)
+    workers = Workers(events, meter)
+
+    def say(line: str) -> None:
+        console.print(f"{plan.job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
+        events.say("waiting", reason=line)
+
+    try:
+        with terminated_like_interrupted(), meter.guarding():
+            for rows in execute(plan, Listener(workers.met, say)):
+                workers.saw(rows)
+                counts.add(rows.select(TOLD).to_pylist())
+                told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
+                events.say("answered", now=False, **told)
+                _keep_the_budget(plan, counts)
+                if meter.is_over and counts.done < plan.left:
+                    raise OverCost("after a block")
+    except OverCost:
+        left = plan.left - counts.done
+        raise meter.over(counts.done, left, plan.total - left, plan.total) from None
 
 
 def _keep_the_budget(plan: Plan, counts: Tally) -> None:
@@ -157,9 +174,9 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events) -> Summary:
+def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events, meter: Meter) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
-    output = plan.write.output
+    output, paid, cost = plan.write.output, meter.facts(), meter.total
     ours.check()
     asked = set(plan.requests["key"].to_pylist())
     if plan.whole:
@@ -189,19 +206,23 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events
         changes=night.changes.counts,
         drift=tuple(drift.measure(output, night, score_columns(plan.write.schema, plan.caller), plan.job.drift)),
         fail_on_drift=plan.job.drift.fail,
+        cost=cost,
+        currency=paid["currency"],
+        device_seconds=paid["seconds"],
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
     report.write(output, plan.job.manifests)
-    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code)
+    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code, spent=paid)
     return summary
 
 
-def _executor(name: Executor, address: str | None, say: Callable[[str], None]) -> Callable[[Plan], Iterator[pa.Table]]:
+def execution(name: Executor, address: str | None) -> Execute:
+    """What carries out a plan: in this process, or with Ray."""
     if name == "local":
         from pipeline.executors import local
 
         return local.execute
     from pipeline.executors import ray_data
 
-    return lambda plan: ray_data.execute(plan, address, say)
+    return lambda plan, heard: ray_data.execute(plan, address, heard)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipeline import results
 from pipeline.config import EditJob
-from pipeline.errors import Busy, Interrupted, OutputError, OverBudget, StopRun
+from pipeline.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
 from pipeline.executors import local
 from pipeline.plan import claimed, make_plan
 from pipeline.run import WORTH_STOPPING, Summary, run
@@ -138,6 +138,58 @@ def test_a_run_that_cannot_keep_its_failure_budget_stops_and_says_the_commonest_
     assert WORTH_STOPPING <= kept < rows
     mended = job.model_copy(update={"max_failure_rate": 1.0})
     assert quiet(mended).answered_now == rows - kept
+
+
+def prices(folder: Path, per_hour: float) -> str:
+    path = folder / "prices.yaml"
+    path.write_text(f"{{currency: USD, devices: [{{names: [cpu], per_hour: {per_hour}}}]}}")
+    return str(path)
+
+
+def test_max_cost_stops_a_run_which_goes_on_and_counts_what_was_spent_before(tmp_path: Path) -> None:
+    job = painter_job(
+        tmp_path,
+        write_dataset(tmp_path, 24),
+        editor={"name": "tests.executors.slow:SlowPainter", "weights": {}},
+        max_cost=1.0,
+    )
+    table = prices(tmp_path, 3600.0)  # a dollar a second
+    with pytest.raises(
+        OverCost, match=r"max_cost 1 USD: 1\.\d+ USD spent by all runs .* need about .* goes on"
+    ) as error:
+        quiet(job, price_table=table)
+    assert error.value.exit_code == 3
+    kept = len(results.answered(job.output))
+    assert 0 < kept < 24
+    assert f"{kept} of 24 rows answered" in str(error.value)
+    before = read_status(job.output)
+    assert before.state == "stopped"
+    with pytest.raises(OverCost, match="the same command goes on"):
+        quiet(job, price_table=table)
+    assert len(results.answered(job.output)) == kept, "what was spent counts: nothing more is begun"
+    summary = quiet(job.model_copy(update={"max_cost": 1000.0}), price_table=table)
+    assert summary.answered_now == 24 - kept
+    assert summary.cost is not None
+    assert summary.cost > (before.spending.cost or 0.0) + 1.0
+    assert results.verify(job.output).ok
+
+
+def test_max_cost_without_a_price_is_refused_with_how_to_give_one(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 3), max_cost=1.0)
+    with pytest.raises(ConfigError, match=r"max_cost is 1, and no price is known for 'cpu': .*--prices") as error:
+        quiet(job)
+    assert error.value.exit_code == 2
+    assert not results.answered(job.output)
+
+
+def test_the_summary_says_what_a_run_cost_where_that_is_known(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 3))
+    summary = quiet(job, limit=2)
+    assert (summary.cost, list(summary.device_seconds)) == (None, ["cpu"])
+    again = quiet(job, price_table=prices(tmp_path, 3600.0))
+    assert again.cost is not None
+    assert again.cost > again.device_seconds["cpu"] * 0.99
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cost"] == again.cost
 
 
 def test_two_runs_at_once_on_one_output_leave_one_answer_a_row(tmp_path: Path) -> None:
@@ -266,8 +318,8 @@ def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path, monkeypatch: p
     job = painter_job(tmp_path, write_dataset(tmp_path, 8))
     whole = local.execute
 
-    def forgetful(plan: Any) -> Any:
-        yield next(whole(plan))
+    def forgetful(plan: Any, met: Any) -> Any:
+        yield next(whole(plan, met))
 
     monkeypatch.setattr(local, "execute", forgetful)
     with pytest.raises(Interrupted, match="5 rows came back without an answer"):

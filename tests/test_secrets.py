@@ -213,7 +213,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback_without_the_secret(
 ) -> None:
     monkeypatch.setenv("MINE_PASSWORD", VARIABLES["MINE_PASSWORD"])
 
-    def broken(output: str) -> None:
+    def broken(output: str, prices: object) -> None:
         try:
             raise ValueError(f"AWS_SECRET_ACCESS_KEY={PLANTED}")
         except ValueError as error:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
 
+from pipeline import devices, traces
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.plan import Plan
 from pipeline.stages import decode_block, write_block
+from pipeline.traces import Crew, Listener, Worker
 
 
-def execute(plan: Plan) -> Iterator[pa.Table]:
-    """Yield each block's results rows after they are committed."""
-    engine = Engine(plan.engine, best_device())
+def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
+    """Yield what ``traces.told`` has of each block's rows after they are committed; ``heard`` is told who works."""
+    device = best_device()
+    name = devices.name_of(device)
+    (heard or Listener()).met(Crew(1, 1.0, name, 1))
+    began = time.perf_counter()
+    engine = Engine(plan.engine, device)
+    worker = Worker(name, time.perf_counter() - began)
     for block in plan.blocks(actors=1):
-        yield write_block(edit_block(engine, decode_block(block, plan.decode)), plan.write)
+        decoded = traces.timed("decode", block, lambda table: decode_block(table, plan.decode))
+        edited = traces.timed("edit", decoded, lambda table: edit_block(engine, table))
+        yield traces.told(
+            traces.edited_by(edited, worker.facts(len(engine.losses))), lambda table: write_block(table, plan.write)
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pipeline import devices, traces
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import Interrupted, StopRun
@@ -22,6 +24,7 @@ from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
+from pipeline.traces import Crew, Listener, Worker
 
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
@@ -46,37 +49,42 @@ class EditActor:
     """One loaded engine; Ray keeps it for the whole run."""
 
     def __init__(self, spec: EngineSpec, gpus: float) -> None:
-        self.engine = Engine(spec, best_device() if gpus else "cpu")
+        import ray
+
+        began = time.perf_counter()
+        device = best_device() if gpus else devices.CPU
+        self.engine = Engine(spec, device)
+        replaced = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        self.worker = Worker(devices.name_of(device), time.perf_counter() - began, replaced=replaced)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
-        return edit_block(self.engine, table)
+        edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
+        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses)))
 
 
-def execute(
-    plan: Plan, address: str | None = None, say: Callable[[str], None] = lambda line: None
-) -> Iterator[pa.Table]:
-    """Yield each block's results rows after they are committed.
+def execute(plan: Plan, address: str | None = None, heard: Listener | None = None) -> Iterator[pa.Table]:
+    """Yield what ``traces.told`` has of each block's rows after they are committed.
 
     Args:
         plan: what is to be done.
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
-        say: told what a cluster is waited for.
+        heard: told what a cluster is waited for, and who will work as soon as the cluster is there.
 
     Raises:
         StopRun: the cluster, started here, cannot hold the pool.
         Interrupted: no node that can came in time, or Ray gave up on the run; what is committed stays.
     """
-    spec = plan.job.ray
+    spec, heard = plan.job.ray, heard or Listener()
     with cluster(address, None if spec.actors == "auto" else spec.actors, spare_cpus=2 * STAGE_CPUS) as may_grow:
         import ray
 
         try:
             with ray_nodes.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
                 if may_grow:
-                    wait_for_a_place(spec, say)
+                    wait_for_a_place(spec, heard.say)
                 pool = resources(spec, ray.cluster_resources())
-                yield from _stream(anywhere.editing(plan), pool, may_grow=may_grow)
+                yield from _stream(anywhere.editing(plan), pool, heard, may_grow=may_grow)
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 
@@ -158,12 +166,15 @@ def wait_for_a_place(spec: RaySpec, say: Callable[[str], None]) -> None:
         remove_placement_group(group)
 
 
-def _stream(plan: Plan, pool: Resources, *, may_grow: bool) -> Iterator[pa.Table]:
+def _stream(plan: Plan, pool: Resources, heard: Listener, *, may_grow: bool) -> Iterator[pa.Table]:
     import ray.data
 
     spec = plan.job.ray
     blocks = list(plan.blocks(pool.actors if spec.actors == "auto" else spec.actors))
     least, most = bounds(spec, pool, len(blocks), may_grow=may_grow)
+    if plan.most_actors:
+        least, most = min(least, plan.most_actors), min(most, plan.most_actors)
+    heard.met(Crew(least, pool.gpus or pool.cpus, _device(plan, pool), pool.actors))
     _configure(spec.stall_seconds)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if spec.resources:
@@ -199,14 +210,30 @@ def _stream(plan: Plan, pool: Resources, *, may_grow: bool) -> Iterator[pa.Table
             yield rows
 
 
+def _device(plan: Plan, pool: Resources) -> str | None:
+    """What the actors will run on. A GPU is asked for its name only where the job's budget must know its price."""
+    if not pool.gpus:
+        return devices.CPU
+    if plan.job.max_cost is None:
+        return None
+    import ray
+
+    asked = ray.remote(num_gpus=pool.gpus, num_cpus=0, resources=dict(plan.job.ray.resources))(_name_here)
+    return str(ray.get(asked.remote()))
+
+
+def _name_here() -> str:
+    return devices.name_of(best_device())
+
+
 def _decode(table: pa.Table, spec: DecodeSpec) -> pa.Table:
-    return decode_block(table, spec)
+    return traces.timed("decode", table, lambda block: decode_block(block, spec))
 
 
 def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
     if not table.num_rows:  # an empty block has no columns
         return pa.table({"key": pa.array([], pa.string())})
-    return write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
+    return traces.told(table, lambda block: write_block(block, spec))
 
 
 def _configure(stall_seconds: int) -> None:

@@ -1,0 +1,36 @@
+"""Who works on a run, from what its rows tell: to its diary and its meter. Knows no executor."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.events import Events
+from pipeline.spending import Meter
+from pipeline.traces import WORKER, Crew
+
+
+class Workers:
+    """The workers of one run, each noted when it first answers."""
+
+    def __init__(self, events: Events, meter: Meter) -> None:
+        self._events, self._meter = events, meter
+        self._turns: dict[tuple[str, int], set[int]] = {}
+
+    def met(self, crew: Crew) -> None:
+        """The cluster is there. Raises what ``Meter.met`` raises."""
+        self._meter.met(crew)
+        self._events.say("crew", actors=crew.actors, each=crew.each, device=crew.device)
+
+    def saw(self, rows: pa.Table) -> None:
+        """Committed rows, as ``traces.told`` has them."""
+        blocks = {(worker["host"], worker["pid"], worker["turn"]): worker for worker in rows[WORKER].to_pylist()}
+        for worker in blocks.values():
+            who = worker["host"], worker["pid"]
+            if who not in self._turns:
+                self._meter.saw(*who, worker["device"])
+                facts = {name: worker[name] for name in ("host", "pid", "device", "replaced")}
+                self._events.say("worker", now=False, **facts, loaded=round(worker["loaded"], 3))
+            turns = self._turns.setdefault(who, set())
+            if worker["retried"] and worker["turn"] not in turns:
+                self._events.say("retried", now=False, rows=worker["retried"])
+            turns.add(worker["turn"])
