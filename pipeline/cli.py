@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import schema
+from pipeline.commands import schema, weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 schema.register(app)
+weights.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 

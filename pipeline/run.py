@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import flights, lease, report, results, storage
+from pipeline import figures, flights, lease, report, results, storage
 from pipeline.config import EditJob
 from pipeline.errors import Interrupted, OverBudget
 from pipeline.events import Events
@@ -22,6 +22,7 @@ from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.terminate import terminated_like_interrupted
 
 Executor = Literal["ray", "local"]
+Execute = Callable[[Plan, dict[str, float]], Iterator[pa.Table]]  # the mapping gets the workers' figures
 WORTH_STOPPING: Final = 50  # failed rows; a run with fewer is soon over and then shows them all
 
 
@@ -90,12 +91,11 @@ def run(
         return _run(plan, ours, _executor(executor, address), events, console)
 
 
-def _run(
-    plan: Plan, ours: Lease, execute: Callable[[Plan], Iterator[pa.Table]], events: Events, console: Console
-) -> Summary:
+def _run(plan: Plan, ours: Lease, execute: Execute, events: Events, console: Console) -> Summary:
+    summed: dict[str, float] = {}
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, execute, counts, events)
+            _carry_out(plan, lambda plan: execute(plan, summed), counts, events)
         except (Interrupted, KeyboardInterrupt) as error:
             events.say("stopped", reason=str(error) or "interrupted", answered=counts.done)
             if isinstance(error, Interrupted):
@@ -104,7 +104,7 @@ def _run(
         except Exception as error:
             events.say("stopped", reason=redacted(f"{type(error).__name__}: {error}")[:500], answered=counts.done)
             raise
-        return _settle(plan, ours, counts, events)
+        return _settle(plan, ours, counts, events, figures.as_record(summed))
 
 
 def _carry_out(plan: Plan, execute: Callable[[Plan], Iterator[pa.Table]], counts: Tally, events: Events) -> None:
@@ -128,7 +128,7 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
+def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events, done: Mapping[str, Any]) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output = plan.write.output
     ours.check()
@@ -155,18 +155,18 @@ def _settle(plan: Plan, ours: Lease, counts: Tally, events: Events) -> Summary:
         failure_rate=sum(statuses[status] for status in FAILURES) / max(plan.total, 1),
         max_failure_rate=plan.job.max_failure_rate,
     )
-    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
+    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
     report.write(output, plan.job.manifests)
-    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code)
+    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code, figures=done)
     return summary
 
 
-def _executor(name: Executor, address: str | None) -> Callable[[Plan], Iterator[pa.Table]]:
+def _executor(name: Executor, address: str | None) -> Execute:
     if name == "local":
         from pipeline.executors import local
 
         return local.execute
     from pipeline.executors import ray_data
 
-    return lambda plan: ray_data.execute(plan, address)
+    return lambda plan, summed: ray_data.execute(plan, address, summed)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline import downloads
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import StopRun
 from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
+from pipeline.executors.ray_metrics import Reporter, collected, reporter
+from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
@@ -40,20 +44,26 @@ class Resources:
 class EditActor:
     """One loaded engine; Ray keeps it for the whole run."""
 
-    def __init__(self, spec: EngineSpec, gpus: float) -> None:
-        self.engine = Engine(spec, best_device() if gpus else "cpu")
+    def __init__(self, spec: EngineSpec, gpus: float, told: Reporter) -> None:
+        self.told, self.began = told, time.monotonic()
+        with downloads.watched(told.beat):
+            self.engine = Engine(spec, best_device() if gpus else "cpu")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
-        return edit_block(self.engine, table)
+        with downloads.watched(self.told.beat):
+            answers = edit_block(self.engine, table)
+        self.told.report(life=time.monotonic() - self.began)
+        return answers
 
 
-def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
+def execute(plan: Plan, address: str | None = None, summed: dict[str, float] | None = None) -> Iterator[pa.Table]:
     """Yield each block's results rows after they are committed.
 
     Args:
         plan: what is to be done.
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
+        summed: gets the figures of all workers in the end.
 
     Raises:
         StopRun: the cluster cannot hold the pool.
@@ -65,7 +75,10 @@ def execute(plan: Plan, address: str | None = None) -> Iterator[pa.Table]:
 
         pool = resources(plan.job.ray, ray.cluster_resources())
         try:
-            yield from _stream(anywhere.editing(plan), pool)
+            told = reporter(plan.job.name)
+            yield from _stream(anywhere.editing(plan), pool, told)
+            if summed is not None:
+                summed.update(collected(told))
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 
@@ -89,12 +102,12 @@ def resources(spec: RaySpec, cluster: dict[str, float]) -> Resources:
     return Resources(most if spec.actors == "auto" else spec.actors, each, cpus)
 
 
-def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
+def _stream(plan: Plan, pool: Resources, told: Reporter) -> Iterator[pa.Table]:
     import ray.data
 
     blocks = list(plan.blocks(pool.actors))
     actors = min(pool.actors, len(blocks))
-    _configure(plan.job.ray.stall_seconds)
+    _configure(plan.job.ray.stall_seconds, told)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if plan.job.ray.resources:
         editing["resources"] = dict(plan.job.ray.resources)
@@ -107,10 +120,10 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
     # from_arrow makes one block a table; read_parquet would pack a small manifest into a single one.
     dataset = (
         ray.data.from_arrow(blocks)
-        .map_batches(_decode, fn_kwargs={"spec": plan.decode}, **on_cpus)
+        .map_batches(_decode, fn_kwargs={"spec": plan.decode, "told": told}, **on_cpus)
         .map_batches(
             EditActor,
-            fn_constructor_args=(plan.engine, pool.gpus),
+            fn_constructor_args=(plan.engine, pool.gpus, told),
             batch_size=max(block.num_rows for block in blocks),
             batch_format="pyarrow",
             num_cpus=pool.cpus,
@@ -121,24 +134,28 @@ def _stream(plan: Plan, pool: Resources) -> Iterator[pa.Table]:
             ),
             **editing,
         )
-        .map_batches(_write, fn_kwargs={"spec": plan.write}, **on_cpus)
+        .map_batches(_write, fn_kwargs={"spec": plan.write, "told": told}, **on_cpus)
     )
     for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if rows.num_rows:
             yield rows
 
 
-def _decode(table: pa.Table, spec: DecodeSpec) -> pa.Table:
-    return decode_block(table, spec)
+def _decode(table: pa.Table, spec: DecodeSpec, told: Reporter) -> pa.Table:
+    samples = decode_block(table, spec)
+    told.report()
+    return samples
 
 
-def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
+def _write(table: pa.Table, spec: WriteSpec, told: Reporter) -> pa.Table:
     if not table.num_rows:  # an empty block has no columns
         return pa.table({"key": pa.array([], pa.string())})
-    return write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
+    rows = write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
+    told.report()
+    return rows
 
 
-def _configure(stall_seconds: int) -> None:
+def _configure(stall_seconds: int, told: Reporter) -> None:
     from ray.data import DataContext
 
     for handler in logging.getLogger("ray.data").handlers:
@@ -147,5 +164,5 @@ def _configure(stall_seconds: int) -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
-    context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
+    set_limit(context, stall_seconds, told)
     context.max_errored_blocks = 0  # more would drop whole blocks and say nothing
