@@ -131,7 +131,7 @@ def _family_folder(spec: str) -> Path | None:
         return folder
     if spec.startswith("hf://"):
         return hub_folder(spec)
-    if spec.startswith(THROUGH):
+    if spec.startswith(THROUGH) or split_pin(spec)[1]:  # a pin is a file's
         return None
     path = storage.local_path(spec)
     if path is not None:

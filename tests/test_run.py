@@ -266,7 +266,7 @@ def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path, monkeypatch: p
     job = painter_job(tmp_path, write_dataset(tmp_path, 8))
     whole = local.execute
 
-    def forgetful(plan: Any) -> Any:
+    def forgetful(plan: Any, _figures: Any) -> Any:
         yield next(whole(plan))
 
     monkeypatch.setattr(local, "execute", forgetful)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.config import Job
     from pipeline.weights_inventory import Entry
 
@@ -55,11 +57,12 @@ def verify(
     """Read weights on this machine anew and hold them against their hashes. Exit code 1: one differs."""
     from pipeline.weights_inventory import cached, entries, fault, of_job
 
+    files: list[tuple[Path, str | None]] = []
     if job is None:
-        files = [(path, None) for path in cached()]
+        files += [(path, None) for path in cached()]
     else:
         found = [entry for spec in of_job(_load(job, set_)) for entry in entries(spec)]
-        files = [(entry.path, entry.pin) for entry in found if entry.here and entry.path is not None]
+        files += [(entry.path, entry.pin) for entry in found if entry.here and entry.path is not None]
         for entry in found:
             if not entry.here:
                 typer.echo(f"{entry.role}: {entry.address}: {entry.state}; not looked at")

@@ -17,10 +17,10 @@ import pyarrow as pa
 from pipeline import downloads
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
-from pipeline.errors import StopRun
+from pipeline.errors import Interrupted, StopRun
 from pipeline.executors import anywhere
 from pipeline.executors.ray_cluster import cluster, of_ours
-from pipeline.executors.ray_metrics import Reporter, collected, reporter
+from pipeline.executors.ray_metrics import ARRIVED, Reporter, reporting
 from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
@@ -72,13 +72,17 @@ def execute(plan: Plan, address: str | None = None, summed: dict[str, float] | N
     asked = plan.job.ray.actors
     with cluster(address, None if asked == "auto" else asked, spare_cpus=2 * STAGE_CPUS):
         import ray
+        from ray.data.exceptions import ExecutionTimeoutError
 
         pool = resources(plan.job.ray, ray.cluster_resources())
         try:
-            told = reporter(plan.job.name)
-            yield from _stream(anywhere.editing(plan), pool, told)
-            if summed is not None:
-                summed.update(collected(told))
+            with reporting(plan.job.name, summed) as told:
+                yield from _stream(anywhere.editing(plan), pool, told)
+        except ExecutionTimeoutError as error:
+            raise Interrupted(
+                f"nothing moved for {plan.job.ray.stall_seconds} s (ray.stall_seconds), and no weights came: no GPU, a "
+                "pass or a load that takes longer, or a hang; the same command goes on from here"
+            ) from error
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 
@@ -151,7 +155,7 @@ def _write(table: pa.Table, spec: WriteSpec, told: Reporter) -> pa.Table:
     if not table.num_rows:  # an empty block has no columns
         return pa.table({"key": pa.array([], pa.string())})
     rows = write_block(table, spec).select(["key", "status", "error_type", "error_message", "edit_seconds"])
-    told.report()
+    told.report(arrived=ARRIVED)
     return rows
 
 

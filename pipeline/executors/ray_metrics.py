@@ -6,18 +6,20 @@ node's agent as ``ray_retouch_rows_total`` and so on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline import figures
 
 BEAT: Final = 1.0  # seconds between two tellings while weights are fetched
+ARRIVED: Final = 1.0  # seconds that a block's writer waits for the board, so that the driver's sums have its rows
 PATIENCE: Final = 30.0  # seconds that the driver waits for the board at the end: without it, the run is none the worse
 GROUPS: Final[Mapping[str, str]] = {"rows": "status", "stage_seconds": "stage", "retries": "reason"}  # and their tag
 
@@ -40,7 +42,7 @@ class Board:
         """Totals of all processes."""
         summed: Counter[str] = Counter()
         for totals in self._totals.values():
-            summed.update(totals)  # type: ignore[arg-type]
+            summed.update(totals)
         return dict(summed)
 
 
@@ -52,14 +54,17 @@ class Reporter:
     run: str  # tells two runs of one driver apart
     board: Any  # handle of a Board
 
-    def report(self, life: float | None = None) -> None:
+    def report(self, life: float | None = None, arrived: float = 0.0) -> None:
         """Tell what this process has done. Never raises for it: figures are no part of the work.
 
         Args:
             life: seconds since an editor's process began to load.
+            arrived: seconds to wait, at most, until the board has it.
         """
+        import ray
+
         try:
-            self._report(life)
+            ray.wait([self._report(life)], timeout=arrived)
         except Exception:  # Ray's metrics or its board out of reach
             return
 
@@ -68,7 +73,7 @@ class Reporter:
         if _due():
             self.report()
 
-    def _report(self, life: float | None) -> None:
+    def _report(self, life: float | None) -> Any:
         import ray
 
         with _lock:
@@ -86,11 +91,17 @@ class Reporter:
             share = figures.ratio(mine.get(part, 0), mine.get(whole, 0))
             if share is not None and life is not None:
                 _gauge(name).set(share, tags={"job": self.job})
-        self.board.post.remote(ray.get_runtime_context().get_worker_id(), mine)
+        return self.board.post.remote(ray.get_runtime_context().get_worker_id(), mine)
 
 
-def reporter(job: str) -> Reporter:
-    """A reporter with a new board, near the driver."""
+@contextlib.contextmanager
+def reporting(job: str, summed: dict[str, float] | None) -> Iterator[Reporter]:
+    """A reporter with a board of its own near the driver, for the time of a run.
+
+    Args:
+        job: its name.
+        summed: gets what all processes have told, in the end; nothing where the board is gone by then.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -99,18 +110,12 @@ def reporter(job: str) -> Reporter:
         node = ray.get_runtime_context().get_node_id()
         where["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, **where).remote()
-    return Reporter(job, secrets.token_hex(8), board)
-
-
-def collected(told: Reporter) -> dict[str, float]:
-    """What all processes have told; nothing where the board is gone."""
-    import ray
-
     try:
-        sums: dict[str, float] = ray.get(told.board.sums.remote(), timeout=PATIENCE)
-    except (ray.exceptions.RayError, TimeoutError):
-        return {}
-    return sums
+        yield Reporter(job, secrets.token_hex(8), board)
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            (summed if summed is not None else {}).update(ray.get(board.sums.remote(), timeout=PATIENCE))
+    finally:
+        ray.kill(board)
 
 
 _DESCRIPTIONS: Final = {

@@ -34,7 +34,8 @@ def _callback(every: float, told: Reporter) -> type:
         """Asks the board, and waits for no answer: it is called by the loop that schedules all work."""
 
         def __init__(self) -> None:
-            self.fetched, self.next, self.asked = 0.0, time.monotonic() + every, None
+            self.fetched, self.next = 0.0, time.monotonic() + every
+            self.asked: Any = None
 
         def on_execution_step(self, executor: Any) -> None:
             """Set Ray's clock back where bytes have come since the last look."""
