@@ -18,8 +18,6 @@ from tests.web_files import Web, serving
 
 pytestmark = pytest.mark.ray
 
-STALL = 4  # seconds
-
 
 @pytest.fixture
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
@@ -32,18 +30,18 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             shutil.rmtree(place.parent, ignore_errors=True)
 
 
-@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize(("limit", "hangs"), [(12, False), (4, True)])
 def test_a_fetch_that_takes_longer_than_the_limit_fails_no_run_unless_nothing_comes(
-    tmp_path: Path, cold: Web, hangs: bool
+    tmp_path: Path, cold: Web, limit: int, hangs: bool
 ) -> None:
     editor = {"name": "tests.painters:Painter", "weights": f"{cold.url}/net.bin"}
-    ray = {"actors": 1, "batch_size": 4, "rows_per_block": 3, "stall_seconds": STALL}
+    ray = {"actors": 1, "batch_size": 4, "rows_per_block": 3, "stall_seconds": limit}
     # Quick, and in our own cache.
     plan = make_plan(
         painter_job(tmp_path, write_dataset(tmp_path, 3), editor=editor, ray=ray)
     )  # quick, and in our cache
     open_run(plan)
-    cold.seconds = 60 if hangs else 2.5  # for each of 5 parts, one after the other
+    cold.seconds = 60 if hangs else 4  # for each of 5 parts, one after the other: 20 in all
     summed: dict[str, float] = {}
     if hangs:
         with pytest.raises(Interrupted, match=r"nothing moved for 4 s \(ray.stall_seconds\), and no weights came"):
