@@ -174,6 +174,7 @@ def _append(uri: str, rough: Path, size: int) -> None:
         data = retried(uri, lambda: _part(fs, inside, start, end, size))
         if len(data) != end - start:
             raise StorageError(f"{uri}: {len(data)} bytes came where {end - start} were asked for; it changed, perhaps")
+        came(len(data))  # as soon as it has: parts are written in order, and the first may be the slowest
         return data
 
     have = rough.stat().st_size if rough.is_file() else 0
@@ -213,7 +214,6 @@ class _Progress:
             say(f"fetching {uri}: {size / 1e9:.2f} GB" + (f", {have / 1e9:.2f} of them here already" if have else ""))
 
     def add(self, count: int) -> None:
-        came(count)
         self.have += count
         now = time.monotonic()
         if self.size >= SAID_FROM and (now - self._said >= INTERVAL or self.have == self.size):

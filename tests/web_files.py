@@ -18,7 +18,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
     ranges: bool = True  # whether it answers with parts
-    seconds: float = 0.0  # before each GET, one after the other
+    seconds: float = 0.0  # before each GET of what it has, one after the other
     refuse_after: int | None = None  # GETs from which on it answers 403
     asked: list[tuple[int, int]] = field(default_factory=list)  # first and last byte of each GET
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -36,8 +36,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             self.answer(body=False)
 
         def do_GET(self) -> None:
-            with web.turn:
-                time.sleep(web.seconds)
+            if self.path in web.files:
+                with web.turn:
+                    time.sleep(web.seconds)
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:

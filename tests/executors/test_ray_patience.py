@@ -37,9 +37,7 @@ def test_a_fetch_that_takes_longer_than_the_limit_fails_no_run_unless_nothing_co
     editor = {"name": "tests.painters:Painter", "weights": f"{cold.url}/net.bin"}
     ray = {"actors": 1, "batch_size": 4, "rows_per_block": 3, "stall_seconds": limit}
     # Quick, and in our own cache.
-    plan = make_plan(
-        painter_job(tmp_path, write_dataset(tmp_path, 3), editor=editor, ray=ray)
-    )  # quick, and in our cache
+    plan = make_plan(painter_job(tmp_path, write_dataset(tmp_path, 3), editor=editor, ray=ray))
     open_run(plan)
     cold.seconds = 60 if hangs else 4  # for each of 5 parts, one after the other: 20 in all
     summed: dict[str, float] = {}
