@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline import framing, images, latents, plugins, weights
+from pipeline import figures, framing, images, latents, plugins, weights
 from pipeline.config import MetricSpec
 from pipeline.errors import ConfigError, EditError, Unavailable
 from pipeline.flights import Flights, Loss
@@ -175,6 +175,7 @@ class Engine:
         started = time.perf_counter()
         with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self.losses):
             edited = self._tried(entries)
+        figures.count_pass(len(entries), self.shape, time.perf_counter() - started)
         if isinstance(edited, _Fault):
             if edited.of_memory and self.shape > 1:
                 self._shrink()
@@ -195,6 +196,7 @@ class Engine:
 
     def _shrink(self) -> None:
         """Half the entries a pass; every time, it takes twice as many good passes to try more again."""
+        figures.count("retries.out of memory")
         self.shape //= 2
         self._good, self._patience = 0, self._patience * 2
 
@@ -321,6 +323,7 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@figures.timed("stage_seconds.edit")
 def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
     """A block that carries samples to one that carries answers."""
     return with_travellers(table, engine.answer(travellers(table)))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 Schema = Mapping[str, Any]
 
-MISSPELT: Final = 0.6  # difflib's likeness from which on a name is taken for another one misspelt
+MISSPELT: Final = 0.65  # difflib's likeness from which on a name is taken for another one misspelt
 _LONGEST: Final = 40  # characters of a value that a line shows
 _NAMES: Final = 8  # of a mapping's fields that a line shows
 

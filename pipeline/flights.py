@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pipeline import storage
+from pipeline import figures, storage
 from pipeline.errors import ObjectMissing
 
 Row = TypeVar("Row")
@@ -81,6 +81,9 @@ class Flights:
                 before = found.get(key, Loss(0, False))
                 overdue = bool(note["overdue"]) if alone >= before.alone else before.overdue
                 found[key] = Loss(max(alone, before.alone), overdue)
+        for loss in found.values():
+            if not loss.is_final:
+                figures.count("retries.deadline" if loss.overdue else "retries.lost worker")
         return found
 
     @contextlib.contextmanager

@@ -111,7 +111,7 @@ def make_plan(
     todo = manifest.leave_out(table, _standing(job.output, retry_failed, retry_errors))
     return Plan(
         job=job,
-        engine=engine_spec(job),
+        engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
         decode=DecodeSpec(
             inputs=frozenset(editor.inputs),
             mask=job.mask,

@@ -149,7 +149,7 @@ def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> An
     known = [f.name for f in dataclasses.fields(params_type)]
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError("; ".join(field_errors.unknown(f"{whose}.{name}", known) for name in unknown))
-    adapter = TypeAdapter(params_type)
+    adapter: TypeAdapter[Any] = TypeAdapter(params_type)
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as error:

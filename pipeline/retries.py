@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import stamina
 
+from pipeline import figures
 from pipeline.errors import ObjectMissing, StorageError, Unavailable
 from pipeline.redaction import redacted
 
@@ -76,6 +77,8 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
             wait_max=LONGEST_WAIT,
             wait_jitter=JITTER,
         ):
+            if attempt.num > 1:
+                figures.count("retries.storage")
             with attempt:
                 return action()
     except FileNotFoundError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline import carrying, drift, flights, lease, nights, prices, report, results, storage
+from pipeline import carrying, drift, figures, flights, lease, nights, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
@@ -124,9 +124,10 @@ def run(
 def _run(
     plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, console: Console
 ) -> Summary:
+    summed: dict[str, float] = {}
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, execute, counts, events, meter, console)
+            _carry_out(plan, execute, counts, events, meter, summed, console)
         except (Interrupted, KeyboardInterrupt) as error:
             events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
             if isinstance(error, Interrupted):
@@ -136,10 +137,19 @@ def _run(
             reason = redacted(f"{type(error).__name__}: {error}")[:500]
             events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
             raise
-        return _settle(plan, night, ours, counts, events, meter)
+        return _settle(plan, night, ours, counts, events, meter, figures.as_record(summed))
 
 
-def _carry_out(plan: Plan, execute: Execute, counts: Tally, events: Events, meter: Meter, console: Console) -> None:
+def _carry_out(
+    plan: Plan,
+    execute: Execute,
+    counts: Tally,
+    events: Events,
+    meter: Meter,
+    summed: dict[str, float],
+    console: Console,
+) -> None:
+    """Do the rows that are left; ``summed`` gets the workers' figures."""
     if not plan.left:
         return
     workers = Workers(events, meter)
@@ -150,7 +160,7 @@ def _carry_out(plan: Plan, execute: Execute, counts: Tally, events: Events, mete
 
     try:
         with terminated_like_interrupted(), meter.guarding():
-            for rows in execute(plan, Listener(workers.met, say)):
+            for rows in execute(plan, Listener(workers.met, say, summed)):
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
@@ -174,7 +184,9 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events, meter: Meter) -> Summary:
+def _settle(
+    plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events, meter: Meter, done: Mapping[str, Any]
+) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output, paid, cost = plan.write.output, meter.facts(), meter.total
     ours.check()
@@ -210,10 +222,17 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events
         currency=paid["currency"],
         device_seconds=paid["seconds"],
     )
-    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second}
+    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
     report.write(output, plan.job.manifests)
-    events.say("finished", statuses=statuses, success=statuses[SUCCESS], exit_code=summary.exit_code, spent=paid)
+    facts: dict[str, Any] = {
+        "statuses": statuses,
+        "success": statuses[SUCCESS],
+        "exit_code": summary.exit_code,
+        "spent": paid,
+        "figures": done,
+    }
+    events.say("finished", **facts)
     return summary
 
 

@@ -18,10 +18,11 @@ from typing import Any, Final, Literal
 import yaml
 
 from pipeline import storage
-from pipeline.config import Job, overridden, parse_job
+from pipeline.config import Job, parse_job
 from pipeline.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
 from pipeline.errors import ConfigError, ObjectMissing, StorageError
 from pipeline.kube_jobs import NIGHT_FILE, Origin, cron_job, kube_object, ray_job_spec
+from pipeline.overrides import overridden
 from pipeline.pods import JOB_FOLDER, Cluster, ray_cluster_spec
 from pipeline.redaction import redacted
 from pipeline.shares import Share, share

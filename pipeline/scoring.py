@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import finished, plugins, states, storage, weights
-from pipeline.config import MaskSpec, MetricSpec
+from pipeline.config import MaskSpec, MetricSpec, Weights
 from pipeline.errors import ConfigError, EditError
 from pipeline.finished import Finished
 from pipeline.plugins import Metric, SetMetric
@@ -34,7 +34,7 @@ class ScoreSpec:
 
     metrics: tuple[MetricSpec, ...]
     row_metrics: tuple[MetricSpec, ...] = ()
-    weights: str | Mapping[str, str] | None = None  # of metrics that name none
+    weights: Weights | None = None  # of metrics that name none
     mask: MaskSpec = field(default_factory=MaskSpec)
 
 
@@ -111,7 +111,7 @@ class Scorer:
         return {**scored, "error": "; ".join(errors) or None}
 
 
-def weights_of(metric: MetricSpec, default: str | Mapping[str, str] | None) -> weights.Resolved:
+def weights_of(metric: MetricSpec, default: Weights | None) -> weights.Resolved:
     """A metric's weights on this machine.
 
     Raises:
@@ -120,12 +120,12 @@ def weights_of(metric: MetricSpec, default: str | Mapping[str, str] | None) -> w
     return weights.resolve(metric.weights if metric.weights is not None else default or {})
 
 
-def row_metric_id(metric: MetricSpec, default: str | Mapping[str, str] | None) -> dict[str, Any]:
+def row_metric_id(metric: MetricSpec, default: Weights | None) -> dict[str, Any]:
     """What decides a row metric's numbers: its name, options and the content of all weights that it was given."""
     return _identified(metric, weights_of(metric, default).sha256)
 
 
-def _load_set_metric(spec: MetricSpec, default: str | Mapping[str, str] | None, device: str) -> Loaded:
+def _load_set_metric(spec: MetricSpec, default: Weights | None, device: str) -> Loaded:
     found: Any = plugins.find("set_metrics", spec.name)
     resolved = weights_of(spec, default)
     metric: SetMetric = _loaded(found, spec, resolved, device)
@@ -133,7 +133,7 @@ def _load_set_metric(spec: MetricSpec, default: str | Mapping[str, str] | None, 
     return Loaded(spec.name, metric, {**_identified(spec, used), **metric.id})
 
 
-def _load_row_metric(spec: MetricSpec, default: str | Mapping[str, str] | None, device: str) -> Metric:
+def _load_row_metric(spec: MetricSpec, default: Weights | None, device: str) -> Metric:
     metric: Metric = _loaded(plugins.find("metrics", spec.name), spec, weights_of(spec, default), device)
     return metric
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.config import MaskSpec, MetricSpec, QualitySpec
+from pipeline.config import MaskSpec, MetricSpec, QualitySpec, Weights
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EngineSpec:
 
     editor: str
     params: Mapping[str, Any]
-    weights: str | Mapping[str, str]  # as in the job file; made local where the engine runs
+    weights: Weights  # as in the job file; made local where the engine runs
     metrics: Sequence[MetricSpec] = ()
     seed: int = 0
     candidates: int = 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import deadlines, images, lease, plugins, results, storage
+from pipeline import deadlines, figures, images, lease, plugins, results, storage
 from pipeline.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
 from pipeline.flights import Flights, Loss
 from pipeline.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
@@ -21,6 +21,7 @@ from pipeline.specs import DecodeSpec, WriteSpec
 DECODE_THREADS = 8  # a block's objects are fetched side by side: latency, not the processor, is what reading waits for
 
 
+@figures.timed("stage_seconds.decode")
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
     """A block of manifest rows to the same block carrying samples; request columns that were used up are dropped."""
     requests = table.select([n for n in (*REQUEST_COLUMNS, "fingerprint") if n in table.column_names]).to_pylist()
@@ -157,6 +158,7 @@ def _params(cell: Any) -> dict[str, Any]:
     return {str(name): value for name, value in cell.items() if value is not None}
 
 
+@figures.timed("stage_seconds.write")
 def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
     """Lay down a block's images, then its rows of results in one file; returns those rows.
 
@@ -181,6 +183,8 @@ def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
         [{**row, **record} for row, record in zip(passed, records, strict=True)], schema=spec.schema
     )
     _commit(rows, spec)
+    for status in rows["status"].to_pylist():
+        figures.count(f"rows.{status}")
     return rows
 
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -53,6 +53,7 @@ class Listener:
 
     met: Callable[[Crew], None] = _unheard  # who will work, as soon as the cluster is there
     say: Callable[[str], None] = _unheard  # what is waited for, a line for people
+    figures: dict[str, float] = field(default_factory=dict)  # gets the sums of all workers' figures in the end
 
 
 class Worker:

@@ -23,7 +23,7 @@ def test_a_training_needs_no_more_than_rows_weights_and_an_output() -> None:
     ("changes", "said"),
     [
         ({"editor": {}}, "editor: unknown key"),
-        ({"ray": {"workers": 0}}, "must be at least 1, or auto"),
+        ({"ray": {"workers": 0}}, "workers: got 0; allowed: a whole number from 1, or auto"),
         ({"ray": {"max_failures": -1}}, "ray.max_failures"),
         ({"max_failure_rate": 2}, "max_failure_rate"),
         ({"weights": None}, "weights"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import storage
-from pipeline.config import MetricSpec
+from pipeline.config import MetricSpec, Weights
 
 if TYPE_CHECKING:  # each executor's workers load what they need and no more
     from pipeline.finetuning.target import TargetTask
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # each executor's workers load what they need and no more
     from pipeline.plan import Plan
     from pipeline.scoring import ScoreSpec, Shard
 
-Weights = str | Mapping[str, str]
 Task = TypeVar("Task", "TrainTask", "TargetTask")
 
 
@@ -30,7 +29,9 @@ def address(uri: str) -> str:
 
 def weights(spec: Weights) -> Weights:
     """A job's weights, each address by ``address``."""
-    return address(spec) if isinstance(spec, str) else {role: address(uri) for role, uri in spec.items()}
+    if isinstance(spec, str):
+        return address(spec)
+    return {role: address(at) if isinstance(at, str) else [*map(address, at)] for role, at in spec.items()}
 
 
 def training(task: Task) -> Task:

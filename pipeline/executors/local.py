@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline import devices, traces
+from pipeline import devices, figures, traces
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.plan import Plan
 from pipeline.stages import decode_block, write_block
@@ -16,10 +16,11 @@ from pipeline.traces import Crew, Listener, Worker
 
 def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
     """Yield what ``traces.told`` has of each block's rows after they are committed; ``heard`` is told who works."""
+    heard = heard or Listener()
     device = best_device()
     name = devices.name_of(device)
-    (heard or Listener()).met(Crew(1, 1.0, name, 1))
-    began = time.perf_counter()
+    heard.met(Crew(1, 1.0, name, 1))
+    began, before = time.perf_counter(), figures.totals()
     engine = Engine(plan.engine, device)
     worker = Worker(name, time.perf_counter() - began)
     for block in plan.blocks(actors=1):
@@ -28,3 +29,4 @@ def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
         yield traces.told(
             traces.edited_by(edited, worker.facts(len(engine.losses))), lambda table: write_block(table, plan.write)
         )
+    heard.figures.update({**figures.since(before), figures.LIFE: time.perf_counter() - began})

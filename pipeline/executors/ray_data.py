@@ -15,12 +15,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import devices, traces
+from pipeline import devices, downloads, traces
 from pipeline.config import RaySpec
 from pipeline.engine import Engine, best_device, edit_block
 from pipeline.errors import Interrupted, StopRun
 from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
+from pipeline.executors.ray_metrics import ARRIVED, Reporter, reporting
+from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 from pipeline.stages import decode_block, write_block
@@ -48,18 +50,21 @@ class Resources:
 class EditActor:
     """One loaded engine; Ray keeps it for the whole run."""
 
-    def __init__(self, spec: EngineSpec, gpus: float) -> None:
+    def __init__(self, spec: EngineSpec, gpus: float, told: Reporter) -> None:
         import ray
 
-        began = time.perf_counter()
+        self.told, self.began = told, time.perf_counter()
         device = best_device() if gpus else devices.CPU
-        self.engine = Engine(spec, device)
+        with downloads.watched(told.beat):
+            self.engine = Engine(spec, device)
         replaced = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        self.worker = Worker(devices.name_of(device), time.perf_counter() - began, replaced=replaced)
+        self.worker = Worker(devices.name_of(device), time.perf_counter() - self.began, replaced=replaced)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
-        edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
+        with downloads.watched(self.told.beat):
+            edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
+        self.told.report(life=time.perf_counter() - self.began)
         return traces.edited_by(edited, self.worker.facts(len(self.engine.losses)))
 
 
@@ -69,7 +74,8 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
     Args:
         plan: what is to be done.
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
-        heard: told what a cluster is waited for, and who will work as soon as the cluster is there.
+        heard: told what a cluster is waited for, who will work as soon as the cluster is there, and in the end the
+            figures of all workers.
 
     Raises:
         StopRun: the cluster, started here, cannot hold the pool.
@@ -78,13 +84,20 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
     spec, heard = plan.job.ray, heard or Listener()
     with cluster(address, None if spec.actors == "auto" else spec.actors, spare_cpus=2 * STAGE_CPUS) as may_grow:
         import ray
+        from ray.data.exceptions import ExecutionTimeoutError
 
         try:
             with ray_nodes.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
                 if may_grow:
                     wait_for_a_place(spec, heard.say)
                 pool = resources(spec, ray.cluster_resources())
-                yield from _stream(anywhere.editing(plan), pool, heard, may_grow=may_grow)
+                with reporting(plan.job.name, heard.figures) as told:
+                    yield from _stream(anywhere.editing(plan), pool, heard, told, may_grow=may_grow)
+        except ExecutionTimeoutError as error:
+            raise Interrupted(
+                f"nothing moved for {spec.stall_seconds} s (ray.stall_seconds), and no weights came: no GPU, a "
+                "pass or a load that takes longer, or a hang; the same command goes on from here"
+            ) from error
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
 
@@ -166,7 +179,7 @@ def wait_for_a_place(spec: RaySpec, say: Callable[[str], None]) -> None:
         remove_placement_group(group)
 
 
-def _stream(plan: Plan, pool: Resources, heard: Listener, *, may_grow: bool) -> Iterator[pa.Table]:
+def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may_grow: bool) -> Iterator[pa.Table]:
     import ray.data
 
     spec = plan.job.ray
@@ -175,7 +188,7 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, *, may_grow: bool) -> 
     if plan.most_actors:
         least, most = min(least, plan.most_actors), min(most, plan.most_actors)
     heard.met(Crew(least, pool.gpus or pool.cpus, _device(plan, pool), pool.actors))
-    _configure(spec.stall_seconds)
+    _configure(spec.stall_seconds, told)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if spec.resources:
         editing["resources"] = dict(spec.resources)
@@ -188,10 +201,10 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, *, may_grow: bool) -> 
     # from_arrow makes one block a table; read_parquet would pack a small manifest into a single one.
     dataset = (
         ray.data.from_arrow(blocks)
-        .map_batches(_decode, fn_kwargs={"spec": plan.decode}, **on_cpus)
+        .map_batches(_decode, fn_kwargs={"spec": plan.decode, "told": told}, **on_cpus)
         .map_batches(
             EditActor,
-            fn_constructor_args=(plan.engine, pool.gpus),
+            fn_constructor_args=(plan.engine, pool.gpus, told),
             batch_size=max(block.num_rows for block in blocks),
             batch_format="pyarrow",
             num_cpus=pool.cpus,
@@ -203,7 +216,7 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, *, may_grow: bool) -> 
             ),
             **editing,
         )
-        .map_batches(_write, fn_kwargs={"spec": plan.write}, **on_cpus)
+        .map_batches(_write, fn_kwargs={"spec": plan.write, "told": told}, **on_cpus)
     )
     for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if rows.num_rows:
@@ -226,17 +239,21 @@ def _name_here() -> str:
     return devices.name_of(best_device())
 
 
-def _decode(table: pa.Table, spec: DecodeSpec) -> pa.Table:
-    return traces.timed("decode", table, lambda block: decode_block(block, spec))
+def _decode(table: pa.Table, spec: DecodeSpec, told: Reporter) -> pa.Table:
+    samples = traces.timed("decode", table, lambda block: decode_block(block, spec))
+    told.report()
+    return samples
 
 
-def _write(table: pa.Table, spec: WriteSpec) -> pa.Table:
+def _write(table: pa.Table, spec: WriteSpec, told: Reporter) -> pa.Table:
     if not table.num_rows:  # an empty block has no columns
         return pa.table({"key": pa.array([], pa.string())})
-    return traces.told(table, lambda block: write_block(block, spec))
+    rows = traces.told(table, lambda block: write_block(block, spec))
+    told.report(arrived=ARRIVED)
+    return rows
 
 
-def _configure(stall_seconds: int) -> None:
+def _configure(stall_seconds: int, told: Reporter) -> None:
     from ray.data import DataContext
 
     for handler in logging.getLogger("ray.data").handlers:
@@ -245,7 +262,7 @@ def _configure(stall_seconds: int) -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
-    context.execution_no_progress_timeout_s = stall_seconds  # 1,800 by default fails runs that wait for a spot GPU
+    set_limit(context, stall_seconds, told)
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWS_FROM
     context.autoscaling_config.actor_pool_util_downscaling_threshold = SHEDS_BELOW
     with warnings.catch_warnings():  # deprecated, and the only way in 2.60 to say it

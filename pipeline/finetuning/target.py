@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline import framing, manifest, plugins, storage, weights
-from pipeline.config import MaskSpec
+from pipeline.config import MaskSpec, Weights
 from pipeline.editors.pixels import from_uint8, to_uint8
 from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, ManifestError, ObjectMissing, OutputError, WeightsError
@@ -54,7 +54,7 @@ class TargetTask:
     name: str
     manifests: tuple[str, ...]
     output: str
-    weights: str | Mapping[str, str]
+    weights: Weights
     params: Mapping[str, Any]
     seed: int
     texts: Texts | None = None  # None: each row brings its own

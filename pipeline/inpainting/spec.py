@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pipeline import manifest, plugins, storage, weights
+from pipeline.config import Weights
 from pipeline.errors import ObjectMissing, OutputError
 from pipeline.inpainting.params import TrainParams
 
@@ -31,7 +32,7 @@ class TrainTask:
     name: str
     manifests: tuple[str, ...]
     output: str
-    weights: str | Mapping[str, str]
+    weights: Weights
     params: Mapping[str, Any]
     seed: int
     max_failure_rate: float = 0.05

@@ -134,7 +134,7 @@ def _openai(path: str) -> Clip:
     from open_clip.model import build_model_from_openai_state_dict
     from open_clip.tokenizer import SimpleTokenizer
 
-    state = _archived_state_dict(path) if _is_torchscript(path) else read_state_dict(path)
+    state = openai_state_dict(path)
     state = {name: value for name, value in state.items() if name not in EXTRAS}
     try:
         model = build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
@@ -145,6 +145,15 @@ def _openai(path: str) -> Clip:
     model = model.float()
     load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip rounds to float16 on the way
     return _clip(model, SimpleTokenizer(context_length=model.context_length))
+
+
+def openai_state_dict(path: str) -> dict[str, Tensor]:
+    """Tensors by name of any checkpoint, OpenAI's archives of code and weights included; of their code nothing is run.
+
+    Raises:
+        WeightsError: missing, broken or unsafe.
+    """
+    return _archived_state_dict(path) if _is_torchscript(path) else read_state_dict(path)
 
 
 def _named_tag(name: str) -> Clip:

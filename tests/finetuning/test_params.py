@@ -40,8 +40,8 @@ def test_the_defaults_are_the_published_numbers() -> None:
         ({"masked_share": 1.1}, "shares; give 0 to 1"),
         ({"l1_inside": -0.1}, "shares; give 0 to 1"),
         ({"steps": 3}, "target x.steps: unknown key"),
-        ({"mode": "fast"}, "target x: mode"),
-        ({"images": "many"}, "target x: images"),
+        ({"mode": "fast"}, "target x.mode: got"),
+        ({"images": "many"}, "target x.images: got"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_that_names_it(values: dict[str, Any], said: str) -> None:
