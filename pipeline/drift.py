@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline import changes, results
 from pipeline.config import DriftSpec
 from pipeline.nights import Night
+from pipeline.selection import is_number
 
 Values = npt.NDArray[np.float64]
 FRESH: Final = (changes.NEW, changes.CHANGED, changes.LEFT_OVER)  # rows that a night itself answers
@@ -46,7 +47,7 @@ def measure(output: str, night: Night, scores: Sequence[str], spec: DriftSpec) -
     Args:
         output: of a run that is through.
         night: what it began with.
-        scores: columns of the results; numbers, or yes and no.
+        scores: columns of the results; those that are neither numbers nor yes and no are passed over.
         spec: how many nights, and what counts as moved.
 
     Raises:
@@ -82,10 +83,15 @@ def _of_keys(table: pa.Table, keys: set[str]) -> pa.Table:
 
 
 def _values(table: pa.Table, score: str) -> Values:
-    if score not in table.column_names:
+    if score not in table.column_names or not _counts(table.schema.field(score).type):
         return np.empty(0)
     values = np.array([value for value in table[score].to_pylist() if value is not None], np.float64)
     return values[np.isfinite(values)]
+
+
+def _counts(kind: pa.DataType) -> bool:
+    """Whether values of a type are numbers, or yes and no; a judge's words are not held against each other."""
+    return is_number(kind) or pa.types.is_boolean(kind)
 
 
 def _compared(score: str, mine: Values, theirs: Values, spec: DriftSpec) -> Drift:

@@ -83,6 +83,8 @@ class Meter:
         self.prices, self.before, self.limit, self._now = prices, before or Spending(), limit, now
         self._crew: Crew | None = None
         self._since = 0.0
+        self._actors, self._until_now = 0, 0.0  # how many there are, and their seconds before they were so many
+        self._places: set[tuple[str, int]] = set()  # workers that stand in no other's place
         self._devices: dict[tuple[str, int], str] = {}  # worker to what it runs on
         self._alarm: threading.Timer | None = None
         self._lock, self._guarding = threading.Lock(), False
@@ -94,12 +96,14 @@ class Meter:
             ConfigError: there is a limit, and the device has no price.
             OverCost: the limit was spent before.
         """
-        self._crew, self._since = crew, self._now()
+        self._crew, self._since, self._actors = crew, self._now(), crew.actors
         if self.limit is None:
             return
-        rate = _priced(self._split(1.0), self.prices)
+        rate = _priced(self._split(self._actors), self.prices)
         if rate is None or self.before.cost is None:
-            nameless = [name for name in (*self._split(1.0), *self.before.seconds) if self.prices.of(name) is None]
+            nameless = [
+                name for name in (*self._split(self._actors), *self.before.seconds) if self.prices.of(name) is None
+            ]
             raise ConfigError(f"max_cost is {self.limit:g}, and {unknown(nameless[0])}; or take max_cost out")
         if self.is_over:
             raise OverCost("nothing was begun")
@@ -108,14 +112,22 @@ class Meter:
             self._alarm.daemon = True
             self._alarm.start()
 
-    def saw(self, host: str, pid: int, device: str) -> None:
-        """A worker named its device."""
+    def saw(self, host: str, pid: int, device: str, *, replaced: bool = False) -> None:
+        """A worker named its device. One more than there were, and in no other's place, joined the pool."""
         self._devices[host, pid] = device
+        if not replaced:
+            self._places.add((host, pid))
+        if len(self._places) > self._actors:
+            now = self._now()
+            self._until_now += (now - self._since) * self._actors
+            self._since, self._actors = now, len(self._places)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Device-seconds of this run by device; of several devices, each counts as often as it has workers."""
-        return {} if self._crew is None else self._split(self._now() - self._since)
+        if self._crew is None:
+            return {}
+        return self._split(self._until_now + (self._now() - self._since) * self._actors)
 
     @property
     def cost(self) -> float | None:
@@ -174,9 +186,9 @@ class Meter:
             "raise max_cost, and the same command goes on"
         )
 
-    def _split(self, seconds: float) -> dict[str, float]:
+    def _split(self, actor_seconds: float) -> dict[str, float]:
         assert self._crew is not None
-        paid = seconds * self._crew.actors * self._crew.each
+        paid = actor_seconds * self._crew.each
         named = list(self._devices.values()) or [self._crew.device or UNKNOWN]
         return {device: paid * named.count(device) / len(named) for device in dict.fromkeys(named)}
 

@@ -27,7 +27,7 @@ class Workers:
         for worker in blocks.values():
             who = worker["host"], worker["pid"]
             if who not in self._turns:
-                self._meter.saw(*who, worker["device"])
+                self._meter.saw(*who, worker["device"], replaced=worker["replaced"])
                 facts = {name: worker[name] for name in ("host", "pid", "device", "replaced")}
                 self._events.say("worker", now=False, **facts, loaded=round(worker["loaded"], 3))
             turns = self._turns.setdefault(who, set())

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.config import DriftSpec, EditJob
+from pipeline.config import DriftSpec, EditJob, load_job
 from pipeline.drift import _compared
 from pipeline.run import Summary, run
 from tests.datasets import painter_job, write_dataset
 
+ROOT = Path(__file__).parent.parent
 ROWS = 30
+QUICK = ("editor.params.timesteps=3", "editor.params.aug_num=1", "candidates=1")
 
 
 def night(folder: Path, date: str, manifest: Path, **changes: Any) -> Summary:
@@ -77,3 +79,17 @@ def test_the_distance_is_that_of_the_distribution_functions_and_few_rows_prove_n
     assert (found.distance, found.moved) == (1.0, False)  # four against four: p is about 0.03
     assert _compared("s", np.arange(40.0), np.arange(40.0) + 20, spec).moved
     assert not _compared("s", np.arange(40.0), np.arange(40.0) + 1, spec).moved
+
+
+def test_the_shipped_judges_words_are_passed_over_and_its_verdicts_count(tmp_path: Path) -> None:
+    """Of the real quickstart: three rows a night, a few steps."""
+    shipped = load_job(str(ROOT / "jobs/quickstart.yaml"), QUICK)
+    rows = pq.read_table(ROOT / "manifests/shapes.parquet")
+    found = []
+    for date, count in (("01", 3), ("02", 6)):
+        pq.write_table(rows.slice(0, count), tmp_path / "rows.parquet")
+        changes = {"manifest": str(tmp_path / "rows.parquet"), "output": str(tmp_path / date), "carry": f"{tmp_path}/*"}
+        found.append(run(shipped.model_copy(update=changes), executor="local", console=Console(file=io.StringIO())))
+    assert {drift.score for drift in found[1].drift} >= {"clip_score", "judge_agrees"}
+    assert "judge_shape" not in {drift.score for drift in found[1].drift}
+    assert (found[1].answered_now, found[1].carried) == (3, 3)

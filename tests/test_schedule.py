@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from pipeline import storage
-from pipeline.config import overridden, parse_job
+from pipeline.config import parse_job
 from pipeline.errors import ConfigError
+from pipeline.overrides import overridden
 from pipeline.pods import JOB_FOLDER
 from pipeline.schedule import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
 from tests.cluster.checked import faults, objects

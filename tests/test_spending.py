@@ -141,3 +141,16 @@ def test_ctrl_c_stays_ctrl_c_and_no_alarm_rings_after_the_work() -> None:
         early.met(Crew(0, 1.0, "cpu", 1))
     early._ring()
     assert early._alarm is None, "what costs nothing needs no alarm"
+
+
+def test_a_pool_that_grew_costs_more_from_then_on_and_one_in_anothers_place_does_not() -> None:
+    clock = Clock()
+    meter = Meter(PRICES, now=clock)
+    meter.met(Crew(1, 1.0, "cpu", 1))
+    clock.now = 10.0
+    meter.saw("a", 1, "cpu")
+    meter.saw("a", 2, "cpu", replaced=True)
+    assert meter.cost == 10.0
+    meter.saw("b", 3, "cpu")  # a second node joined
+    clock.now = 15.0
+    assert meter.cost == 10.0 + 2 * 5.0
