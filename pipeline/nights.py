@@ -38,19 +38,21 @@ class Night:
         return notes
 
 
-def look_back(plan: Plan, again: Callable[[str, str], bool]) -> tuple[Plan, Night]:
+def look_back(plan: Plan, again: Callable[[str, str], bool], *, wait: bool = True) -> tuple[Plan, Night]:
     """The plan without the rows that earlier runs answered, and what it begins with. Reads, and writes nothing.
 
     Args:
         plan: with the rows that its own output does not answer.
         again: whether an answer of a status and an error class is asked for again (``carrying.answered_again``).
+        wait: for a run before it that is at work.
 
     Raises:
         Busy: the run before is at work; its rows would be paid for twice.
         StorageError: what is there cannot be read.
     """
     runs, refused = _earlier(plan)
-    carrying.wait_for(runs)
+    if wait:
+        carrying.wait_for(runs)
     schema = plan.write.schema
     taken = carrying.take_over(plan.todo, runs, schema, again)
     left = manifest.leave_out(plan.todo, _pairs(taken))

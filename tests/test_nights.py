@@ -15,8 +15,11 @@ import pytest
 from rich.console import Console
 
 from pipeline import addresses, changes, lease, report, results, storage
+from pipeline.carrying import answered_again
 from pipeline.config import EditJob
 from pipeline.errors import Busy
+from pipeline.nights import look_back
+from pipeline.plan import make_plan
 from pipeline.rerun import rerun
 from pipeline.run import Summary, run
 from tests.datasets import painter_job, write_dataset
@@ -201,7 +204,11 @@ def test_a_night_does_not_start_while_the_one_before_is_at_work(tmp_path: Path, 
     storage.delete(f"{first.output}/summary.json")
     with lease.held(first.output, seconds=1.0), pytest.raises(Busy, match="being written by"):
         tonight(nightly(tmp_path, "02", manifest))
-    assert tonight(nightly(tmp_path, "02", manifest))[0].carried == 2
+    second = nightly(tmp_path, "02", manifest)
+    with lease.held(first.output, seconds=1.0):  # what it would cost can be told all the same
+        plan, night = look_back(make_plan(second), answered_again(False, ()), wait=False)
+    assert (plan.left, night.carried.num_rows) == (ROWS - 2, 2)
+    assert tonight(second)[0].carried == 2
 
 
 def test_carry_none_edits_everything(tmp_path: Path, manifest: Path) -> None:

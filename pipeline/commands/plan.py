@@ -35,21 +35,27 @@ def plan(
     executor: Annotated[str, typer.Option(help="Probe through ray, or local (in this process).")] = "ray",
     address: Annotated[str | None, typer.Option(help="A running cluster: auto, or ray://host:10001.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    date: Annotated[
+        str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, or today.")
+    ] = None,
 ) -> None:
     """Rows left, rows that would fail, hours, money, bytes and wall time, from a few real passes. Edits nothing."""
+    from pipeline.carrying import answered_again
     from pipeline.config import EditJob, load_job
     from pipeline.errors import ConfigError
+    from pipeline.nights import look_back
     from pipeline.plan import make_plan, refuse_another_job
     from pipeline.prices import load
 
     if executor not in ("ray", "local"):
         raise ConfigError(f"no executor named {executor!r}; there are: ray, local")
     counts, table = _numbers(gpus), load(prices)
-    loaded = load_job(job, set_ or ())
+    loaded = load_job(job, set_ or (), date)
     if not isinstance(loaded, EditJob):
         raise ConfigError(f"{job} is of kind {loaded.kind}; retouch plan takes jobs of kind edit")
     made = make_plan(loaded, limit=limit)
     refuse_another_job(made)
+    made, _ = look_back(made, answered_again(False, ()), wait=False)  # what a night takes over costs nothing
     outlook = _Outlook(made, table, counts, None if all_ else sample, "ray" if executor == "ray" else "local", address)
     typer.echo(json.dumps(outlook.record()) if as_json else "\n".join(outlook.lines()))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ from pipeline.schema import Batch, Pixels
 # Found on tuning seeds (``--tuning``), never on those that the figures come from.
 PARAMS: Final[dict[str, Any]] = {"steps": 20, "sampler": "ddim", "guidance_scale": 2.0}
 SCALES: Final = (1.0, 2.0, 3.0, 5.0, 7.0)
+SAMPLERS: Final = ("ddim", "plms", "dpm++", "unipc")
+STEPS: Final = (4, 6, 10, 20)
+FINE: Final[dict[str, Any]] = {"sampler": "ddim", "steps": 200}  # what fewer steps are held against
 WITHOUT_EXEMPLAR: Final = 0.0  # eps_u + 0 (eps_c - eps_u): the learned vector in the exemplar's place
 ROLES: Final = ("exemplar_vae", "exemplar_unet", "exemplar_encoder", "clip")
 
@@ -66,13 +69,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--params", type=json.loads, default={}, help="JSON over the default params")
     parser.add_argument("--tuning", action="store_true", help="tuning seeds, and the guided figure alone")
+    parser.add_argument("--samplers", action="store_true", help="samplers by number of steps instead, one candidate")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (.png) of the first rows here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     measure = Measure(given.weights, given.shipped, given.device, given.candidates, {**PARAMS, **given.params})
     work = tasks(TUNING if given.tuning else HELD_OUT, given.rows)
-    if given.tuning:
+    if given.samplers:
+        edits, lines = replace(measure, candidates=1).by_sampler(work)
+        print("\n".join(lines))
+    elif given.tuning:
         edits = measure.edits(work)
         print(f"{measure.params} {edits.figures()}")
     else:
@@ -115,6 +122,25 @@ class Measure:
             "judge agrees on reconstructions": self.reconstruction(len(work)),
             "pixel correlation": correlations(work, main),
         }
+
+    def by_sampler(self, work: Sequence[ExemplarTask]) -> tuple[Edits, list[str]]:
+        """Edits in fine steps, and as Markdown what each sampler makes of fewer from the same noise."""
+        fine = replace(self, params={**self.params, **FINE}).edits(work)
+        masks = np.stack([task.mask for task in work])[:, None]
+        lines = [
+            "| sampler | steps | judge, shape and colour | region CLIP | levels from fine steps, inside the mask |"
+        ]
+        lines.append("|---|---|---|---|---|")
+        runs = [("ddim", FINE["steps"], fine)]
+        for name in SAMPLERS:
+            for steps in STEPS:
+                edits = replace(self, params={**self.params, "sampler": name, "steps": steps}).edits(work)
+                runs.append((name, steps, edits))
+        for name, steps, edits in runs:
+            apart = np.abs(edits.images.astype(int) - fine.images)[masks].mean()
+            got = edits.figures()
+            lines.append(f"| {name} | {steps} | {got['one']:.1%} | {got['region clip']:.1f} | {apart:.1f} |")
+        return fine, lines
 
     def edits(self, work: Sequence[ExemplarTask], scale: float | None = None) -> Edits:
         """Edit each task ``candidates`` times and ask the judge."""
