@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, OverCost
 from pipeline.prices import Prices, unknown
 from pipeline.traces import Crew
 
+ALARM: Final = signal.SIGUSR1  # not Ctrl-C's, which shells let commands in the background ignore
 UNKNOWN: Final = "a device that no worker has named yet"
 
 
@@ -94,7 +95,6 @@ class Meter:
 
         Raises:
             ConfigError: there is a limit, and the device has no price.
-            OverCost: the limit was spent before.
         """
         self._crew, self._since, self._actors = crew, self._now(), crew.actors
         if self.limit is None:
@@ -105,8 +105,6 @@ class Meter:
                 name for name in (*self._split(self._actors), *self.before.seconds) if self.prices.of(name) is None
             ]
             raise ConfigError(f"max_cost is {self.limit:g}, and {unknown(nameless[0])}; or take max_cost out")
-        if self.is_over:
-            raise OverCost("nothing was begun")
         if rate and self._guarding:
             self._alarm = threading.Timer((self.limit - self.before.cost) / rate, self._ring)
             self._alarm.daemon = True
@@ -154,8 +152,15 @@ class Meter:
 
     @contextmanager
     def guarding(self) -> Iterator[None]:
-        """For the time of the work: where the limit is spent before a block is done, the main thread is interrupted."""
+        """For the time of the work: where the limit is spent before a block is done, the main thread is interrupted.
+
+        Raises:
+            OverCost: the limit is spent, by now or before anything was begun.
+        """
+        if self.is_over:
+            raise OverCost("nothing was begun")
         self._guarding = threading.current_thread() is threading.main_thread()
+        handler = signal.signal(ALARM, _interrupt) if self._guarding else None
         try:
             yield
         except KeyboardInterrupt:
@@ -164,9 +169,11 @@ class Meter:
             raise
         finally:
             with self._lock:
-                self._guarding = False
+                watched, self._guarding = self._guarding, False
             if self._alarm is not None:
                 self._alarm.cancel()
+            if watched:
+                signal.signal(ALARM, handler)
 
     def over(self, done: int, left: int, answered: int, total: int) -> OverCost:
         """The error to end with.
@@ -195,4 +202,8 @@ class Meter:
     def _ring(self) -> None:
         with self._lock:
             if self._guarding:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, ALARM)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

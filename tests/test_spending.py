@@ -100,8 +100,8 @@ def test_the_limit_holds_over_all_runs_together() -> None:
 
 def test_a_limit_that_was_spent_before_begins_nothing() -> None:
     meter = Meter(PRICES, Spending({"cpu": 8.0}, 8.0, "USD"), limit=8.0)
-    with pytest.raises(OverCost) as error:
-        meter.met(Crew(1, 1.0, "cpu", 1))
+    with pytest.raises(OverCost) as error, meter.guarding():
+        pytest.fail("it was begun")
     assert error.value.exit_code == 3
     assert "need about" not in str(meter.over(0, 6, 0, 6)), "nothing was done that could tell"
 
@@ -123,8 +123,12 @@ def test_work_that_gives_no_sign_is_interrupted_when_the_limit_is_spent() -> Non
             while True:
                 time.sleep(0.01)
 
-    with pytest.raises(OverCost):
-        hangs()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts in the background
+    try:
+        with pytest.raises(OverCost):
+            hangs()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_stays_ctrl_c_and_no_alarm_rings_after_the_work() -> None:
@@ -139,7 +143,7 @@ def test_ctrl_c_stays_ctrl_c_and_no_alarm_rings_after_the_work() -> None:
     early = Meter(PRICES, limit=0.01)
     with early.guarding():
         early.met(Crew(0, 1.0, "cpu", 1))
-    early._ring()
+    early._ring()  # would end this process, if it did anything
     assert early._alarm is None, "what costs nothing needs no alarm"
 
 
