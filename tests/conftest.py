@@ -18,13 +18,14 @@ from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Files with tests that start Ray take turns on one process; the others run beside them on the second.
 
-    By file, since xdist's own groups need a pytest whose node ids can be changed.
+    By file, since xdist's own groups need a pytest whose node ids can be changed. The README's commands are as long as
+    half of all the others' turns and mostly in one process, so they go with the second.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     starts_ray = {
         path.name for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.ray" in path.read_text()
-    }
+    } - {"test_readme.py"}
 
     class TakingTurns(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
