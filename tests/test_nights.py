@@ -16,8 +16,9 @@ from rich.console import Console
 
 from pipeline import addresses, changes, lease, report, results, storage
 from pipeline.carrying import answered_again
-from pipeline.config import EditJob
+from pipeline.config import EditJob, load_job
 from pipeline.errors import Busy
+from pipeline.models.pixel_unet import PixelUNet
 from pipeline.nights import look_back
 from pipeline.plan import make_plan
 from pipeline.rerun import rerun
@@ -25,6 +26,7 @@ from pipeline.run import Summary, run
 from tests.datasets import painter_job, write_dataset
 from tests.painters import Painter
 
+ROOT = Path(__file__).parent.parent
 ROWS = 12
 
 
@@ -229,3 +231,39 @@ def test_nights_on_s3_refer_to_each_other_by_whole_addresses(tmp_path: Path, man
     assert results.verify(second.output).ok
     assert report.render(report.read(second.output))
     assert np.all([by == f"{moto_s3}/nights/01" for by in results.read(second.output)["carried_from"].to_pylist()])
+
+
+STEPS = 2
+SHORT = (f"editor.params.timesteps={STEPS}", "editor.params.skip_timesteps=0", "editor.params.aug_num=1")
+
+
+@pytest.mark.slow
+def test_three_nights_of_the_shipped_job_cost_the_unets_calls_for_new_and_changed_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 rows; 130 with 10 changed; 125."""
+    shipped = load_job(str(ROOT / "jobs/quickstart.yaml"), (*SHORT, "candidates=1", "ray.batch_size=1", "metrics=[]"))
+    calls: list[int] = []
+    forward = PixelUNet.forward
+
+    def counted(self: Any, x: Any, *args: Any, **options: Any) -> Any:
+        calls.append(len(x))
+        return forward(self, x, *args, **options)
+
+    monkeypatch.setattr(PixelUNet, "forward", counted)
+    drawn = pq.read_table(ROOT / "manifests/shapes.parquet")
+    rows = pa.concat_tables([drawn] * 5).slice(0, 130)
+    keys = pa.array([f"row-{number:03d}" for number in range(130)])
+    rows = rows.set_column(rows.column_names.index("key"), "key", keys)
+    prompts = rows["prompt"].to_pylist()
+    others = {row: prompts[row - 1] if prompts[row - 1] != prompts[row] else prompts[row + 1] for row in range(20, 30)}
+    changed = with_prompts(rows, others)
+    found = []
+    for date, tonights in (("01", rows.slice(0, 100)), ("02", changed), ("03", changed.slice(0, 125))):
+        pq.write_table(tonights, tmp_path / "rows.parquet")
+        before = sum(calls)
+        address = {"manifest": str(tmp_path / "rows.parquet"), "output": str(tmp_path / date), "carry": f"{tmp_path}/*"}
+        summary, _ = tonight(shipped.model_copy(update=address))
+        assert results.verify(summary.output).ok
+        found.append((sum(calls) - before, summary.changes["changed"], summary.changes["removed"], summary.carried))
+    assert found == [(100 * STEPS, 0, 0, 0), ((30 + 10) * STEPS, 10, 0, 90), (0, 0, 5, 125)]
