@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipeline import manifest, results, storage
+from pipeline import changes, manifest, results, storage
+from pipeline.changes import Changes
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
 from pipeline.record import read_run
@@ -52,6 +53,7 @@ class Finished:
     asked: int  # rows that were asked for
     requests: pa.Table  # the manifest; empty where it cannot be read
     unreadable: str  # why not
+    changes: Changes | None = None  # since the run before, if there was one
 
     @property
     def job(self) -> Mapping[str, Any]:
@@ -95,7 +97,8 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
     except RetouchError as error:
         unreadable = str(error)
     asked = len(results.read_requests(output))
-    return Finished(output, record, _summary(output), results.read(output), asked, requests, unreadable)
+    found = _changes(output)
+    return Finished(output, record, _summary(output), results.read(output), asked, requests, unreadable, found)
 
 
 def render(run: Finished) -> str:
@@ -118,6 +121,7 @@ def render(run: Finished) -> str:
         job=run.job,
         counts=_counts(run),
         groups=_failure_groups(run.table),
+        changed=_changed_keys(run.changes),
         distributions=_distributions(run.table, scores),
         sections=[(section, [(row, tiles[row]) for row in section.rows]) for section in chosen],
         statuses=[status for status in STATUSES if any(tile.status == status for tile in tiles.values())],
@@ -158,6 +162,18 @@ def _summary(output: str) -> dict[str, Any]:
     except ObjectMissing:
         return {}
     return summary
+
+
+def _changes(output: str) -> Changes | None:
+    known = changes.history(output)
+    found = changes.read(known[0]) if known else None
+    return found if found is not None and found.against is not None else None
+
+
+def _changed_keys(found: Changes | None) -> list[tuple[str, list[str], int]]:
+    """Kind of change, its first keys, and how many there are."""
+    kinds = [(kind, sorted(found.of(kind))) for kind in changes.KINDS] if found else []
+    return [(kind.replace("_", " "), keys[:KEYS_SHOWN], len(keys)) for kind, keys in kinds if keys]
 
 
 def _counts(run: Finished) -> list[tuple[str, int]]:

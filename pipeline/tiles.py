@@ -29,7 +29,7 @@ class Figure:
     name: str
     picture: Picture | None  # None: ``note`` says why
     note: str = ""
-    href: str = ""  # the file itself, relative to the output folder
+    href: str = ""  # the file itself: relative to the output folder, or a path where another run made it
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _output(fetch: Fetch, path: str | None) -> tuple[images.Image | None, str]:
 def _after(name: str, path: str | None, image: images.Image | None, problem: str) -> Iterator[Figure]:
     if path:
         picture = None if image is None else thumbnail(image.pixels, image.alpha)
-        yield Figure(name, picture, problem, "" if addresses.MEMBER in path else quote(path))
+        is_file = addresses.MEMBER not in path and "://" not in path  # of no shard, and none that a browser cannot open
+        yield Figure(name, picture, problem, quote(path) if is_file else "")
 
 
 def _runners_up(fetch: Fetch, candidates: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:

@@ -59,6 +59,9 @@ def test_a_run_whose_scores_moved_ends_with_1_where_the_job_wants_it(tmp_path: P
     second = night(tmp_path, "02", grown(tmp_path, 250), drift={"fail": True})
     assert second.exit_code == 1
     assert [found.score for found in second.moved] == ["redness"]
+    page = Path(second.report).read_text()
+    assert f"since {tmp_path / 'nights/01'}: {ROWS} new, {ROWS} unchanged" in page
+    assert ">moved<" in page
     third = night(tmp_path, "03", grown(tmp_path, 250), drift={"fail": True})
     assert (third.answered_now, third.drift, third.exit_code) == (0, (), 0)  # a night without new rows moves nothing
 

@@ -112,7 +112,9 @@ def test_a_row_taken_over_points_to_the_image_of_the_night_that_made_it(tmp_path
     own = {row["key"]: row["sha256"] for row in results.read(first[0].output).to_pylist()}
     assert own["row-000"] == rows["row-000"]["sha256"]
     assert rows["row-000"]["label"] == 0  # the caller's columns are there
-    assert "row-000" in Path(third[0].report).read_text()
+    page = Path(third[0].report).read_text()
+    assert rows["row-000"]["output"] in page  # a link to where it lies
+    assert "<b>3</b> removed" in page
     assert rerun(third[0].output, "row-000").verdict == "identical"
 
 
