@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from pipeline import storage
-from pipeline.config import EvaluateJob, Job, load_job
+from pipeline.config import EditJob, EvaluateJob, Job, load_job
 from pipeline.errors import ConfigError
 
 READ: Final = frozenset({"manifest", "weights", "results", "reference"})
@@ -76,6 +76,8 @@ def pack(
     file = _inside(job_file, folder)
     _refuse(job, folder)
     settled = [*sets, f"output={json.dumps(job.output)}"]
+    if isinstance(job, EditJob):  # where other nights lie can be told from the date's place alone
+        settled.append(f"carry={json.dumps(job.carry)}")
     return JobPackage(job.name, str(folder), _command(job, python, file, settled, options))
 
 

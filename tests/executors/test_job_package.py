@@ -50,7 +50,8 @@ def test_a_job_that_is_sent_alone_is_the_same_job_there_with_its_night_settled(f
     assert package.command == "exec python -m pipeline run job.yaml --address auto --limit 4"
     today = dt.datetime.now(dt.UTC).date().isoformat()
     there = load_job(str(scratch / "job.yaml"))
-    assert there == load_job(file, ["seed=3", "candidates=2", f"output=s3://bucket/runs/{today}"])
+    settled = [f"output=s3://bucket/runs/{today}", "carry=s3://bucket/runs/*"]
+    assert there == load_job(file, ["seed=3", "candidates=2", *settled])
 
 
 def test_a_job_in_a_folder_is_named_from_there_and_values_pass_the_shell(folder: Path, tmp_path: Path) -> None:
