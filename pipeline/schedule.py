@@ -222,9 +222,9 @@ def _deadline(wishes: Wishes) -> int:
 
 def _entrypoint(wishes: Wishes, part: Share, address: str, output: str) -> str:
     settings = [*wishes.overrides, *part.settings]
-    if wishes.kind == "cronjob" and DATE in output:
-        settings.append(f"output={output}")  # the night's date is put in, so that a retry after midnight goes on there
     words = ["retouch", part.command, address, "--address", "auto", *(f"--set {setting}" for setting in settings)]
+    if wishes.kind == "cronjob" and DATE in output:
+        words.append(f"--date {DATE}")  # the night's is put in, so that a retry after midnight goes on there
     for word in (address, *settings):
         if not _PLAIN.fullmatch(word):
             raise ConfigError(f"{word!r} holds signs that a shell reads, and passes two of them; name it otherwise")

@@ -100,7 +100,7 @@ def test_what_the_command_is_told_makes_a_job_of_the_same_kind(tmp_path: Path) -
 
 def test_a_nights_template_has_the_place_for_its_date(tmp_path: Path) -> None:
     night = of_kind(rendered(tmp_path), "RayJob")
-    assert night["spec"]["entrypoint"].endswith("--set output=s3://bucket/output/photos/{date}")
+    assert night["spec"]["entrypoint"].endswith(" --date {date}")
     assert night["metadata"]["name"] == "nightly-photos"
     assert "{date}" not in of_kind(rendered(tmp_path, kind="rayjob"), "RayJob")["spec"]["entrypoint"]
 
