@@ -9,6 +9,7 @@ import logging
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -90,7 +91,7 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
             with ray_nodes.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
                 if may_grow:
                     wait_for_a_place(spec, heard.say)
-                pool = resources(spec, ray.cluster_resources())
+                pool = resources(spec, totals())
                 with reporting(plan.job.name, heard.figures) as told:
                     yield from _stream(anywhere.editing(plan), pool, heard, told, may_grow=may_grow)
         except ExecutionTimeoutError as error:
@@ -161,7 +162,7 @@ def wait_for_a_place(spec: RaySpec, say: Callable[[str], None]) -> None:
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    gpus = gpus_of_an_actor(spec, ray.cluster_resources().get("GPU", 0.0))
+    gpus = gpus_of_an_actor(spec, totals().get("GPU", 0.0))
     taken = {name: amount for name, amount in {"GPU": gpus, **spec.resources}.items() if amount}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(all(node.get(name, 0.0) >= amount for name, amount in taken.items()) for node in nodes):
@@ -177,6 +178,17 @@ def wait_for_a_place(spec: RaySpec, say: Callable[[str], None]) -> None:
             )
     finally:
         remove_placement_group(group)
+
+
+def totals() -> dict[str, float]:
+    """What the nodes that are alive have together. Ray's own sum may lag behind a node that has just joined."""
+    import ray
+
+    summed: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"]:
+            summed.update(node["Resources"])
+    return dict(summed)
 
 
 def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may_grow: bool) -> Iterator[pa.Table]:
