@@ -63,10 +63,10 @@ class World:
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a command in a session of its own, its words in a log."""
-        known = {**os.environ, **environment}
+        known = {**os.environ}
         known.pop("RAY_ADDRESS", None)
-        if self.cluster and "RAY_ADDRESS" not in environment:
-            known["RAY_ADDRESS"] = self.cluster
+        known |= {"RAY_ADDRESS": self.cluster} if self.cluster else {}
+        known |= environment
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command, cwd=ROOT, env=known, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
