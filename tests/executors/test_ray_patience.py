@@ -17,6 +17,7 @@ from pipeline.executors import ray_data
 from pipeline.executors.ray_metrics import reporting
 from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan, make_plan, open_run
+from pipeline.traces import Listener
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving
 
@@ -59,7 +60,7 @@ def test_a_fetch_of_cold_workers_fails_no_run_and_is_in_its_figures(tmp_path: Pa
     plan = planned(tmp_path, cold, 40 if slow else 600)
     cold.seconds = 12 if slow else 0
     summed: dict[str, float] = {}
-    list(ray_data.execute(plan, os.environ["RAY_ADDRESS"], summed))
+    list(ray_data.execute(plan, os.environ["RAY_ADDRESS"], Listener(figures=summed)))
     assert len(results.answered(plan.job.output)) == 3
     assert summed["fetched_bytes"] == downloads.PART * PARTS
 
@@ -68,7 +69,7 @@ def test_a_fetch_from_which_nothing_comes_stops_the_run_in_one_line(tmp_path: Pa
     plan = planned(tmp_path, cold, 4)
     cold.seconds = 60
     with pytest.raises(Interrupted, match=r"nothing moved for 4 s \(ray.stall_seconds\), and no weights came"):
-        list(ray_data.execute(plan, os.environ["RAY_ADDRESS"], {}))
+        list(ray_data.execute(plan, os.environ["RAY_ADDRESS"]))
 
 
 def test_bytes_that_come_set_rays_clock_back_and_the_same_bytes_do_so_once() -> None:
