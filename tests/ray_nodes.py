@@ -19,6 +19,7 @@ from tests.chaos.world import ROOT
 RAY = str(Path(sys.executable).parent / "ray")
 OBJECT_STORE = 200_000_000  # bytes
 PATIENCE = 120.0  # seconds
+STARTS = 3
 
 
 class Node:
@@ -69,9 +70,30 @@ class Cluster:
         )
 
     def join(self, cpus: int, gpus: int = 0, **resources: float) -> Node:
-        """Start another node; it has joined some seconds later."""
+        """Start another node, and return when it has joined.
+
+        One that dies at its start is started again: a free port may be somebody's by the time that Ray takes it, and on
+        a busy machine Ray's agents may not be there in the time that it gives them.
+        """
         kinds = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--resources={json.dumps(resources)}"]
-        return self._start("--node-ip-address=127.0.0.1", f"--address={self.address}", *kinds)
+        before = self.alive()
+        for _ in range(STARTS):
+            node = self._start("--node-ip-address=127.0.0.1", f"--address={self.address}", *kinds)
+            wait_for(lambda: bool(self.alive() - before) or node.process.poll() is not None, self.log)  # noqa: B023
+            if node.process.poll() is None:
+                return node
+        raise AssertionError(f"no node in {STARTS} starts: {self.log()}")
+
+    def alive(self) -> set[str]:
+        """Ids of the nodes that the head holds alive."""
+        import requests
+
+        found = requests.get(f"{self.dashboard}/nodes?view=summary", timeout=30).json()["data"]["summary"]
+        return {node["raylet"]["nodeId"] for node in found if node["raylet"].get("state") == "ALIVE"}
+
+    def log(self) -> str:
+        """The last words of the nodes."""
+        return (self.folder / "nodes.log").read_text(errors="replace")[-2000:]
 
     def end(self) -> None:
         """Kill all nodes."""
