@@ -101,7 +101,7 @@ def take_over(
         schema: of this run's results.
         again: whether an answer of this status and error class is asked for again.
     """
-    wanted = _wanted(todo)
+    wanted = results.pairs(todo)
     parts = [schema.empty_table()]
     for run in sources(runs):
         if not wanted:
@@ -115,17 +115,13 @@ def take_over(
 
 def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Callable[[str, str], bool]) -> pa.Table:
     """Results rows of requests that had left the manifest and are back, from ``results.read_removed``."""
-    keys = _unchanged(removed, _wanted(todo), again)
+    keys = _unchanged(removed, results.pairs(todo), again)
     return _as_rows(removed, keys, None, todo, schema) if keys else schema.empty_table()
 
 
 def answered_again(retry_failed: bool, retry_errors: Collection[str]) -> Callable[[str, str], bool]:
     """Whether an answer of a status and an error class is asked for again."""
     return lambda status, error: (retry_failed and status in FAILURES) or error in retry_errors
-
-
-def _wanted(todo: pa.Table) -> dict[str, str]:
-    return dict(zip(todo["key"].to_pylist(), todo["fingerprint"].to_pylist(), strict=True))
 
 
 def _unchanged(answers: pa.Table, wanted: Mapping[str, str], again: Callable[[str, str], bool]) -> set[str]:

@@ -55,10 +55,10 @@ def look_back(plan: Plan, again: Callable[[str, str], bool], *, wait: bool = Tru
         carrying.wait_for(runs)
     schema = plan.write.schema
     taken = carrying.take_over(plan.todo, runs, schema, again)
-    left = manifest.leave_out(plan.todo, _pairs(taken))
+    left = manifest.leave_out(plan.todo, results.pairs(taken))
     back = carrying.take_back(left, results.read_removed(plan.job.output), schema, again)
     carried = pa.concat_tables([taken, back])
-    plan = replace(plan, todo=manifest.leave_out(left, _pairs(back)))
+    plan = replace(plan, todo=manifest.leave_out(left, results.pairs(back)))
     return plan, _night(plan, carried, runs, refused)
 
 
@@ -77,7 +77,7 @@ def take_over(plan: Plan, night: Night) -> None:
 
 def _night(plan: Plan, carried: pa.Table, runs: list[Earlier], refused: list[str]) -> Night:
     output = plan.job.output
-    tonight, own = _pairs(plan.requests), results.read_requests(output)
+    tonight, own = results.pairs(plan.requests), results.read_requests(output)
     known = changes.history(output)
     if known and own and rows_digest(own.items()) == rows_digest(tonight.items()) and _unanswered(output, own):
         return Night(carried, changes.read(known[0]), False, tuple(runs), tuple(refused))
@@ -99,7 +99,3 @@ def _earlier(plan: Plan) -> tuple[list[Earlier], list[str]]:
 def _unanswered(output: str, requests: Mapping[str, str]) -> bool:
     answers = results.answered(output)
     return any(key not in answers or answers[key][0] != fingerprint for key, fingerprint in requests.items())
-
-
-def _pairs(rows: pa.Table) -> dict[str, str]:
-    return dict(zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))

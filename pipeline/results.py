@@ -108,7 +108,7 @@ def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> N
         whole: they are the whole manifest: an earlier request that is not among them has left it, and ``retire`` is
             for its answer.
     """
-    asked = _pairs(requests)
+    asked = pairs(requests)
     earlier = (
         {} if whole else {key: fingerprint for key, fingerprint in read_requests(output).items() if key not in asked}
     )
@@ -125,7 +125,7 @@ def read_requests(output: str) -> dict[str, str]:
         data = storage.read_bytes(storage.join(output, REQUESTS_FILE))
     except ObjectMissing:
         return {}
-    return _pairs(pq.read_table(io.BytesIO(data)))
+    return pairs(pq.read_table(io.BytesIO(data)))
 
 
 def retire(output: str, asked: Collection[str], *, epoch: int) -> int:
@@ -284,7 +284,8 @@ def _lists(table: pa.Table, *columns: str) -> list[list[str]]:
     return [table[name].to_pylist() for name in columns]
 
 
-def _pairs(table: pa.Table) -> dict[str, str]:
+def pairs(table: pa.Table) -> dict[str, str]:
+    """Key to fingerprint of a table's rows."""
     return dict(zip(*_lists(table, "key", "fingerprint"), strict=True))
 
 
