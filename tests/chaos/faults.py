@@ -39,9 +39,9 @@ FAULTY_SHARE = 0.1  # of all requests
 
 def kill_drivers(world: World, times: int, dice: random.Random) -> Outcome:
     """Kill -9 of the command at random moments, and the same command again."""
-    outcome = Outcome("kill -9 of the command")
+    outcome, runs = Outcome("kill -9 of the command"), 0
     while outcome.times < times:
-        output = world.output(f"drivers-{outcome.times}")
+        output, runs = world.output(f"drivers-{runs}"), runs + 1  # one that has ended has nothing to be killed in
         while not _ended(world, output, outcome, times, dice):
             pass
         world.judge(outcome, output)
@@ -55,7 +55,7 @@ def _ended(world: World, output: str, outcome: Outcome, times: int, dice: random
     """
     process = world.start(world.command(output))
     begun, before, moment = time.monotonic(), parts(output), dice.uniform(1, world.seconds)
-    at_work = math.inf if outcome.times % 2 else dice.uniform(0, A_FEW_BLOCKS)
+    at_work = math.inf if outcome.times % 2 else dice.uniform(0, min(A_FEW_BLOCKS, world.seconds / 10))
     first, committed = not before, math.inf  # a first start resumes nothing
     while process.poll() is None:
         now = time.monotonic()
@@ -97,10 +97,10 @@ def _while_it_runs(
     **environment: str,
 ) -> Outcome:
     """Hurt something again and again while the command runs, which must come to its end all the same."""
-    outcome = Outcome(fault)
+    outcome, runs = Outcome(fault), 0
     while outcome.times < times:
         assert watch(ready), "the cluster did not get ready"
-        output = world.output(f"{fault.replace(' ', '-')}-{outcome.times}")
+        output, runs = world.output(f"{fault.replace(' ', '-')}-{runs}"), runs + 1
         process = world.start(world.command(output, *sets), **environment)
         watch(lambda: bool(parts(output)) or process.poll() is not None)  # noqa: B023 (called at once)
         while process.poll() is None:
