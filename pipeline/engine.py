@@ -119,7 +119,8 @@ class Engine:
         if sample.failure is not None or sample.source is None or sample.mask is None:
             return Answer(sample, failure=sample.failure)
         try:
-            plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
+            if sample.params:
+                plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
             size = self.editor.image_size
             region = framing.frame(sample, size, self.spec.fit, self.face_detector)
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)

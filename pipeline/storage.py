@@ -38,6 +38,14 @@ def join(base: str, *parts: str) -> str:
     return f"{base}{tail}" if base.endswith("/") else f"{base}/{tail}"
 
 
+def resolved(address: str, folder: str) -> str:
+    """An address that may be relative to a folder, from everywhere: workers have other working directories."""
+    if "://" in address or address.startswith("/") or not address:
+        return address
+    path = local_path(folder or ".")
+    return join(folder if path is None else str(path), address)
+
+
 def local_path(uri: str) -> Path | None:
     """The absolute path of a local address, None where it lies elsewhere."""
     for scheme in ("file://", "local://"):
