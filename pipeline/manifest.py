@@ -148,7 +148,8 @@ def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
 
 def _load_far(file: str) -> tuple[pa.Table, dict[str, str]]:
     """The same, some rows at a time, the images' bytes left where they are."""
-    parts, first, renamed = [], 0, {}
+    parts, first = [], 0
+    renamed: dict[str, str] = {}
     with _opened(file) as parquet:
         parts.append(far_cells.far(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
         for batch in parquet.iter_batches(ROWS_IN_MEMORY):
