@@ -215,6 +215,15 @@ def test_a_night_does_not_start_while_the_one_before_is_at_work(tmp_path: Path, 
     assert tonight(second)[0].carried == 2
 
 
+def test_the_gallery_of_a_night_that_goes_on_says_what_it_began_with(tmp_path: Path, manifest: Path) -> None:
+    tonight(nightly(tmp_path, "01", manifest))
+    second = nightly(tmp_path, "02", manifest)
+    tonight(second)
+    storage.delete(f"{second.output}/summary.json")
+    page = storage.read_bytes(report.write(second.output)).decode()
+    assert f"{ROWS} unchanged" in page
+
+
 def test_carry_none_edits_everything(tmp_path: Path, manifest: Path) -> None:
     tonight(nightly(tmp_path, "01", manifest))
     job = nightly(tmp_path, "02", manifest).model_copy(update={"carry": "none"})
