@@ -317,13 +317,6 @@ def _out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError"  # torch's, by name: the engine itself needs no torch
 
 
-def best_device() -> str:
-    """``cuda`` where torch sees a GPU, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @figures.timed("stage_seconds.edit")
 def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
     """A block that carries samples to one that carries answers."""
