@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import bench, plan, schedule, schema, status, submit, weights
+from pipeline.commands import bench, manifest, plan, plugins, schedule, schema, status, submit, weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ weights.register(app)
 bench.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
+manifest.register(app)
 submit.register(app)
 
 Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]
@@ -227,16 +228,7 @@ def import_openimages(
     _say_import(openimages(boxes, images, output, (min_area, max_area)), output)
 
 
-@app.command()
-def plugins() -> None:
-    """Installed editors, metrics, set metrics and sinks."""
-    from pipeline.plugins import KINDS, available
-
-    for kind in KINDS:
-        for name, point in sorted(available(kind).items()):
-            typer.echo(f"{kind[:-1]:10} {name:20} {point.value}")
-
-
+plugins.register(app)
 schedule.register(app)
 
 

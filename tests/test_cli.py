@@ -165,9 +165,3 @@ def test_a_wrong_command_is_one_line_and_code_2_and_starts_nothing(
     assert failed.stderr.startswith("retouch: ")
     assert failed.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_plugins_lists_what_is_installed() -> None:
-    found = retouch("plugins").stdout
-    for name in ("blended_diffusion", "clip_score", "background_lpips", "files", "tar"):
-        assert name in found
