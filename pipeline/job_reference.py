@@ -32,7 +32,7 @@ def job_reference(kind: str | None = None) -> str:
 def _kind(name: str, schema: dict[str, Any]) -> Iterator[str]:
     part = schema["$defs"][KINDS[name].__name__]
     yield f"## `kind: {name}`"
-    yield _sentence(part["description"].partition(": ")[2])
+    yield _sentence(part["description"].partition("``: ")[2])
     yield markdown(fields(part, schema))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return {**os.environ, "PYTHONPATH": str(folder / "site")}
+
+
+def test_its_manual_shows_the_commands_that_are_run_here() -> None:
+    shown = re.findall(r"```sh\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
+    assert shown == [
+        "retouch plugins inpaint\nretouch run jobs/own-editor/job.yaml --executor local\npytest jobs/own-editor\n"
+    ]
 
 
 def done(environment: dict[str, str], folder: Path, *command: str) -> str:
