@@ -31,6 +31,7 @@ from pipeline.engine import Engine, best_device
 from pipeline.errors import ConfigError, OutputError
 from pipeline.overrides import overridden
 from pipeline.plan import engine_spec
+from pipeline.progress import Mode
 from pipeline.run import Executor, Summary
 from pipeline.run import run as answer_rows
 from pipeline.samples import Answer, Kept
@@ -194,6 +195,7 @@ def run_job(
     limit: int | None = None,
     retry_failed: bool = False,
     date: str | None = None,
+    progress: Mode = "auto",
 ) -> Summary:
     """Run an edit job to its end, as ``retouch run`` does; called again, it goes on where it stopped.
 
@@ -205,6 +207,7 @@ def run_job(
         limit: answer at most the manifest's first ``limit`` rows.
         retry_failed: rows answered with a failure are done again.
         date: what ``{date}`` in an address stands for.
+        progress: how it is shown: ``auto``, ``plain``, ``json`` or ``quiet``.
 
     Returns:
         How it ended: ``output``, ``statuses``, ``exit_code`` (1 where more rows failed than the job allows), ...
@@ -215,7 +218,12 @@ def run_job(
         Interrupted: stopped on the way.
     """
     return answer_rows(
-        _job(job, overrides or {}, date), executor=executor, address=address, limit=limit, retry_failed=retry_failed
+        _job(job, overrides or {}, date),
+        executor=executor,
+        address=address,
+        limit=limit,
+        retry_failed=retry_failed,
+        progress=progress,
     )
 
 

@@ -21,7 +21,7 @@ FLAGS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
 
 
 @dataclass(frozen=True)
-class Params:
+class InpaintParams:
     """How a region is filled in; a job's ``editor.params``, and a row's own in its ``params`` column.
 
     Raises:
@@ -44,15 +44,15 @@ class Inpaint:
 
     version: ClassVar[str] = "1"  # to be raised when the pixels change: answered rows are then done again
     inputs: ClassVar[frozenset[str]] = frozenset({"mask"})
-    Params: ClassVar[type] = Params
+    Params: ClassVar[type] = InpaintParams
     rank_by: ClassVar[str | None] = None  # every try is the same
     columns: ClassVar[Mapping[str, str]] = {"seam": "float64"}
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: InpaintParams) -> None:
         self.params, self.image_size = params, params.size
 
     @classmethod
-    def load(cls, params: Params, weights: Mapping[str, str], device: str) -> Self:
+    def load(cls, params: InpaintParams, weights: Mapping[str, str], device: str) -> Self:
         """Nothing to read: ``weights`` (role to local file) is empty, and the CPU does the work."""
         return cls(params)
 
@@ -62,7 +62,7 @@ class Inpaint:
         return [_filled(image, mask, params) for image, mask in zip(batch.image, batch.mask, strict=True)]
 
 
-def _filled(image: Pixels, mask: Mask, params: Params) -> EditResult:
+def _filled(image: Pixels, mask: Mask, params: InpaintParams) -> EditResult:
     hole = mask.astype(np.uint8)
     filled = cv2.inpaint(image, hole, params.radius, FLAGS[params.method])
     return EditResult(filled.astype(np.uint8), {"seam": _seam(filled, hole)})
