@@ -26,8 +26,9 @@ import pyarrow.dataset as pads
 from pipeline import job_fields, plugins, results, storage
 from pipeline.cells import ImageLike, image_cell, mask_cell
 from pipeline.config import EditJob, Job, Weights, load_job, parse_job
+from pipeline.devices import best_device
 from pipeline.edited import Candidate, Edited, read_edited
-from pipeline.engine import Engine, best_device
+from pipeline.engine import Engine
 from pipeline.errors import ConfigError, OutputError
 from pipeline.overrides import overridden
 from pipeline.plan import engine_spec

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from PIL import Image as Pillow
 
-from pipeline import addresses, images, manifest, results, storage
+from pipeline import addresses, far_cells, images, manifest, results, storage
 from pipeline.config import MaskSpec
 from pipeline.errors import OutputError
 from pipeline.record import read_run
@@ -150,7 +150,7 @@ def read_edited(output: str, key: str) -> Edited:
         raise OutputError(
             f"row {key!r} has no image: {answer['status']}, {answer['error_type']}: {answer['error_message']}"
         )
-    request = _row(manifest.read(record["manifest"]).table, key)
+    request = _row(manifest.read(record["manifest"], far=True).table, key)
     if request is None:
         raise OutputError(f"the manifest of {output} has no row {key!r} any more, so its source is not known")
     sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset({"exemplar"}), MaskSpec(**record["mask"])))
@@ -170,7 +170,8 @@ def read_edited(output: str, key: str) -> Edited:
 
 
 def _row(table: Any, key: str) -> dict[str, Any] | None:
-    found: list[dict[str, Any]] = table.filter(pc.equal(table["key"], key)).to_pylist()
+    rows = table.filter(pc.equal(table["key"], key))
+    found: list[dict[str, Any]] = far_cells.filled(rows).to_pylist() if rows.num_rows else []
     return found[0] if found else None
 
 

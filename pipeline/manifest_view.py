@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import manifest
+from pipeline import far_cells, manifest
 from pipeline.columns import expected
 from pipeline.field_tables import row
 
@@ -84,9 +84,10 @@ def show(sources: str, first: int = 3) -> Shown:
     Raises:
         ManifestError: it cannot be read as one.
     """
-    found = manifest.read(sources)
-    columns = tuple(_column(name, found.table) for name in found.table.column_names)
-    shown = tuple({name: _cell(cell) for name, cell in cells.items()} for cells in found.table[:first].to_pylist())
+    found = manifest.read(sources, far=True)
+    some = far_cells.filled(found.table[: max(first, 1)])
+    columns = tuple(_column(name, found.table[name], some.schema.field(name).type) for name in some.column_names)
+    shown = tuple({name: _cell(cell) for name, cell in cells.items()} for cells in some[:first].to_pylist())
     return Shown(found.table.num_rows, found.files, columns, found.renamed, shown)
 
 
@@ -97,13 +98,12 @@ def columns_table() -> str:
     return "\n".join([*lines, row(("any other", "any", OTHERS))])
 
 
-def _column(name: str, table: pa.Table) -> Column:
-    column = table[name]
+def _column(name: str, column: pa.ChunkedArray, type_: pa.DataType) -> Column:
     try:
         distinct = len(column.drop_null().unique())
     except pa.ArrowNotImplementedError:  # structs and lists
         distinct = None
-    kind = "struct of bytes and path" if pa.types.is_struct(column.type) else str(column.type)
+    kind = "struct of bytes and path" if pa.types.is_struct(type_) else str(type_)
     return Column(name, kind, len(column) - column.null_count, distinct, MEANINGS.get(name, OTHERS))
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipeline import changes, manifest, results, storage
+from pipeline import changes, far_cells, manifest, results, storage
 from pipeline.changes import Changes
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
@@ -93,10 +93,10 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
     record = redacted_all(read_run(output))
     requests, unreadable = pa.table({"key": pa.array([], pa.string())}), ""
     try:
-        requests = manifest.read(manifests or record["job"]["manifest"]).table
+        requests = manifest.read(manifests or record["job"]["manifest"], far=True).table
     except RetouchError as error:
         unreadable = str(error)
-    asked = len(results.read_requests(output))
+    asked = results.requested(output).num_rows
     found = _changes(output)
     return Finished(output, record, _summary(output), results.read(output), asked, requests, unreadable, found)
 
@@ -172,7 +172,7 @@ def _changes(output: str) -> Changes | None:
 
 def _changed_keys(found: Changes | None) -> list[tuple[str, list[str], int]]:
     """Kind of change, its first keys, and how many there are."""
-    kinds = [(kind, sorted(found.of(kind))) for kind in changes.KINDS] if found else []
+    kinds = [(kind, sorted(found.of(kind).to_pylist())) for kind in changes.KINDS] if found else []
     return [(kind.replace("_", " "), keys[:KEYS_SHOWN], len(keys)) for kind, keys in kinds if keys]
 
 
@@ -235,7 +235,7 @@ def _tiles(run: Finished, chosen: Sequence[Section], scores: Sequence[str]) -> d
     answers = run.table.take(pa.array(rows, pa.int64())).to_pylist()
     keys = pa.array([answer["key"] for answer in answers], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
-    requests = {request["key"]: request for request in wanted.to_pylist()}
+    requests = {request["key"]: request for request in far_cells.filled(wanted).to_pylist()}
     mask = MaskSpec.model_validate(run.job["mask"])
     missing = run.unreadable or "the manifest has no row of this key any more"
     fetch = reader(run.output, answers)

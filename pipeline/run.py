@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline import carrying, drift, figures, flights, lease, nights, prices, report, results, storage
+from pipeline import carrying, drift, figures, flights, lease, nights, pairs, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
@@ -25,6 +26,7 @@ from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
 from pipeline.traces import TOLD, Crew, Listener
+from pipeline.verification import counted
 from pipeline.workers import Workers
 
 Executor = Literal["ray", "local"]
@@ -200,19 +202,16 @@ def _settle(
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output, paid, cost = plan.write.output, meter.facts(), meter.total
     ours.check()
-    asked = set(plan.requests["key"].to_pylist())
     if plan.whole:
-        results.retire(output, asked, epoch=plan.write.epoch)
+        results.retire(output, plan.requests, epoch=plan.write.epoch)
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
-    answered = results.answered(output)
-    missing = sorted(asked - set(answered))
-    if missing:
-        raise Interrupted(f"{len(missing)} rows came back without an answer, first {missing[0]!r}; run it again")
-    statuses = dict.fromkeys(STATUSES, 0)
-    for key, (_, status) in answered.items():
-        statuses[status] += key in asked
+    answers = results.answers(output)
+    missing = pairs.without_keys(plan.requests, answers)["key"]
+    if len(missing):
+        raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
+    statuses = dict.fromkeys(STATUSES, 0) | counted(pairs.with_keys(answers, plan.requests)["status"])
     summary = Summary(
         name=plan.job.name,
         output=plan.job.output,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline import deadlines, figures, images, lease, plugins, results, storage
+from pipeline import deadlines, far_cells, figures, images, lease, plugins, results, storage
 from pipeline.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
 from pipeline.flights import Flights, Loss
 from pipeline.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
@@ -25,6 +25,7 @@ DECODE_THREADS = 8  # a block's objects are fetched side by side: latency, not t
 @figures.timed("stage_seconds.decode")
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
     """A block of manifest rows to the same block carrying samples; request columns that were used up are dropped."""
+    table = far_cells.filled(table)
     requests = table.select([n for n in (*REQUEST_COLUMNS, "fingerprint") if n in table.column_names]).to_pylist()
     flights = Flights(spec.output, "decode", _block_seconds(spec, len(requests)))
     samples = flights.in_turns(

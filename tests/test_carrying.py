@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline import carrying
 from pipeline.carrying import Earlier, earlier, sources
 
@@ -49,8 +51,11 @@ def test_answers_come_from_the_newest_and_from_those_before_it_until_one_came_to
 
 
 def test_an_answer_is_asked_again_by_its_status_or_its_error_class() -> None:
+    statuses = ["failed_to_load", "failed_to_load", "failed_to_edit", "success"]
+    answers = pa.table({"status": statuses, "error_type": ["LoadError", "ObjectMissing", "EditError", None]})
     again = carrying.answered_again(retry_failed=False, retry_errors={"LoadError"})
-    assert again("failed_to_load", "LoadError")
-    assert not again("failed_to_load", "ObjectMissing")
-    assert carrying.answered_again(retry_failed=True, retry_errors=())("failed_to_edit", "EditError")
-    assert not carrying.answered_again(retry_failed=True, retry_errors=())("success", "")
+    assert again(answers).to_pylist() == [True, False, False, False]
+    again = carrying.answered_again(retry_failed=True, retry_errors=())
+    assert again(answers).to_pylist() == [True, True, True, False]
+    again = carrying.answered_again(retry_failed=False, retry_errors=())
+    assert not any(again(answers).to_pylist())

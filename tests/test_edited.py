@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import images, results
+from pipeline import far_cells, images, results
 from pipeline.edited import Candidate, Edited, read_edited
 from pipeline.errors import LoadError, OutputError
 from pipeline.run import run
-from tests.datasets import painter_job, picture, square, write_dataset
+from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.test_untrusted_text import PLANTED
 
 
@@ -126,6 +126,14 @@ def test_a_row_of_a_run_is_read_back_with_its_source_its_mask_and_all_that_was_k
         row["runners_up"][0]["candidate"],
     ]
     assert images.changed_outside(found.source, found.image, found.mask) == 0
+
+
+def test_an_image_that_stays_in_its_manifest_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_dataset(tmp_path, 2, image=[png(picture(number)) for number in range(2)])
+    job = painter_job(tmp_path, manifest)
+    run(job, executor="local", console=Console(file=io.StringIO()))
+    monkeypatch.setattr(far_cells, "FAR_FROM", 0)
+    assert np.array_equal(read_edited(job.output, "row-001").source, picture(1))
 
 
 def test_a_row_that_failed_or_is_not_there_says_so(output: str) -> None:

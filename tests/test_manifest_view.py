@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import far_cells
 from pipeline.errors import ManifestError
 from pipeline.manifest_view import MEANINGS, OTHERS, columns_table, show
 from pipeline.schema import REQUEST_COLUMNS
@@ -46,6 +47,16 @@ def test_long_cells_are_cut_gaps_are_counted_and_renamed_columns_are_said(tmp_pa
     assert len(shown.first[0]["prompt"]) < 60
     assert "width is called input_width" in shown.text()
     assert "1 bytes" in shown.text()
+
+
+def test_images_that_stay_in_their_files_are_shown_as_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = show(str(ROOT / "manifests/shapes.parquet"))
+    monkeypatch.setattr(far_cells, "FAR_FROM", 0)
+    far = show(str(ROOT / "manifests/shapes.parquet"))
+    assert far.first == near.first
+    assert [(column.name, column.type, column.filled) for column in far.columns] == [
+        (column.name, column.type, column.filled) for column in near.columns
+    ]
 
 
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
