@@ -19,13 +19,13 @@ from pipeline.events import Events, read_events
 from pipeline.lease import Lease
 from pipeline.nights import Night
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
-from pipeline.progress import Tally, tally
+from pipeline.progress import Mode, Tally, Voice, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
-from pipeline.traces import SECONDS, TOLD, Listener
+from pipeline.traces import SECONDS, TOLD, Crew, Listener
 from pipeline.verification import counted
 from pipeline.workers import Workers
 
@@ -67,6 +67,10 @@ class Summary:
         over = self.failure_rate > self.max_failure_rate
         return int(over or (self.fail_on_drift and bool(self.moved)))
 
+    def record(self) -> dict[str, Any]:
+        """Plain data, as ``summary.json`` keeps it beside the workers' figures."""
+        return redacted_all({**asdict(self), "images_per_second": self.images_per_second, "exit_code": self.exit_code})
+
     @property
     def moved(self) -> tuple[Drift, ...]:
         """Scores that are not spread as in earlier nights."""
@@ -82,6 +86,7 @@ def run(
     retry_failed: bool = False,
     retry_errors: Collection[str] = (),
     console: Console | None = None,
+    progress: Mode = "auto",
     lease_seconds: float = lease.SECONDS,
     price_table: str | None = None,
 ) -> Summary:
@@ -94,7 +99,8 @@ def run(
         limit: answer at most the manifest's first ``limit`` rows.
         retry_failed: rows answered with a failure are done again.
         retry_errors: so are those whose ``error_type`` is one of these.
-        console: where progress is said.
+        console: where progress is said; stderr if None.
+        progress: how, see ``progress.Voice``.
         lease_seconds: after which a run that stands still may be taken over.
         price_table: see ``prices.load``.
 
@@ -104,13 +110,13 @@ def run(
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
-    console = console or Console(stderr=True)
+    voice = Voice(console or Console(stderr=True), progress)
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
     plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
     for note in night.notes():
-        console.print(note, soft_wrap=True, highlight=False)
+        voice.note(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
         plan = claimed(plan, ours.epoch)
         nights.record(plan, night)
@@ -120,16 +126,16 @@ def run(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        return _run(plan, night, ours, execution(executor, address), events, meter, console)
+        return _run(plan, night, ours, execution(executor, address), events, meter, voice)
 
 
 def _run(
-    plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, console: Console
+    plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, voice: Voice
 ) -> Summary:
     summed: dict[str, float] = {}
-    with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
+    with tally(plan.job.name, plan.total, plan.total - plan.left, voice) as counts:
         try:
-            _carry_out(plan, execute, counts, events, meter, summed, console)
+            _carry_out(plan, execute, counts, events, meter, summed, voice)
         except (Interrupted, KeyboardInterrupt) as error:
             events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
             if isinstance(error, Interrupted):
@@ -149,7 +155,7 @@ def _carry_out(
     events: Events,
     meter: Meter,
     summed: dict[str, float],
-    console: Console,
+    voice: Voice,
 ) -> None:
     """Do the rows that are left; ``summed`` gets the workers' figures."""
     if not plan.left:
@@ -157,12 +163,16 @@ def _carry_out(
     workers = Workers(events, meter)
 
     def say(line: str) -> None:
-        console.print(f"{plan.job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
+        voice.note(f"{plan.job.name}: {line}")
         events.say("waiting", reason=line)
+
+    def met(crew: Crew) -> None:
+        workers.met(crew)
+        counts.met(crew.actors)
 
     try:
         with terminated_like_interrupted(), meter.guarding():
-            for rows in execute(plan, Listener(workers.met, say, summed)):
+            for rows in execute(plan, Listener(met, say, summed)):
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
                 edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
@@ -222,8 +232,8 @@ def _settle(
         currency=paid["currency"],
         device_seconds=paid["seconds"],
     )
-    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}
-    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
+    record = redacted_all({**summary.record(), "figures": done})
+    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
     report.write(output, plan.job.manifests)
     facts: dict[str, Any] = {
         "statuses": statuses,

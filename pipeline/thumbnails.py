@@ -39,6 +39,13 @@ def thumbnail(pixels: Pixels, alpha: Plane | None = None, largest: int = LARGEST
     return _picture(_shrunk(pixels, alpha, largest))
 
 
+def small_png(pixels: Pixels, alpha: Plane | None = None) -> bytes:
+    """A PNG file of an image scaled down to ``LARGEST``, or of a small one as it is."""
+    out = io.BytesIO()
+    _shrunk(pixels, alpha, LARGEST).save(out, "PNG")
+    return out.getvalue()
+
+
 def overlay(pixels: Pixels, mask: Mask, largest: int = LARGEST) -> Picture:
     """An image in pale gray with what is edited in tinted colour; a mask of one pixel can still be seen."""
     image = _shrunk(pixels, None, largest)
