@@ -72,6 +72,7 @@ def run(
             _train(loaded, where, address)
         return
     from pipeline.run import run as run_job
+    from pipeline.timing import line as time_line
 
     summary = run_job(
         loaded,
@@ -87,6 +88,7 @@ def run(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
         f"({summary.images_per_second:.2f} images/s, start included)"
     )
+    typer.echo(time_line(summary.timing))
     if summary.cost is not None and summary.device_seconds:
         typer.echo(f"cost: {summary.cost:.4g} {summary.currency}, all runs of this output")
     typer.echo(f"gallery: {summary.report}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -25,7 +25,8 @@ from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
-from pipeline.traces import TOLD, Listener
+from pipeline.timing import Stopwatch
+from pipeline.traces import TOLD, Crew, Listener
 from pipeline.verification import counted
 from pipeline.workers import Workers
 
@@ -55,6 +56,7 @@ class Summary:
     cost: float | None  # of all runs of the output; None where a device's price is not known
     currency: str
     device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
+    timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
 
     @property
     def images_per_second(self) -> float:
@@ -104,7 +106,7 @@ def run(
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
-    console = console or Console(stderr=True)
+    console, watch = console or Console(stderr=True), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
@@ -120,16 +122,25 @@ def run(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        return _run(plan, night, ours, execution(executor, address), events, meter, console)
+        watch.planned()
+        summary = _run(plan, night, ours, execution(executor, address), events, meter, console, watch)
+        return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
 
 
 def _run(
-    plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, console: Console
+    plan: Plan,
+    night: Night,
+    ours: Lease,
+    execute: Execute,
+    events: Events,
+    meter: Meter,
+    console: Console,
+    watch: Stopwatch,
 ) -> Summary:
     summed: dict[str, float] = {}
     with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
         try:
-            _carry_out(plan, execute, counts, events, meter, summed, console)
+            _carry_out(plan, execute, counts, events, meter, summed, console, watch)
         except (Interrupted, KeyboardInterrupt) as error:
             events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
             if isinstance(error, Interrupted):
@@ -139,7 +150,7 @@ def _run(
             reason = redacted(f"{type(error).__name__}: {error}")[:500]
             events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
             raise
-        return _settle(plan, night, ours, counts, events, meter, figures.as_record(summed))
+        return _settle(plan, night, ours, counts, events, meter, figures.as_record(summed), watch)
 
 
 def _carry_out(
@@ -150,11 +161,16 @@ def _carry_out(
     meter: Meter,
     summed: dict[str, float],
     console: Console,
+    watch: Stopwatch,
 ) -> None:
     """Do the rows that are left; ``summed`` gets the workers' figures."""
     if not plan.left:
         return
     workers = Workers(events, meter)
+
+    def met(crew: Crew) -> None:
+        watch.met()
+        workers.met(crew)
 
     def say(line: str) -> None:
         console.print(f"{plan.job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
@@ -162,7 +178,8 @@ def _carry_out(
 
     try:
         with terminated_like_interrupted(), meter.guarding():
-            for rows in execute(plan, Listener(workers.met, say, summed)):
+            for rows in execute(plan, Listener(met, say, summed)):
+                watch.saw(rows)
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
@@ -187,7 +204,14 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
 
 
 def _settle(
-    plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events, meter: Meter, done: Mapping[str, Any]
+    plan: Plan,
+    night: Night,
+    ours: Lease,
+    counts: Tally,
+    events: Events,
+    meter: Meter,
+    done: Mapping[str, Any],
+    watch: Stopwatch,
 ) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
     output, paid, cost = plan.write.output, meter.facts(), meter.total
@@ -220,6 +244,7 @@ def _settle(
         cost=cost,
         currency=paid["currency"],
         device_seconds=paid["seconds"],
+        timing=watch.parts(),
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
