@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import timing
 from pipeline.timing import PARTS, Stopwatch, line
-from pipeline.traces import SECONDS, WORKER
+from pipeline.traces import WORKER
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock says, which the test sets."""
     now = [100.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "time", lambda: now[0] + 1e9)
     return now
 
 
-def block(turn: int, edit: float, write: float, rows: int = 2) -> pa.Table:
-    seconds = {"decode": 9.0, "edit": edit / rows, "write": write / rows}
-    return pa.table({SECONDS: [seconds] * rows, WORKER: [{"turn": turn}] * rows})
+def block(turn: int, began: float) -> pa.Table:
+    return pa.table({WORKER: [{"turn": turn, "began": began + 1e9}] * 2})
 
 
 def test_the_parts_of_a_run_add_up_to_all_of_it(clock: list[float]) -> None:
@@ -30,11 +30,11 @@ def test_the_parts_of_a_run_add_up_to_all_of_it(clock: list[float]) -> None:
     clock[0] = 105.0
     watch.met()
     clock[0] = 116.0
-    watch.saw(block(0, edit=4.0, write=0.5))
+    watch.saw(block(0, 111.5))
     clock[0] = 117.0
-    watch.saw(block(0, edit=3.0, write=0.5))  # another worker's, which began later
+    watch.saw(block(0, 113.5))  # another worker's, which began later
     clock[0] = 130.0
-    watch.saw(block(1, edit=29.0, write=0.0))
+    watch.saw(block(1, 101.0))
     clock[0] = 131.5
     parts = watch.parts()
     assert parts == {"plan": 2.0, "start": 3.0, "load": 6.5, "edit": 18.5, "end": 1.5, "first_image": 16.0}
