@@ -81,6 +81,7 @@ def run(
 
     from pipeline.progress import mode_of
     from pipeline.run import run as run_job
+    from pipeline.timing import line as time_line
 
     mode = mode_of(progress)
     summary = run_job(
@@ -107,6 +108,7 @@ def _say_summary(summary: Summary) -> None:
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
         f"({summary.images_per_second:.2f} images/s, start included)"
     )
+    typer.echo(time_line(summary.timing))
     if summary.cost is not None and summary.device_seconds:
         typer.echo(f"cost: {summary.cost:.4g} {summary.currency}, all runs of this output")
     typer.echo(f"gallery: {summary.report}")

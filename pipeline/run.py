@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
+from pipeline.timing import Stopwatch
 from pipeline.traces import SECONDS, TOLD, Crew, Listener
 from pipeline.verification import counted
 from pipeline.workers import Workers
@@ -55,6 +56,7 @@ class Summary:
     cost: float | None  # of all runs of the output; None where a device's price is not known
     currency: str
     device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
+    timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
 
     @property
     def images_per_second(self) -> float:
@@ -110,7 +112,7 @@ def run(
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
-    voice = Voice(console or Console(stderr=True), progress)
+    voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
@@ -126,53 +128,61 @@ def run(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        return _run(plan, night, ours, execution(executor, address), events, meter, voice)
+        watch.planned()
+        summary = _run(plan, night, ours, execution(executor, address), _Company(events, meter, voice, watch))
+        return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
 
 
-def _run(
-    plan: Plan, night: Night, ours: Lease, execute: Execute, events: Events, meter: Meter, voice: Voice
-) -> Summary:
+@dataclass(frozen=True)
+class _Company:
+    """What goes along with a run."""
+
+    events: Events
+    meter: Meter
+    voice: Voice
+    watch: Stopwatch
+
+    def stopped(self, reason: str, counts: Tally) -> None:
+        """Note why it did not come to its end."""
+        self.events.say("stopped", reason=reason, answered=counts.done, spent=self.meter.facts())
+
+
+def _run(plan: Plan, night: Night, ours: Lease, execute: Execute, along: _Company) -> Summary:
     summed: dict[str, float] = {}
-    with tally(plan.job.name, plan.total, plan.total - plan.left, voice) as counts:
+    with tally(plan.job.name, plan.total, plan.total - plan.left, along.voice) as counts:
         try:
-            _carry_out(plan, execute, counts, events, meter, summed, voice)
+            _carry_out(plan, execute, counts, along, summed)
         except (Interrupted, KeyboardInterrupt) as error:
-            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
+            along.stopped(str(error) or "interrupted", counts)
             if isinstance(error, Interrupted):
                 raise
             raise Interrupted(f"stopped with {counts.done} more rows answered; the same command goes on") from None
         except Exception as error:
-            reason = redacted(f"{type(error).__name__}: {error}")[:500]
-            events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
+            along.stopped(redacted(f"{type(error).__name__}: {error}")[:500], counts)
             raise
-        return _settle(plan, night, ours, counts, events, meter, figures.as_record(summed))
+        return _settle(plan, night, ours, counts, along, figures.as_record(summed))
 
 
-def _carry_out(
-    plan: Plan,
-    execute: Execute,
-    counts: Tally,
-    events: Events,
-    meter: Meter,
-    summed: dict[str, float],
-    voice: Voice,
-) -> None:
+def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, summed: dict[str, float]) -> None:
     """Do the rows that are left; ``summed`` gets the workers' figures."""
     if not plan.left:
         return
+    events, meter = along.events, along.meter
     workers = Workers(events, meter)
 
     def say(line: str) -> None:
-        voice.note(f"{plan.job.name}: {line}")
+        along.voice.note(f"{plan.job.name}: {line}")
         events.say("waiting", reason=line)
 
     def met(crew: Crew) -> None:
+        along.watch.met()
         workers.met(crew)
         counts.met(crew.actors)
 
     try:
         with terminated_like_interrupted(), meter.guarding():
             for rows in execute(plan, Listener(met, say, summed)):
+                along.watch.saw(rows)
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
                 edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
@@ -197,11 +207,9 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(
-    plan: Plan, night: Night, ours: Lease, counts: Tally, events: Events, meter: Meter, done: Mapping[str, Any]
-) -> Summary:
+def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Company, done: Mapping[str, Any]) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
-    output, paid, cost = plan.write.output, meter.facts(), meter.total
+    output, paid, cost = plan.write.output, along.meter.facts(), along.meter.total
     ours.check()
     if plan.whole:
         results.retire(output, plan.requests, epoch=plan.write.epoch)
@@ -231,6 +239,7 @@ def _settle(
         cost=cost,
         currency=paid["currency"],
         device_seconds=paid["seconds"],
+        timing=along.watch.parts(),
     )
     record = redacted_all({**summary.record(), "figures": done})
     storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
@@ -242,7 +251,7 @@ def _settle(
         "spent": paid,
         "figures": done,
     }
-    events.say("finished", **facts)
+    along.events.say("finished", **facts)
     return summary
 
 

@@ -25,8 +25,9 @@ def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
     worker = Worker(name, time.perf_counter() - began)
     for block in plan.blocks(actors=1):
         decoded = traces.timed("decode", block, lambda table: decode_block(table, plan.decode))
+        at = time.time()
         edited = traces.timed("edit", decoded, lambda table: edit_block(engine, table))
         yield traces.told(
-            traces.edited_by(edited, worker.facts(len(engine.losses))), lambda table: write_block(table, plan.write)
+            traces.edited_by(edited, worker.facts(len(engine.losses), at)), lambda table: write_block(table, plan.write)
         )
     heard.figures.update({**figures.since(before), figures.LIFE: time.perf_counter() - began})

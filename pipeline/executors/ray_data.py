@@ -63,10 +63,11 @@ class EditActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
+        began = time.time()
         with downloads.watched(self.told.beat):
             edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
         self.told.report(life=time.perf_counter() - self.began)
-        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses)))
+        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses), began))
 
 
 def execute(plan: Plan, address: str | None = None, heard: Listener | None = None) -> Iterator[pa.Table]:
