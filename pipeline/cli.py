@@ -81,7 +81,6 @@ def run(
 
     from pipeline.progress import mode_of
     from pipeline.run import run as run_job
-    from pipeline.timing import line as time_line
 
     mode = mode_of(progress)
     summary = run_job(
@@ -103,6 +102,8 @@ def run(
 
 
 def _say_summary(summary: Summary) -> None:
+    from pipeline.timing import line as time_line
+
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
