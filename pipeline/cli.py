@@ -175,12 +175,13 @@ def row(
 
 
 @app.command()
-def report(outputs: Annotated[list[str], typer.Argument(help="Output folders.")]) -> None:
-    """Write the gallery, one self-contained HTML page an output."""
+def report(
+    outputs: Annotated[list[str], typer.Argument(help="Output folder; more of them are shown beside it, key by key.")],
+) -> None:
+    """Write the gallery: one self-contained HTML page, report.html, or compare.html where there are several outputs."""
     from pipeline.report import write
 
-    for output in outputs:
-        typer.echo(write(output))
+    typer.echo(write(outputs[0], beside=outputs[1:]))
 
 
 @app.command()

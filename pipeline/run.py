@@ -25,7 +25,7 @@ from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
-from pipeline.traces import TOLD, Crew, Listener
+from pipeline.traces import SECONDS, TOLD, Crew, Listener
 from pipeline.verification import counted
 from pipeline.workers import Workers
 
@@ -175,8 +175,9 @@ def _carry_out(
             for rows in execute(plan, Listener(met, say, summed)):
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
+                edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
-                events.say("answered", now=False, **told)
+                events.say("answered", now=False, edit_seconds=round(edited, 3), **told)
                 _keep_the_budget(plan, counts)
                 if meter.is_over and counts.done < plan.left:
                     raise OverCost("after a block")
