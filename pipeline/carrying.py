@@ -16,11 +16,14 @@ import pyarrow as pa
 from pipeline import addresses, lease, results, storage
 from pipeline.errors import OutputError
 from pipeline.record import RUN_FILE, differences, read_run
-from pipeline.schema import FAILURES
+from pipeline.schema import FAILED_QUALITY, FAILURES
 
 FINISHED_FILE: Final = "summary.json"  # a run that came to its end has answered all that it was asked
 MAY_DIFFER: Final = ("manifest", "name")  # of what decides a run: a night has a manifest of its own
-_ANSWER: Final = ("key", "fingerprint", "status", "error_type")
+_ANSWER: Final = ("key", "fingerprint", "status", "error_type", "attempts")
+Again = Callable[
+    [str, str, int | None], bool
+]  # whether an answer of a status, error class and number of tries is asked again
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,14 @@ def wait_for(runs: Sequence[Earlier]) -> None:
             lease.wait_until_over(run.output)
 
 
-def take_over(
-    todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again: Callable[[str, str], bool]
-) -> pa.Table:
+def take_over(todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again: Again) -> pa.Table:
     """Results rows, of ``schema``, of the requests that an earlier run answered and that have not changed since.
 
     Args:
         todo: requests with ``key`` and ``fingerprint``; their caller's columns are those of tonight.
         runs: earlier runs, the newest first.
         schema: of this run's results.
-        again: whether an answer of this status and error class is asked for again.
+        again: whether an answer of this status, error class and number of tries is asked for again.
     """
     wanted = results.pairs(todo)
     parts = [schema.empty_table()]
@@ -113,23 +114,32 @@ def take_over(
     return pa.concat_tables(parts)
 
 
-def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Callable[[str, str], bool]) -> pa.Table:
+def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Again) -> pa.Table:
     """Results rows of requests that had left the manifest and are back, from ``results.read_removed``."""
     keys = _unchanged(removed, results.pairs(todo), again)
     return _as_rows(removed, keys, None, todo, schema) if keys else schema.empty_table()
 
 
-def answered_again(retry_failed: bool, retry_errors: Collection[str]) -> Callable[[str, str], bool]:
-    """Whether an answer of a status and an error class is asked for again."""
-    return lambda status, error: (retry_failed and status in FAILURES) or error in retry_errors
+def answered_again(retry_failed: bool, retry_errors: Collection[str], tries: int = 0) -> Again:
+    """Whether an answer of a status, an error class and a number of tries is asked for again.
+
+    Args:
+        retry_failed: every failure is.
+        retry_errors: so are those of these classes.
+        tries: candidates that the job allows a row; one that missed the thresholds with fewer has some left.
+    """
+
+    def again(status: str, error: str, tried: int | None) -> bool:
+        has_more = status == FAILED_QUALITY and (tried or 0) < tries
+        return has_more or (retry_failed and status in FAILURES) or error in retry_errors
+
+    return again
 
 
-def _unchanged(answers: pa.Table, wanted: Mapping[str, str], again: Callable[[str, str], bool]) -> set[str]:
+def _unchanged(answers: pa.Table, wanted: Mapping[str, str], again: Again) -> set[str]:
     """Keys whose answer stands for the same fingerprint."""
     rows = zip(*(answers[name].to_pylist() for name in _ANSWER), strict=True)
-    return {
-        key for key, fingerprint, status, error in rows if wanted.get(key) == fingerprint and not again(status, error)
-    }
+    return {key for key, fingerprint, *answer in rows if wanted.get(key) == fingerprint and not again(*answer)}
 
 
 def _as_rows(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import bench, plan, schedule, schema, status, submit, weights
+from pipeline.commands import bench, export, plan, schedule, schema, status, submit, weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,7 @@ plan.register(app)
 status.register(app)
 weights.register(app)
 bench.register(app)
+export.register(app)
 importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 submit.register(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline import carrying, changes, manifest, results
 from pipeline.addresses import rows_digest
-from pipeline.carrying import Earlier
+from pipeline.carrying import Again, Earlier
 from pipeline.changes import Changes
 from pipeline.plan import Plan, decides
 
@@ -38,12 +38,12 @@ class Night:
         return notes
 
 
-def look_back(plan: Plan, again: Callable[[str, str], bool], *, wait: bool = True) -> tuple[Plan, Night]:
+def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Night]:
     """The plan without the rows that earlier runs answered, and what it begins with. Reads, and writes nothing.
 
     Args:
         plan: with the rows that its own output does not answer.
-        again: whether an answer of a status and an error class is asked for again (``carrying.answered_again``).
+        again: whether an answer is asked for again (``carrying.answered_again``).
         wait: for a run before it that is at work.
 
     Raises:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import carrying, manifest, plugins, results, storage, weights
-from pipeline.config import EditJob
+from pipeline import carrying, gate, manifest, plugins, results, storage, weights
+from pipeline.config import EditJob, parse_job
 from pipeline.errors import ConfigError, ManifestError, OutputError
 from pipeline.field_errors import nearest
 from pipeline.record import RUN_FILE, differences, read_run, version_of
@@ -37,6 +37,7 @@ DECIDES: Final = (
     "composite",
     "sink",
 )
+_ADDS: Final = {"rounds"}  # of quality: a larger budget changes no row that keeps the thresholds, it adds candidates
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies
 BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
@@ -108,7 +109,9 @@ def make_plan(
     table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
     caller = pa.schema([f for f in table.schema if f.name not in REQUEST_COLUMNS and f.name != "fingerprint"])
     _no_clash(caller, columns)
-    todo = manifest.leave_out(table, _standing(job.output, retry_failed, retry_errors))
+    todo = manifest.leave_out(
+        table, _standing(job.output, carrying.answered_again(retry_failed, retry_errors, tries(job)))
+    )
     return Plan(
         job=job,
         engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
@@ -148,12 +151,17 @@ def claimed(plan: Plan, epoch: int) -> Plan:
     return replace(plan, write=write, todo=manifest.leave_out(plan.todo, {key: fp for key, (fp, _) in newer.items()}))
 
 
-def _standing(output: str, retry_failed: bool, retry_errors: Collection[str]) -> dict[str, str]:
+def tries(job: EditJob) -> int:
+    """Candidates that a row may take."""
+    return job.candidates * gate.budget(job.quality)
+
+
+def _standing(output: str, again: carrying.Again) -> dict[str, str]:
     """Key to fingerprint of the answers that are not asked again."""
-    names = ["key", "fingerprint", "status", "error_type"]
-    table, again = results.read(output, names), carrying.answered_again(retry_failed, retry_errors)
+    names = ["key", "fingerprint", "status", "error_type", "attempts"]
+    table = results.read(output, names)
     rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return {key: fingerprint for key, fingerprint, status, error in rows if not again(status, error)}
+    return {key: fingerprint for key, fingerprint, *answer in rows if not again(*answer)}
 
 
 def engine_spec(job: EditJob) -> EngineSpec:
@@ -189,9 +197,20 @@ def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "composite": job.composite,
         "mask": job.mask.model_dump(),
         "image_format": job.image_format,
-        "quality": job.quality.model_dump(),
+        "quality": job.quality.model_dump(exclude=_ADDS),
         "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance makes much of it
     }
+
+
+def decided(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``decides_pixels`` of a run, from its record."""
+    then = record["decides"]
+    ran = {**record["job"], **{name: then[name] for name in DECIDES if name in then}}
+    ran["ray"] = {**ran.get("ray", {}), **({"batch_size": then["ray.batch_size"]} if "ray.batch_size" in then else {})}
+    job = parse_job(ran, RUN_FILE)
+    if not isinstance(job, EditJob):
+        raise OutputError(f"{RUN_FILE} is of a job of kind {job.kind}, which has no rows")
+    return decides_pixels(job, record["editor_version"], then["weights_sha256"])
 
 
 def refuse_another_job(plan: Plan) -> None:
@@ -231,7 +250,7 @@ def open_run(plan: Plan) -> None:
 
 def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """What all runs on one output must have in common."""
-    dumped = job.model_dump(mode="json", include=set(DECIDES))
+    dumped = job.model_dump(mode="json", include=set(DECIDES), exclude={"quality": _ADDS})
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # here, so that another signature of the same address is no other job
 

@@ -17,7 +17,7 @@ from pipeline.errors import Interrupted, OverBudget, OverCost
 from pipeline.events import Events, read_events
 from pipeline.lease import Lease
 from pipeline.nights import Night
-from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
+from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
 from pipeline.progress import Tally, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
@@ -106,7 +106,7 @@ def run(
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
-    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
+    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors, tries(job)))
     for note in night.notes():
         console.print(note, soft_wrap=True, highlight=False)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:

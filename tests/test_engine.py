@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.config import MetricSpec, QualitySpec, Threshold
-from pipeline.engine import Engine, candidate_seed
+from pipeline.engine import Engine
 from pipeline.errors import ConfigError, PluginError, StorageError
+from pipeline.rounds import candidate_seed
 from pipeline.samples import Answer, Failure, Sample, failed_to_load
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 from pipeline.specs import EngineSpec
