@@ -19,8 +19,6 @@ FILES: Final[Mapping[Format, list[str]]] = {
     "parquet": ["data/*.parquet"],
     "folder": ["metadata.jsonl", "images/**"],
 }
-# What the line in the card gives, run in the dataset's folder.
-LOAD: Final = 'dataset = datasets.load_dataset(".", split="train")'
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _WORDS: Final[Mapping[Layout, str]] = {
     "edited": "one edited image a row",
@@ -32,6 +30,7 @@ _WORDS: Final[Mapping[Layout, str]] = {
 class Facts:
     """What a card says."""
 
+    name: str  # of the dataset's folder
     format: Format
     layout: Layout
     record: Mapping[str, Any]  # run.json
@@ -63,10 +62,12 @@ def card(facts: Facts) -> str:
                 f"{facts.rows} rows, {_WORDS[facts.layout]}, exported by Retouch as {facts.format}: {facts.selected}.",
                 f"Editor `{job['editor']['name']}`, run seed {job['seed']}.",
                 "",
+                "In the folder that holds this one:",
+                "",
                 "```python",
                 "import datasets",
                 "",
-                LOAD,
+                f'dataset = datasets.load_dataset("./{facts.name}", split="train")',
                 "```",
                 "",
                 *_by_others(facts),
@@ -87,12 +88,12 @@ def _by_others(facts: Facts) -> list[str]:
     if facts.format != "webdataset":
         return []
     return [
-        "With `webdataset`, from the folder's shards (their names and sizes are in `export.json`):",
+        "With `webdataset` (the shards' names, rows and sizes are in `export.json`):",
         "",
         "```python",
         "import glob, webdataset",
         "",
-        'dataset = webdataset.WebDataset(sorted(glob.glob("*.tar")), shardshuffle=False).decode("pil")',
+        f'dataset = webdataset.WebDataset(sorted(glob.glob("./{facts.name}/*.tar")), shardshuffle=False).decode("pil")',
         "```",
         "",
     ]

@@ -115,6 +115,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     left_out = dict(sorted((Counter(choice.left_out) + Counter(row.reason for row in lacking)).items()))
     done = Exported(rows, left_out, tuple(lacking), tuple(writer.close()), asked.notes)
     facts = Facts(
+        request.dest.rpartition("/")[2],
         request.format,
         request.layout,
         redacted_all(record),
@@ -195,12 +196,7 @@ def _make_room(request: Request) -> None:
 
 
 def _said(request: Request, record: Mapping[str, Any], done: Exported, types: pa.Schema) -> dict[str, Any]:
-    """``export.json``. ``wids_version`` and ``shardlist`` make it an index that webdataset's ``wids`` reads."""
-    index = {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "shardlist": [{"url": piece.name, "nsamples": piece.rows, "filesize": piece.bytes} for piece in done.pieces],
-    }
+    """``export.json``."""
     said = {
         "state": "finished",
         "output": request.output,
@@ -217,7 +213,7 @@ def _said(request: Request, record: Mapping[str, Any], done: Exported, types: pa
         "lacking": {row.key: f"{row.reason}: {row.detail}" for row in done.lacking},
         "files": [asdict(piece) for piece in done.pieces],
     }
-    return redacted_all({**said, **(index if request.format == "webdataset" else {})})
+    return redacted_all(said)
 
 
 def _selected(request: Request) -> str:

@@ -79,8 +79,12 @@ def written(dest: str, name: str, data: bytes, rows: int, say: Callable[[str], N
 
 
 def name_of(key: str) -> str:
-    """A file name of any key without a dot, where WebDataset's keys end; never two keys alike."""
-    return safe_name(key).replace(".", "%2E")
+    """A file name of any key without a dot, where WebDataset's keys end; never two keys alike.
+
+    Nor does one begin with an underscore: readers of shards skip such names without a word.
+    """
+    name = safe_name(key).replace(".", "%2E")
+    return f"%5F{name[1:]}" if name.startswith("_") else name
 
 
 def as_json(record: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from pipeline.exporting.pieces import as_json, name_of, record_columns
 def test_names_hold_no_dot_and_no_slash_and_no_two_keys_share_one(keys: list[str]) -> None:
     names = [name_of(key) for key in keys]
     assert len(set(names)) == len(keys)
-    assert all(name and not set(name) & set("./\\") for name in names)
+    assert all(name and not set(name) & set("./\\") and not name.startswith("_") for name in names)
 
 
 @given(st.dictionaries(st.text(), st.floats() | st.text() | st.none() | st.lists(st.floats())))
