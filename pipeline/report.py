@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipeline import changes, manifest, results, storage
+from pipeline import changes, funnel, manifest, results, storage
 from pipeline.changes import Changes
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
@@ -120,6 +120,7 @@ def render(run: Finished) -> str:
         run=run,
         job=run.job,
         counts=_counts(run),
+        funnel=funnel.funnel(run.table),
         groups=_failure_groups(run.table),
         changed=_changed_keys(run.changes),
         distributions=_distributions(run.table, scores),

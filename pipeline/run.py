@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline import carrying, drift, figures, flights, lease, nights, prices, report, results, storage
+from pipeline import carrying, drift, figures, flights, funnel, lease, nights, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
 from pipeline.events import Events, read_events
+from pipeline.funnel import Funnel
 from pipeline.lease import Lease
 from pipeline.nights import Night
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
@@ -52,6 +55,7 @@ class Summary:
     fail_on_drift: bool
     cost: float | None  # of all runs of the output; None where a device's price is not known
     currency: str
+    funnel: Funnel  # how many rows came how far
     device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
 
     @property
@@ -196,13 +200,13 @@ def _settle(
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
-    answered = results.answered(output)
-    missing = sorted(asked - set(answered))
+    table = results.read(output, ["key", *funnel.COLUMNS])
+    table = table.filter(pc.is_in(table["key"], pa.array(sorted(asked), pa.string())))
+    missing = sorted(asked - set(table["key"].to_pylist()))
     if missing:
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {missing[0]!r}; run it again")
-    statuses = dict.fromkeys(STATUSES, 0)
-    for key, (_, status) in answered.items():
-        statuses[status] += key in asked
+    counted = Counter(table["status"].to_pylist())
+    statuses = {status: counted[status] for status in STATUSES}
     summary = Summary(
         name=plan.job.name,
         output=plan.job.output,
@@ -220,6 +224,7 @@ def _settle(
         fail_on_drift=plan.job.drift.fail,
         cost=cost,
         currency=paid["currency"],
+        funnel=funnel.funnel(table),
         device_seconds=paid["seconds"],
     )
     record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}

@@ -50,7 +50,15 @@ def test_answers_come_from_the_newest_and_from_those_before_it_until_one_came_to
 
 def test_an_answer_is_asked_again_by_its_status_or_its_error_class() -> None:
     again = carrying.answered_again(retry_failed=False, retry_errors={"LoadError"})
-    assert again("failed_to_load", "LoadError")
-    assert not again("failed_to_load", "ObjectMissing")
-    assert carrying.answered_again(retry_failed=True, retry_errors=())("failed_to_edit", "EditError")
-    assert not carrying.answered_again(retry_failed=True, retry_errors=())("success", "")
+    assert again("failed_to_load", "LoadError", 0)
+    assert not again("failed_to_load", "ObjectMissing", 0)
+    assert carrying.answered_again(retry_failed=True, retry_errors=())("failed_to_edit", "EditError", 1)
+    assert not carrying.answered_again(retry_failed=True, retry_errors=())("success", "", 1)
+
+
+def test_a_row_that_missed_the_thresholds_is_asked_again_where_the_job_allows_more_tries_than_it_had() -> None:
+    again = carrying.answered_again(retry_failed=False, retry_errors=(), tries=6)
+    assert again("failed_quality", "QualityError", 4)
+    assert not again("failed_quality", "QualityError", 6)
+    assert not again("success", "", 2), "what keeps the thresholds is not tried further"
+    assert not again("failed_to_edit", "EditError", 2)
