@@ -79,7 +79,9 @@ class QualitySpec(Model):
 
     mode: Literal["score", "reject", "retry"] = "score"
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
-    rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
+    # retry: rounds of ``candidates`` more seeds, at most; a row goes on until one candidate keeps the thresholds. With
+    # more rounds than before, the same command tries only the rows that missed them.
+    rounds: int = Field(default=3, ge=1)
 
     @field_validator("thresholds", mode="before", json_schema_input_type=dict[str, float | Threshold])
     @classmethod
