@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -10,6 +11,7 @@ import yaml
 
 from pipeline.exporting.items import Layout
 from pipeline.exporting.pieces import IMAGES
+from pipeline.images import EXTENSIONS
 from pipeline.redaction import redacted
 
 Format = Literal["webdataset", "parquet", "folder"]
@@ -67,7 +69,7 @@ def card(facts: Facts) -> str:
                 "```python",
                 "import datasets",
                 "",
-                f'dataset = datasets.load_dataset("./{facts.name}", split="train")',
+                f'dataset = datasets.load_dataset({json.dumps(f"./{facts.name}")}, split="train")',
                 "```",
                 "",
                 *_by_others(facts),
@@ -93,7 +95,8 @@ def _by_others(facts: Facts) -> list[str]:
         "```python",
         "import glob, webdataset",
         "",
-        f'dataset = webdataset.WebDataset(sorted(glob.glob("./{facts.name}/*.tar")), shardshuffle=False).decode("pil")',
+        f"shards = sorted(glob.glob({json.dumps(f'./{facts.name}/*.tar')}))",
+        'dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("pil")',
         "```",
         "",
     ]
@@ -101,12 +104,12 @@ def _by_others(facts: Facts) -> list[str]:
 
 def _columns(facts: Facts) -> list[str]:
     if facts.format == "webdataset":
-        lines = [f"`KEY.json` holds {', '.join(f'`{name}`' for name in facts.columns)}."]
-        files = "`KEY.png`" if facts.layout == "edited" else "`KEY.source.png`, `KEY.mask.png`, `KEY.edited.png`"
-        return [
-            f"{files} and the prompt as `KEY.txt`." if facts.layout == "pairs" else f"{files}: the edited image.",
-            *lines,
-        ]
+        kind = EXTENSIONS[facts.record["job"]["image_format"]]
+        names = ", ".join(f"`{name}`" for name in facts.columns)
+        if facts.layout == "edited":
+            return [f"`KEY.{kind}` is the edited image, `KEY.json` holds {names}."]
+        files = f"`KEY.source.png`, `KEY.mask.png`, `KEY.edited.{kind}`"
+        return [f"{files}, the instruction as `KEY.txt`; `KEY.json` holds {names}."]
     pictures = [f"| `{name}` | image |" for name in IMAGES[facts.layout].values()]
     texts = ["| `edit_prompt` | string |"] if facts.layout == "pairs" else []
     others = [f"| `{name}` | {kind} |" for name, kind in facts.columns.items() if not (texts and name == "prompt")]

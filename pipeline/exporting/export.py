@@ -112,6 +112,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
         lacking += [item for item in some if isinstance(item, Lacking)]
         writer.add(leaving)
         rows += len(leaving)
+        del some, leaving  # while the next ones are fetched
     left_out = dict(sorted((Counter(choice.left_out) + Counter(row.reason for row in lacking)).items()))
     done = Exported(rows, left_out, tuple(lacking), tuple(writer.close()), asked.notes)
     facts = Facts(

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pipeline.stages import decode
 
 Layout = Literal["edited", "pairs"]
 THREADS: Final = 8  # images fetched, checked and encoded side by side
-AHEAD: Final = 64  # rows in memory at once: 200 MB of 1024 x 1024
+AHEAD: Final = 32  # rows in memory at once: some 50 MB of 1024 x 1024 as PNG
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,20 @@ def items(origin: Origin, choice: Choice, layout: Layout) -> Iterator[list[Item 
             files: dict[str, list[dict[str, Any]]] = {}
             for row in rows:
                 files.setdefault(addresses.file_of(row["output"]), []).append(row)
-            fetched: dict[str, bytes | None] = {}
-            for part in threads.map(lambda group: _fetched(origin.output, group), files.values()):
-                fetched |= part
+            work = partial(_items_of, origin, choice.columns, layout, requests)
+            yield [item for group in threads.map(work, files.values()) for item in group]
 
-            def item(row: Mapping[str, Any]) -> Item | Lacking:
-                data, request = fetched[row["output"]], requests.get(row["key"])  # noqa: B023 - used at once
-                return _item(origin, row, data, choice.columns, layout, request)
 
-            yield list(threads.map(item, rows))
+def _items_of(
+    origin: Origin,
+    columns: Sequence[str],
+    layout: Layout,
+    requests: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+) -> list[Item | Lacking]:
+    """Those whose images rest in one file."""
+    data = addresses.fetch_file(origin.output, [row["output"] for row in rows])
+    return [_item(origin, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
 
 
 class _Requests:
@@ -95,10 +101,6 @@ class _Requests:
             return {}
         places = pa.array([self.places[key] for key in keys if key in self.places], pa.int64())
         return {request["key"]: request for request in self.table.take(places).to_pylist()}
-
-
-def _fetched(output: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes | None]:
-    return addresses.fetch_file(output, [row["output"] for row in rows])
 
 
 def _item(

@@ -14,7 +14,8 @@ from pipeline.exporting.items import Item, Layout
 from pipeline.exporting.pieces import IMAGES, PROMPT, Limits, Piece, name_of, record_columns, written
 
 IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of the feature ``Image``
-GROUP: Final = 100  # rows of a row group: what a reader of one row has to fetch
+GROUP: Final = 100  # rows of a row group, at most: what a reader of one row has to fetch
+GROUP_BYTES: Final = 32 << 20
 
 
 class Parquet:
@@ -38,7 +39,7 @@ class Parquet:
             self._waiting.append(self._row(item))
             self._waiting_bytes += size
             self._rows += 1
-            if len(self._waiting) >= GROUP:
+            if len(self._waiting) >= GROUP or self._waiting_bytes >= GROUP_BYTES:
                 self._write_group()
 
     def close(self) -> list[Piece]:
