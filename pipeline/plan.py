@@ -210,7 +210,7 @@ def decided(record: Mapping[str, Any]) -> dict[str, Any]:
     job = parse_job(ran, RUN_FILE)
     if not isinstance(job, EditJob):
         raise OutputError(f"{RUN_FILE} is of a job of kind {job.kind}, which has no rows")
-    return decides_pixels(job, record["editor_version"], then["weights_sha256"])
+    return decides_pixels(job, record.get("editor_version", ""), then.get("weights_sha256", {}))
 
 
 def refuse_another_job(plan: Plan) -> None:

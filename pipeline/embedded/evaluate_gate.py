@@ -45,7 +45,7 @@ def main() -> None:
     wanted = {"tuning": (TUNING, given.tuning_rows, 1), "held out": (HELD_OUT, given.rows, given.candidates)}
     for name, (first_seed, rows, candidates) in wanted.items():
         drawn[name], made = _draw(
-            given.tries, name, first_seed, min(rows, _there(given.tries, name) + left), candidates
+            given.tries, name, first_seed, min(rows, len(read(given.tries, name)) + left), candidates
         )
         left -= made
         if len(drawn[name]) < rows:
@@ -96,19 +96,16 @@ def _share(words: Sequence[bool]) -> str:
     return f"{np.mean(words):.1%} ({sum(words)} of {len(words)})" if words else "none"
 
 
-def _lines(file: Path, name: str) -> Tries:
+def read(file: Path, name: str) -> Tries:
+    """The tries of one kind that a file keeps; none where there is no file."""
     lines = file.read_text().splitlines() if file.exists() else []
     found = [json.loads(line) for line in lines]
-    return [[(d, bool(ok)) for d, ok in line["tries"]] for line in found if line["of"] == name]
-
-
-def _there(file: Path, name: str) -> int:
-    return len(_lines(file, name))
+    return [[(distance, bool(word)) for distance, word in line["tries"]] for line in found if line["of"] == name]
 
 
 def _draw(file: Path, name: str, first_seed: int, rows: int, candidates: int) -> tuple[Tries, int]:
     """The tries of the first rows, of which those that are not in the file are made and put there; how many were."""
-    known = _lines(file, name)
+    known = read(file, name)
     if len(known) >= rows:
         return known[:rows], 0
     files = {role: str(SHIPPED / f"{role}.safetensors") for role in ("unet", "clip")}
@@ -123,7 +120,7 @@ def _draw(file: Path, name: str, first_seed: int, rows: int, candidates: int) ->
         with file.open("a") as out:
             for i in range(len(part)):
                 out.write(json.dumps({"of": name, "tries": pairs[i * candidates : (i + 1) * candidates]}) + "\n")
-    return _lines(file, name), rows - len(known)
+    return read(file, name), rows - len(known)
 
 
 if __name__ == "__main__":
