@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import bench, importing, manifest, plan, plugins, schedule, schema, status, submit, weights
+from pipeline.commands import (
+    bench,
+    export,
+    importing,
+    manifest,
+    plan,
+    plugins,
+    schedule,
+    schema,
+    status,
+    submit,
+    weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +44,7 @@ weights.register(app)
 bench.register(app)
 importing.register(app)
 manifest.register(app)
+export.register(app)
 submit.register(app)
 
 Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]

@@ -80,7 +80,9 @@ class QualitySpec(Model):
     # score: measured only; reject: the row is answered failed_quality; retry: more seeds first.
     mode: Literal["score", "reject", "retry"] = "score"
     thresholds: dict[str, Threshold] = Field(default_factory=dict)  # by score column: clip_score, background_l1, ...
-    rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
+    # retry: rounds of ``candidates`` more seeds, at most; a row goes on until one candidate keeps the thresholds. With
+    # more rounds than before, the same command tries only the rows that missed them.
+    rounds: int = Field(default=3, ge=1)
 
     @field_validator("thresholds", mode="before", json_schema_input_type=dict[str, float | Threshold])
     @classmethod

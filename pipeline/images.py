@@ -43,6 +43,7 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "encode",
+    "encode_mask",
     "extract",
     "extract_mask",
     "fit_region",
@@ -220,6 +221,13 @@ def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None
     except (ValueError, OSError) as error:
         height, width = pixels.shape[:2]
         raise EditError(f"{image_format} cannot hold {width}x{height} pixels ({error}); png can") from None
+    return out.getvalue()
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A mask [H, W] as a grey PNG, white where it is edited."""
+    out = io.BytesIO()
+    Pillow.fromarray(mask.astype(np.uint8) * 255).save(out, "PNG")
     return out.getvalue()
 
 

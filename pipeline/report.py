@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipeline import changes, comparison, far_cells, manifest, results, storage
+from pipeline import changes, comparison, far_cells, funnel, manifest, results, storage
 from pipeline.changes import Changes
 from pipeline.comparison import Beside
 from pipeline.config import MaskSpec
@@ -136,6 +136,7 @@ def render(run: Finished) -> str:
         run=run,
         job=run.job,
         counts=_counts(run),
+        funnel=funnel.funnel(run.table),
         groups=_failure_groups(run.table),
         changed=_changed_keys(run.changes),
         distributions=_distributions(run.table, scores),

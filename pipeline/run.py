@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline import carrying, drift, figures, flights, lease, nights, pairs, prices, report, results, storage
+from pipeline import carrying, drift, figures, flights, funnel, lease, nights, pairs, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
 from pipeline.events import Events, read_events
+from pipeline.funnel import Funnel
 from pipeline.lease import Lease
 from pipeline.nights import Night
-from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
+from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
 from pipeline.progress import Mode, Tally, Voice, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
@@ -55,6 +56,7 @@ class Summary:
     fail_on_drift: bool
     cost: float | None  # of all runs of the output; None where a device's price is not known
     currency: str
+    funnel: Funnel  # how many rows came how far
     device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
     timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
 
@@ -116,7 +118,7 @@ def run(
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     refuse_another_job(plan)
-    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
+    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors, tries(job)))
     for note in night.notes():
         voice.note(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
@@ -216,11 +218,11 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
-    answers = results.answers(output)
+    answers = pairs.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
     missing = pairs.without_keys(plan.requests, answers)["key"]
     if len(missing):
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
-    statuses = dict.fromkeys(STATUSES, 0) | counted(pairs.with_keys(answers, plan.requests)["status"])
+    statuses = dict.fromkeys(STATUSES, 0) | counted(answers["status"])
     summary = Summary(
         name=plan.job.name,
         output=plan.job.output,
@@ -238,6 +240,7 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
         fail_on_drift=plan.job.drift.fail,
         cost=cost,
         currency=paid["currency"],
+        funnel=funnel.funnel(answers),
         device_seconds=paid["seconds"],
         timing=along.watch.parts(),
     )
