@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from pipeline.bench.gauges import synchronise
+from pipeline.bench.gauges import now
 from pipeline.bench.originals import Original
 from pipeline.bench.subjects import Subject
 from pipeline.editors.steady import steady_kernels
@@ -43,8 +42,8 @@ def compare(subject: Subject, repeats: int, original: Path | None = None) -> Ite
     ways: dict[str, tuple[int, Run]] = {"ours, batch 1": (1, edit), f"ours, batch {LARGE}": (LARGE, edit)}
     if subject.name == "paint_by_example":
         ways["diffusers' pipeline, batch 1"] = (1, Diffusers(subject.editor).edit)
-    if subject.name == "blended_diffusion" and original is not None:
-        ways["the original, batch 1"] = (1, Original(original, subject.editor).edit)
+    if subject.plain is not None and original is not None:
+        ways["the original, batch 1"] = (1, Original(original, subject.editor, *subject.plain).edit)
     seconds = alternately(subject, ways, repeats)
     for slower in [way for way in ways if way != f"ours, batch {LARGE}"]:
         for faster in [way for way in ways if way.startswith("ours") and way != slower]:
@@ -63,11 +62,9 @@ def alternately(subject: Subject, ways: Mapping[str, tuple[int, Run]], repeats: 
             batch = subject.batch(entries, first)
             first += entries
             with steady_kernels(subject.device):  # as many threads for all
-                synchronise(subject.device)
-                began = time.perf_counter()
+                began = now(subject.device)
                 run(batch)
-                synchronise(subject.device)
-                seconds[way].append((time.perf_counter() - began) / entries)
+                seconds[way].append((now(subject.device) - began) / entries)
     return {way: taken[1:] for way, taken in seconds.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
@@ -12,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from pipeline import devices
-from pipeline.bench.gauges import Memory, matrix_rate, operations, synchronise
+from pipeline.bench.gauges import Memory, matrix_rate, now, operations
 from pipeline.bench.laps import REST, Laps
 from pipeline.bench.subjects import Subject
 from pipeline.diffusion.augment import extended
@@ -74,13 +73,12 @@ def _measured(
     seconds, parts, calls = [], dict.fromkeys(PARTS, 0.0), 0
     for turn in range(1, repeats + 1):
         batch = subject.batch(entries, first + turn * entries)
-        synchronise(subject.device)
+        began = now(subject.device)
         laps.start()
-        began = time.perf_counter()
         subject.editor.edit_batch(batch)
-        synchronise(subject.device)
-        seconds.append(time.perf_counter() - began)
-        for part, took in laps.stop().items():
+        found = laps.stop()
+        seconds.append(now(subject.device) - began)
+        for part, took in found.items():
             parts[part] += took
         calls += laps.calls["unet"]
     typical = median(seconds)

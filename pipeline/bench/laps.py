@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.bench.gauges import now
 
 REST: Final = "rest"  # of a pass: what no part claims
 
@@ -21,7 +22,7 @@ class Laps:
     """
 
     def __init__(self, device: str) -> None:
-        self._on_cuda = torch.device(device).type == "cuda"
+        self._device, self._on_cuda = device, torch.device(device).type == "cuda"
         self._stack: list[str] = []
         self._stamps: list[tuple[str, Any]] = []  # a part, and when it began
         self.calls: Counter[str] = Counter()
@@ -84,7 +85,7 @@ class Laps:
 
     def _stamp(self) -> None:
         if not self._on_cuda:
-            self._stamps.append((self._stack[-1], time.perf_counter()))
+            self._stamps.append((self._stack[-1], now(self._device)))
             return
         event: Any = torch.cuda.Event(enable_timing=True)
         event.record()

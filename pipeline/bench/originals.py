@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pipeline import images
 from pipeline.editors.blended_diffusion import BlendedDiffusion
 from pipeline.errors import ConfigError
+from pipeline.models.clip import Clip
 from pipeline.schema import Batch
 
 EDITOR: Final = "optimization/image_editor.py"
@@ -39,29 +40,35 @@ REPLACED: Final = {
 class Original:
     """The authors' editor, one image a run, with the networks and the params of an editor of ours.
 
+    Args:
+        folder: the clone.
+        ours: whose params and schedule are taken.
+        unet: the network.
+        clip: CLIP.
+
     Raises:
         ConfigError: the folder is no clone of the repository.
     """
 
-    def __init__(self, folder: Path, ours: BlendedDiffusion) -> None:
+    def __init__(self, folder: Path, ours: BlendedDiffusion, unet: nn.Module, clip: Clip) -> None:
         if not (folder / EDITOR).is_file():
             raise ConfigError(f"{folder} is no clone of Blended Diffusion: it has no {EDITOR}; give --original one")
         with _importable(folder):
             module: Any = importlib.import_module("optimization.image_editor")
             diffusion: Any = importlib.import_module("guided_diffusion.guided_diffusion.gaussian_diffusion")
             respacing: Any = importlib.import_module("guided_diffusion.guided_diffusion.respace")
-        module.clip = Namespace(tokenize=lambda text: ours.clip.tokenizer([text]))
+        module.clip = Namespace(tokenize=lambda text: clip.tokenizer([text]))
         module.show_editied_masked_image = lambda **_: None
         self._ours = ours
         self._editor = module.ImageEditor.__new__(module.ImageEditor)  # its __init__ loads the published weights
-        self._fill(module, diffusion, respacing)
+        self._fill(module, diffusion, respacing, unet, clip)
 
-    def _fill(self, module: Any, diffusion: Any, respacing: Any) -> None:
+    def _fill(self, module: Any, diffusion: Any, respacing: Any, unet: nn.Module, clip: Clip) -> None:
         ours, editor = self._ours, self._editor
         params, networks = ours.params, ours.networks
         kinds = diffusion.ModelVarType
         editor.device = torch.device(ours.device)
-        editor.model = _WithClasses(networks.unet)
+        editor.model = _WithClasses(unet)
         editor.diffusion = respacing.SpacedDiffusion(
             use_timesteps=respacing.space_timesteps(len(networks.schedule), str(params.timesteps)),
             betas=networks.schedule.betas,
@@ -71,10 +78,10 @@ class Original:
             rescale_timesteps=True,
         )
         editor.model_config = {"image_size": ours.image_size}
-        editor.clip_model = ours.clip.model
-        editor.clip_size = ours.clip.image_size
-        editor.clip_normalize = module.transforms.Normalize(ours.clip.mean, ours.clip.std)
-        editor.image_augmentations = module.ImageAugmentations(ours.clip.image_size, params.aug_num)
+        editor.clip_model = clip.model
+        editor.clip_size = clip.image_size
+        editor.clip_normalize = module.transforms.Normalize(clip.mean, clip.std)
+        editor.image_augmentations = module.ImageAugmentations(clip.image_size, params.aug_num)
         editor.metrics_accumulator = module.MetricsAccumulator()
         editor.unaugmented_clip_distance = lambda *_: 0.0
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline import plugins
 from pipeline.diffusion.schedule import named
-from pipeline.editors.blended_diffusion import BlendedDiffusion
+from pipeline.editors.blended_diffusion import BlendedDiffusion, quicken
 from pipeline.editors.blending import Networks
 from pipeline.editors.diffusionclip import DiffusionClip
 from pipeline.editors.paint_by_example import PaintByExample
@@ -24,10 +24,10 @@ from pipeline.embedded.files import SHIPPED
 from pipeline.embedded.scenes import HELD_OUT, edit_task
 from pipeline.errors import ConfigError
 from pipeline.models.adm import ADM256, ADMConfig, build_adm
-from pipeline.models.clip import Clip
+from pipeline.models.clip import Clip, load_clip
 from pipeline.models.ddpm import DDPM256, DDPMConfig, build_ddpm
 from pipeline.models.latent import LatentConfig, build_latent
-from pipeline.models.unet import Network
+from pipeline.models.unet import Network, load_unet
 from pipeline.schema import Batch, Pixels
 
 EDITORS: Final = ("blended_diffusion", "paint_by_example", "diffusionclip")
@@ -97,6 +97,7 @@ class Subject:
     device: str
     editor: Any
     parts: Mapping[str, Sequence[nn.Module]]  # what counts as unet, clip and vae
+    plain: tuple[nn.Module, Clip] | None = None  # Blended Diffusion's networks as no editor of ours has quickened them
 
     @property
     def image_size(self) -> int:
@@ -158,16 +159,20 @@ def _steps(name: str, steps: int | None) -> dict[str, int]:
 def _blended(size: str, device: str, params: Mapping[str, Any]) -> Subject:
     made: Any = plugins.check_params(BlendedDiffusion.Params, params, "--set")
     if size == "embedded":
-        editor = BlendedDiffusion.load(made, _shipped("unet", "clip"), device)
+        files = _shipped("unet", "clip")
+        editor = BlendedDiffusion.load(made, files, device)
+        plain = load_unet(files["unet"], device).module, load_clip(files["clip"], device)
     else:
         config = ADM_CONFIGS[size]
         unet, clip = _on(build_adm(config), device), random_clip(size, device)
+        quicken(unet, clip)
+        plain = unet, clip  # a transformer has no batch norms to fold
         networks = Networks(unet, named("linear"), config.learn_sigma, clip)
         editor = BlendedDiffusion(networks, clip, made, config.image_size, device)
     visual: Any = editor.clip.model
     unet_module: Any = editor.networks.unet
     parts = {"unet": [unet_module], "clip": [visual.visual, visual.transformer]}
-    return Subject("blended_diffusion", size, device, editor, parts)
+    return Subject("blended_diffusion", size, device, editor, parts, plain)
 
 
 def _exemplar(size: str, device: str, params: Mapping[str, Any]) -> Subject:
