@@ -17,6 +17,7 @@ from pipeline import plugins
 from pipeline.diffusion.schedule import named
 from pipeline.editors.blended_diffusion import BlendedDiffusion, quicken
 from pipeline.editors.blending import Networks
+from pipeline.editors.compiling import compiled
 from pipeline.editors.diffusionclip import DiffusionClip
 from pipeline.editors.paint_by_example import PaintByExample
 from pipeline.editors.tuned import TunedNetworks
@@ -167,7 +168,7 @@ def _blended(size: str, device: str, params: Mapping[str, Any]) -> Subject:
         unet, clip = _on(build_adm(config), device), random_clip(size, device)
         quicken(unet, clip)
         plain = unet, clip  # a transformer has no batch norms to fold
-        networks = Networks(unet, named("linear"), config.learn_sigma, clip)
+        networks = Networks(compiled(unet, made.compile), named("linear"), config.learn_sigma, clip)
         editor = BlendedDiffusion(networks, clip, made, config.image_size, device)
     visual: Any = editor.clip.model
     unet_module: Any = editor.networks.unet
@@ -183,6 +184,7 @@ def _exemplar(size: str, device: str, params: Mapping[str, Any]) -> Subject:
         networks = build_latent(LATENT_CONFIGS[size])
         for module in networks.parts().values():
             _on(module, device)
+        networks = replace(networks, unet=compiled(networks.unet, made.compile))
         editor = PaintByExample(networks, made, device)
     found = editor.networks
     parts = {"unet": [found.unet], "clip": [found.encoder], "vae": [found.vae.encoder, found.vae.decoder]}
@@ -195,7 +197,7 @@ def _translation(size: str, device: str, params: Mapping[str, Any]) -> Subject:
         files = {**_shipped("unet"), "tuned": str(SHIPPED / "blue.safetensors")}
         editor = DiffusionClip.load(made, files, device)
     else:
-        module = _on(build_ddpm(DDPM_CONFIGS[size]), device)
+        module = compiled(_on(build_ddpm(DDPM_CONFIGS[size]), device), made.compile)
         source = Network(module, DDPM_CONFIGS[size].image_size, learn_sigma=False)
         editor = DiffusionClip(_OneNetwork(source), made, device)
     networks = [editor.networks.source, *editor.networks.get(["tuned"])]

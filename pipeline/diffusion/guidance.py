@@ -64,7 +64,7 @@ def only_for(denoise: Denoise, guided: Tensor) -> Denoise:
 
 
 def on_some_steps(guided: Denoise, plain: Denoise, every: int, first: int) -> Denoise:
-    """Guides the first of ``every`` steps, ``every`` times as strongly, from step ``first`` down; the others are plain."""
+    """From step ``first`` down, guides one of ``every`` steps, ``every`` times as strongly; the others are plain."""
     if every == 1:
         return guided
 

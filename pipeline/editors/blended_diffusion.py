@@ -19,8 +19,9 @@ from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.schedule import named
 from pipeline.editors import blended_params
 from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
+from pipeline.editors.compiling import compiled, refuse_changed
 from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
-from pipeline.editors.precision import in_precision
+from pipeline.editors.precision import encoder_in_precision, in_precision
 from pipeline.editors.steady import steady_kernels
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.models.clip import Clip, load_clip
@@ -76,7 +77,7 @@ class BlendedDiffusion:
         unet, clip = load_unet(weights["unet"], device), load_clip(weights["clip"], device)
         quicken(unet.module, clip)
         networks = Networks(
-            unet=unet.module,
+            unet=compiled(unet.module, params.compile),
             schedule=named(unet.schedule),
             learn_sigma=unet.learn_sigma,
             clip=clip,
@@ -93,6 +94,7 @@ class BlendedDiffusion:
             EditError: there is no exemplar that was to guide, or a prompt is longer than CLIP reads.
         """
         params = self.params.overridden(batch.params)
+        refuse_changed(batch.params, self.params.compile)
         if params.background_preservation_loss and params.lpips_lambda > 0 and self.networks.lpips is None:
             raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
         schedule_of(self.networks, params)
@@ -112,7 +114,11 @@ class BlendedDiffusion:
         """
         self.check_batch(batch)
         params = self.params.overridden(batch.params)
-        networks = replace(self.networks, unet=in_precision(self.networks.unet, params.precision, self.device))
+        networks = replace(
+            self.networks,
+            unet=in_precision(self.networks.unet, params.precision, self.device),
+            clip=encoder_in_precision(self.networks.clip, params.precision, self.device),
+        )
         source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
         with torch.no_grad(), steady_kernels(self.device):
             target, guided = self._targets(batch, params)

@@ -97,7 +97,8 @@ class Params:
     background_target: Literal["masked", "unmasked"] = _BY_PRESET  # the source's side of that loss
 
     ranking: Literal["guidance", "repo"] = _BY_PRESET  # clip_distance as guidance sees it, or black outside and raw
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; x stays float32
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of UNet and CLIP; x stays float32
+    compile: Literal["off", "on"] = "off"  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
