@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
 
-Compile = Literal["off", "on"]
 
+def compiled(network: nn.Module, wanted: bool) -> nn.Module:
+    """The network by torch.compile where that is wanted, else itself.
 
-def compiled(network: nn.Module, how: Compile) -> nn.Module:
-    """The network by torch.compile, or itself. Compiling happens in the first pass, and takes minutes for a large one.
-
-    Shapes are fixed, as an engine's batches are; a second one, where memory was short, compiles again. No CUDA graphs:
-    they write every pass's result to the same memory, and PLMS keeps the last four.
+    It is compiled in the first pass, which takes minutes for a large one. Shapes are fixed, as an engine's batches are;
+    a second one, where memory was short, compiles again. No CUDA graphs: they write every pass's result to the same
+    memory, and PLMS keeps the last four.
     """
-    if how == "off":
+    if not wanted:
         return network
     made: Any = torch.compile(network, dynamic=False)
     module: nn.Module = made
     return module
 
 
-def refuse_changed(values: Mapping[str, Any], loaded: Compile) -> None:
+def refuse_changed(values: Mapping[str, Any], loaded: bool) -> None:
     """See that a row does not ask for what was settled when the networks were loaded.
 
     Raises:

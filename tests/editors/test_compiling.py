@@ -14,16 +14,16 @@ from tests.editors.tiny import TinyUNet
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="a C++ compiler (g++) would run it")
 
 
-def test_off_is_the_network_itself():
+def test_unasked_it_is_the_network_itself():
     network = TinyUNet()
-    assert compiled(network, "off") is network
+    assert compiled(network, False) is network
 
 
 @needs_compiler
 def test_a_compiled_network_and_its_gradient_are_the_same_up_to_rounding():
     network = TinyUNet().requires_grad_(False)
     t, found = torch.tensor([5, 900]), []
-    for one in (network, compiled(network, "on")):
+    for one in (network, compiled(network, True)):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
         out = one(x, t)
         (grad,) = torch.autograd.grad(out.square().sum(), x)
@@ -38,9 +38,9 @@ def test_a_row_cannot_ask_for_what_was_settled_with_its_job(name):
     batch = one.batch(1)
     one.editor.check_batch(batch)
     with pytest.raises(ConfigError, match="compile is settled"):
-        one.editor.check_batch(replace(batch, params={"compile": "on"}))
+        one.editor.check_batch(replace(batch, params={"compile": True}))
 
 
 def test_a_row_may_repeat_what_was_settled():
-    refuse_changed({"compile": "on"}, "on")
-    refuse_changed({}, "on")
+    refuse_changed({"compile": True}, True)
+    refuse_changed({}, True)
