@@ -37,7 +37,7 @@ def engine(
     from pipeline.bench import beside
     from pipeline.bench import engine as bench
     from pipeline.bench.subjects import EDITORS, subject
-    from pipeline.engine import best_device
+    from pipeline.devices import best_device
     from pipeline.overrides import overridden
 
     device = device or best_device()
