@@ -82,6 +82,7 @@ def run(
         retry_failed=retry_failed,
         retry_errors=frozenset(retry_error or ()),
         price_table=prices,
+        ahead=True,
     )
     _say_counts(summary.rows, summary.statuses)
     typer.echo(

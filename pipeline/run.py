@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -86,6 +88,7 @@ def run(
     console: Console | None = None,
     lease_seconds: float = lease.SECONDS,
     price_table: str | None = None,
+    ahead: bool = False,
 ) -> Summary:
     """Answer every row of a job that is not answered yet.
 
@@ -99,18 +102,51 @@ def run(
         console: where progress is said.
         lease_seconds: after which a run that stands still may be taken over.
         price_table: see ``prices.load``.
+        ahead: where Ray would be started here for an output without answers, start it while the plan is made.
 
     Raises:
-        StopRun: the job is wrong; nothing was started.
+        StopRun: the job is wrong; nothing was edited.
         OverBudget: more rows failed than the job allows, before all were done.
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
     console, watch = console or Console(stderr=True), Stopwatch()
     table = prices.load(price_table)
-    plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
+
+    def make() -> Plan:
+        plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
+        watch.planned()
+        return plan
+
+    with _planned(job, make, ahead=ahead and executor == "ray" and address is None) as plan:
+        again = carrying.answered_again(retry_failed, retry_errors)
+        summary = _answer(plan, again, execution(executor, address), executor, table, console, watch, lease_seconds)
+    return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
+
+
+def _planned(job: EditJob, make: Callable[[], Plan], *, ahead: bool) -> AbstractContextManager[Plan]:
+    """The plan; where there is most likely work for it, with a Ray cluster that was started meanwhile."""
+    if not ahead or "RAY_ADDRESS" in os.environ or results.files(job.output):
+        return nullcontext(make())
+    from pipeline.executors import ray_data
+
+    return ray_data.planned_beside(job.ray, make)
+
+
+def _answer(
+    plan: Plan,
+    again: Callable[[pa.Table], pa.ChunkedArray],
+    execute: Execute,
+    executor: Executor,
+    table: prices.Prices,
+    console: Console,
+    watch: Stopwatch,
+    lease_seconds: float,
+) -> Summary:
+    """Answer the rows that are left, under the lease of the output."""
+    job = plan.job
     refuse_another_job(plan)
-    plan, night = nights.look_back(plan, carrying.answered_again(retry_failed, retry_errors))
+    plan, night = nights.look_back(plan, again)
     for note in night.notes():
         console.print(note, soft_wrap=True, highlight=False)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
@@ -122,9 +158,7 @@ def run(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        watch.planned()
-        summary = _run(plan, night, ours, execution(executor, address), events, meter, console, watch)
-        return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
+        return _run(plan, night, ours, execute, events, meter, console, watch)
 
 
 def _run(
