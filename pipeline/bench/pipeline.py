@@ -54,6 +54,9 @@ class Share:
 def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict[str, Any]]:
     """For each number of actors a record of the bare engine, of a run through Ray, and of the plain script.
 
+    ``efficiency`` is a rate over the bare engine's. ``busy`` is the share of the actors' time from first edit to last
+    answer that was spent in passes: what Ray and the rows' way leave of it, whatever else the machine is doing.
+
     Args:
         job: job file whose editor, metrics and rows are taken, the rows again and again under other keys.
         minutes: of work for the bare engines, at least.
@@ -72,7 +75,8 @@ def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict
             bare = _bare(plan, count)
             yield {"what": "engine", "actors": count, **bare}
             run = _run(job, place, count)
-            yield {"what": "ray", "actors": count, **_against(bare, run)}
+            busy = round(run["pass_seconds"] / (run["seconds"] * count), 3)
+            yield {"what": "ray", "actors": count, **_against(bare, run), "busy": busy}
             yield {"what": "plain script", "actors": count, **_against(bare, _plain(plan, place, count))}
 
 

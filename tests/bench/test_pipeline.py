@@ -41,6 +41,7 @@ def test_the_same_rows_go_through_engine_run_and_plain_script(job: str) -> None:
     assert {*SIZES, "efficiency", "pass_seconds", "start"} <= run.keys()
     assert set(run["stage_seconds"]) == STAGES
     assert set(run["start"]) == {"plan", "start", "load", "end", "first_image"}
+    assert 0 < run["busy"] <= 1
     assert plain["efficiency"] > 0
 
 
