@@ -42,7 +42,8 @@ _ADDS: Final = {"rounds"}  # of quality: a larger budget changes no row that kee
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies,
 MOST_BLOCKS: Final = 4096  # unless there would be more blocks than that: each costs the scheduler some milliseconds
-BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
+# Fewer, and the last actor to finish keeps the others waiting, and a short run's first image waits for many passes.
+BLOCKS_AN_ACTOR: Final = 8
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from pipeline import devices, manifest
+from pipeline import devices, figures, manifest
 from pipeline.bench.editors import SIMULATED
 from pipeline.config import EditJob, load_job
 from pipeline.engine import Engine
@@ -34,9 +33,11 @@ from pipeline.plan import Plan, make_plan
 from pipeline.samples import travellers
 from pipeline.specs import DecodeSpec, EngineSpec
 from pipeline.stages import decode_block
+from pipeline.traces import WORKER, Listener
 
 TRIED: Final = 3  # passes by which it is estimated how many rows fill the time; the first is a warm-up
-PASSES: Final = 24  # of an actor with the simulated editor
+PASSES: Final = 40  # of an actor with the simulated editor
+STARTED: Final = 1800  # seconds in which all simulated actors must have started, before the first of them is given rows
 
 _ready: Any = None  # where bare engines wait for each other
 
@@ -52,6 +53,9 @@ class Share:
 
 def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict[str, Any]]:
     """For each number of actors a record of the bare engine, of a run through Ray, and of the plain script.
+
+    ``efficiency`` is a rate over the bare engine's. ``busy`` is the share of the actors' time from first edit to last
+    answer that was spent in passes: what Ray and the rows' way leave of it, whatever else the machine is doing.
 
     Args:
         job: job file whose editor, metrics and rows are taken, the rows again and again under other keys.
@@ -71,7 +75,8 @@ def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict
             bare = _bare(plan, count)
             yield {"what": "engine", "actors": count, **bare}
             run = _run(job, place, count)
-            yield {"what": "ray", "actors": count, **_against(bare, run)}
+            busy = round(run["pass_seconds"] / (run["seconds"] * count), 3)
+            yield {"what": "ray", "actors": count, **_against(bare, run), "busy": busy}
             yield {"what": "plain script", "actors": count, **_against(bare, _plain(plan, place, count))}
 
 
@@ -80,7 +85,8 @@ def simulate(
 ) -> Iterator[dict[str, Any]]:
     """For each number of actors a record of a run whose editor waits ``latency`` seconds a pass.
 
-    ``of_linear`` is against as many bare engines as there are actors, which is one's rate times their number.
+    Rates are those of the time in which all actors edit. ``of_linear`` is against as many bare engines as there are
+    actors, which is one's rate times their number.
 
     Args:
         job: job file whose rows and batch shape are taken.
@@ -94,6 +100,8 @@ def simulate(
         ConfigError: the job edits nothing.
     """
     editor = {"name": SIMULATED, "weights": {}, "params": {"seconds": latency}}
+    # Else the first actors would be done before the last ones have started: 64 take minutes on two cores.
+    os.environ.setdefault("RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S", str(STARTED))
     set_ = [f"editor={json.dumps(editor)}", "metrics=[]"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         place = Path(folder)
@@ -199,9 +207,9 @@ def _run(file: str, place: Path, count: int) -> dict[str, Any]:
 
 
 def _recorded(summary: dict[str, Any]) -> dict[str, Any]:
-    timing, figures = dict(summary["timing"]), summary["figures"]
+    timing, done = dict(summary["timing"]), summary["figures"]
     rate = _rate(summary["answered_now"], timing.pop("edit"))
-    return {**rate, "pass_seconds": figures["pass_seconds"], "stage_seconds": figures["stage_seconds"], "start": timing}
+    return {**rate, "pass_seconds": done["pass_seconds"], "stage_seconds": done["stage_seconds"], "start": timing}
 
 
 def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
@@ -215,10 +223,58 @@ def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
 
 
 def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
-    """A run in this process."""
+    """A run's executor in this process: the rate while all actors edit, and until then the seconds."""
     from pipeline.executors.ray_cluster import cluster
-    from pipeline.run import run
+    from pipeline.run import execution
 
-    with cluster(None, count, 1.0, gpus=count if declared else None):
-        run(plan.job, address=os.environ.get("RAY_ADDRESS", "auto"), console=Console(quiet=True))
-    return _recorded(json.loads((Path(plan.job.output) / "summary.json").read_text()))
+    summed: dict[str, float] = {}
+    blocks: list[_Block] = []
+    asked = time.time()
+    with cluster(None, None if declared else count, 1.0, gpus=count if declared else None):
+        execute = execution("ray", os.environ.get("RAY_ADDRESS", "auto"))
+        for rows in execute(plan, Listener(figures=summed)):
+            worker = rows[WORKER][0].as_py()
+            blocks.append(_Block((worker["host"], worker["pid"]), rows.num_rows, worker["began"], time.time()))
+    rows_done, seconds = _while_all_edit(blocks)
+    done = figures.as_record(summed)
+    return {
+        **_rate(
+            sum(block.rows for block in blocks),
+            max(block.ended for block in blocks) - min(block.began for block in blocks),
+        ),
+        "rows_per_second": round(rows_done / seconds, 3),
+        "window": round(seconds, 2),
+        **{name: done[name] for name in ("pass_seconds", "stage_seconds")},
+        "start": {"all_edit": round(max(block.began for block in _firsts(blocks)) - asked, 2)},
+    }
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One that came back, with its actor's time of beginning and ours of hearing of it."""
+
+    actor: tuple[str, int]
+    rows: int
+    began: float
+    ended: float
+
+
+def _firsts(blocks: Sequence[_Block]) -> list[_Block]:
+    """The first block of each actor."""
+    found: dict[tuple[str, int], _Block] = {}
+    for block in sorted(blocks, key=lambda block: block.began):
+        found.setdefault(block.actor, block)
+    return list(found.values())
+
+
+def _while_all_edit(blocks: Sequence[_Block]) -> tuple[float, float]:
+    """Rows and seconds from the last actor's first edit to the first actor's last block.
+
+    A block counts by the share of its time that lies in between.
+    """
+    lasts = {block.actor: block.ended for block in sorted(blocks, key=lambda block: block.ended)}
+    begin, end = max(block.began for block in _firsts(blocks)), min(lasts.values())
+    if end <= begin:
+        raise RetouchError("the first actor was done before the last one began: give more passes")
+    inside = ((block, min(block.ended, end) - max(block.began, begin)) for block in blocks)
+    return sum(block.rows * max(span, 0.0) / (block.ended - block.began) for block, span in inside), end - begin
