@@ -116,7 +116,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     left_out = dict(sorted((Counter(choice.left_out) + Counter(row.reason for row in lacking)).items()))
     done = Exported(rows, left_out, tuple(lacking), tuple(writer.close()), asked.notes)
     facts = Facts(
-        request.dest.rpartition("/")[2],
+        whole(request.dest).rpartition("/")[2],
         request.format,
         request.layout,
         redacted_all(record),

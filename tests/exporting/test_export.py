@@ -182,7 +182,7 @@ def test_the_same_export_again_gives_the_same_bytes_and_replaces_only_what_an_ex
         made(output, tmp_path / "set", format=format_)
     (tmp_path / "set/notes.txt").write_text("a person's")
     made(output, tmp_path / "set", format=format_, overwrite=True, where="label < 2")
-    assert len(files()) < len(before) + 1 or format_ == "folder"
+    assert len(files()) - 1 < len(before), "what the larger export had put down is gone"
     made(output, tmp_path / "set", format=format_, overwrite=True, limits=Limits(rows=1))
     assert {name: digest for name, digest in files().items() if name != "set/notes.txt"} == before
 
