@@ -8,12 +8,13 @@ A nightly job with ``{date}`` in its output finds last night's beside it. A row 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import addresses, lease, results, storage
+from pipeline import addresses, lease, pairs, results, storage
 from pipeline.errors import OutputError
 from pipeline.record import RUN_FILE, differences, read_run
 from pipeline.schema import FAILED_QUALITY, FAILURES
@@ -21,9 +22,8 @@ from pipeline.schema import FAILED_QUALITY, FAILURES
 FINISHED_FILE: Final = "summary.json"  # a run that came to its end has answered all that it was asked
 MAY_DIFFER: Final = ("manifest", "name")  # of what decides a run: a night has a manifest of its own
 _ANSWER: Final = ("key", "fingerprint", "status", "error_type", "attempts")
-Again = Callable[
-    [str, str, int | None], bool
-]  # whether an answer of a status, error class and number of tries is asked again
+# Which answers are asked again, of columns status, error_type and attempts.
+Again = Callable[[pa.Table], pa.ChunkedArray]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,6 @@ class Earlier:
     output: str
     started: str
     finished: bool
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What is taken over, and from where."""
-
-    rows: pa.Table  # of the results, complete
-    before: Mapping[str, str] = field(default_factory=dict)  # key to fingerprint of what the newest run was asked for
-    newest: str | None = None  # its output; None where there is none
-    refused: tuple[str, ...] = ()  # outputs of another job, each with what differs
 
 
 def earlier(pattern: str, output: str, decides: Mapping[str, Any]) -> tuple[list[Earlier], list[str]]:
@@ -100,58 +90,60 @@ def take_over(todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again:
         todo: requests with ``key`` and ``fingerprint``; their caller's columns are those of tonight.
         runs: earlier runs, the newest first.
         schema: of this run's results.
-        again: whether an answer of this status, error class and number of tries is asked for again.
+        again: which answers are asked for again.
     """
-    wanted = results.pairs(todo)
-    parts = [schema.empty_table()]
+    taken = [schema.empty_table()]
     for run in sources(runs):
-        if not wanted:
+        if not todo.num_rows:
             break
-        keys = _unchanged(results.read(run.output, list(_ANSWER)), wanted, again)
-        if keys:  # only then all columns are read
-            parts.append(_as_rows(results.read(run.output), keys, run.output, todo, schema))
-            wanted = {key: fingerprint for key, fingerprint in wanted.items() if key not in keys}
-    return pa.concat_tables(parts)
+        same = _unchanged(todo, results.read(run.output, list(_ANSWER)), again)
+        if same.num_rows:  # only then all columns are read
+            taken.append(_as_rows(results.read(run.output), run.output, same, schema))
+            todo = pairs.without_keys(todo, same)
+    return pa.concat_tables(taken)
 
 
 def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Again) -> pa.Table:
     """Results rows of requests that had left the manifest and are back, from ``results.read_removed``."""
-    keys = _unchanged(removed, results.pairs(todo), again)
-    return _as_rows(removed, keys, None, todo, schema) if keys else schema.empty_table()
+    same = _unchanged(todo, removed, again)
+    return _as_rows(removed, None, same, schema) if same.num_rows else schema.empty_table()
 
 
 def answered_again(retry_failed: bool, retry_errors: Collection[str], tries: int = 0) -> Again:
-    """Whether an answer of a status, an error class and a number of tries is asked for again.
+    """Which answers are asked for again, told by their ``status``, ``error_type`` and ``attempts``.
 
     Args:
         retry_failed: every failure is.
         retry_errors: so are those of these classes.
         tries: candidates that the job allows a row; one that missed the thresholds with fewer has some left.
     """
+    errors, failures = (
+        pa.array(sorted(retry_errors), pa.string()),
+        pa.array(FAILURES if retry_failed else [], pa.string()),
+    )
 
-    def again(status: str, error: str, tried: int | None) -> bool:
-        has_more = status == FAILED_QUALITY and (tried or 0) < tries
-        return has_more or (retry_failed and status in FAILURES) or error in retry_errors
+    def again(answers: pa.Table) -> pa.ChunkedArray:
+        has_more = pc.less(pc.fill_null(answers["attempts"], 0), tries)
+        missed = pc.and_(pc.equal(answers["status"], FAILED_QUALITY), has_more)
+        asked = pc.or_(pc.is_in(answers["status"], failures), pc.is_in(answers["error_type"], errors))
+        return pc.or_(asked, missed)
 
     return again
 
 
-def _unchanged(answers: pa.Table, wanted: Mapping[str, str], again: Again) -> set[str]:
-    """Keys whose answer stands for the same fingerprint."""
-    rows = zip(*(answers[name].to_pylist() for name in _ANSWER), strict=True)
-    return {key for key, fingerprint, *answer in rows if wanted.get(key) == fingerprint and not again(*answer)}
+def _unchanged(todo: pa.Table, answers: pa.Table, again: Again) -> pa.Table:
+    """The requests whose answer stands for the same fingerprint."""
+    if not answers.num_rows:
+        return todo.slice(0, 0)
+    return todo.filter(pairs.is_same(todo, answers.filter(pc.invert(again(answers)))))
 
 
-def _as_rows(
-    answers: pa.Table, keys: Collection[str], output: str | None, todo: pa.Table, schema: pa.Schema
-) -> pa.Table:
-    """The answers to these keys as rows of this run, with the caller's columns of tonight.
+def _as_rows(answers: pa.Table, output: str | None, asked: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The answers to some requests as rows of this run, with the caller's columns of tonight.
 
     Where they are another output's, addresses of images become whole, and the rows say whose they are.
     """
-    place = {key: row for row, key in enumerate(answers["key"].to_pylist()) if key in keys}
-    asked = todo.filter(pa.array([key in place for key in todo["key"].to_pylist()], pa.bool_()))
-    rows = answers.take(pa.array([place[key] for key in asked["key"].to_pylist()], pa.int64()))
+    rows = answers.take(pc.index_in(asked["key"], value_set=answers["key"]))
     columns = []
     for wanted in schema:
         if wanted.name in asked.column_names and wanted.name not in ("key", "fingerprint"):

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.addresses import rows_digest
+from pipeline import pairs, storage
 
 FOLDER: Final = "changes"
 NEW: Final = "new"
@@ -34,7 +32,7 @@ _FACTS: Final = b"retouch"  # in the file's metadata: counts, the requests' dige
 class Changes:
     """How tonight's requests differ from those before."""
 
-    rows: Mapping[str, str]  # key to change, of all that are not unchanged
+    rows: pa.Table  # ``SCHEMA``, of all that are not unchanged
     unchanged: int
     against: str | None  # the output whose requests they were held against; None where there were none
     digest: str  # of tonight's requests
@@ -42,12 +40,11 @@ class Changes:
     @property
     def counts(self) -> dict[str, int]:
         """Rows by kind of change."""
-        counted = Counter(self.rows.values())
-        return {**{kind: counted[kind] for kind in KINDS[:-1]}, UNCHANGED: self.unchanged}
+        return {**{kind: len(self.of(kind)) for kind in KINDS[:-1]}, UNCHANGED: self.unchanged}
 
-    def of(self, *kinds: str) -> set[str]:
+    def of(self, *kinds: str) -> pa.ChunkedArray:
         """Keys of these kinds."""
-        return {key for key, kind in self.rows.items() if kind in kinds}
+        return self.rows["key"].filter(pc.is_in(self.rows["change"], pa.array(kinds, pa.string())))
 
     def text(self) -> str:
         """``since runs/2026-11-25: 30 new, 10 changed, 5 removed, 90 unchanged``."""
@@ -55,37 +52,33 @@ class Changes:
         return f"since {self.against or 'nothing'}: {', '.join(shown) or 'no rows'}"
 
 
-def compare(
-    requests: Mapping[str, str], before: Mapping[str, str], left: Collection[str], against: str | None, *, whole: bool
-) -> Changes:
+def compare(requests: pa.Table, before: pa.Table, left: pa.Table, against: str | None, *, whole: bool) -> Changes:
     """Hold tonight's requests against those before.
 
     Args:
-        requests: key to fingerprint of what is asked for tonight.
+        requests: pairs of what is asked for tonight.
         before: the same of the run before.
-        left: keys of tonight's that no answer can be taken over for.
+        left: those of tonight, by ``key``, that no answer can be taken over for.
         against: where ``before`` stands.
         whole: whether ``requests`` is the whole manifest: only then is a row that is not there a removed one.
     """
-    rows, left = {}, set(left)
-    for key, fingerprint in requests.items():
-        if key not in before:
-            rows[key] = NEW
-        elif before[key] != fingerprint:
-            rows[key] = CHANGED
-        elif key in left:
-            rows[key] = LEFT_OVER
-    unchanged = len(requests) - len(rows)
+    known, same = pairs.has_key(requests, before), pairs.is_same(requests, before)
+    kinds = {
+        NEW: requests.filter(pc.invert(known)),
+        CHANGED: requests.filter(pc.and_(known, pc.invert(same))),
+        LEFT_OVER: pairs.with_keys(requests.filter(same), left),
+    }
+    unchanged = requests.num_rows - sum(rows.num_rows for rows in kinds.values())
     if whole:
-        rows |= {key: REMOVED for key in before if key not in requests}
-    return Changes(rows, unchanged, against, rows_digest(requests.items()))
+        kinds[REMOVED] = pairs.without_keys(before, requests)
+    rows = [_of_kind(table["key"], kind) for kind, table in kinds.items()]
+    return Changes(pa.concat_tables(rows), unchanged, against, pairs.digest(requests))
 
 
 def write(output: str, changes: Changes, epoch: int) -> None:
     """Record the changes that the run of this number begins with."""
     facts = {"unchanged": changes.unchanged, "against": changes.against, "digest": changes.digest}
-    columns = {"key": list(changes.rows), "change": list(changes.rows.values())}
-    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({_FACTS: json.dumps(facts)})
+    table = changes.rows.replace_schema_metadata({_FACTS: json.dumps(facts)})
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     storage.write_bytes(storage.join(output, FOLDER, f"{epoch:06d}.parquet"), out.getvalue())
@@ -100,5 +93,9 @@ def read(file: str) -> Changes:
     """What ``write`` recorded."""
     table = pq.read_table(io.BytesIO(storage.read_bytes(file)))
     facts = json.loads((table.schema.metadata or {})[_FACTS])
-    rows = dict(zip(table["key"].to_pylist(), table["change"].to_pylist(), strict=True))
+    rows = table.replace_schema_metadata(None)
     return Changes(rows, facts["unchanged"], facts["against"], facts["digest"])
+
+
+def _of_kind(keys: pa.ChunkedArray, kind: str) -> pa.Table:
+    return pa.table([keys, pa.repeat(pa.scalar(kind), len(keys))], schema=SCHEMA)

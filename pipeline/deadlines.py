@@ -72,8 +72,9 @@ class _Crew(Generic[Item, Result]):
                 number = next(self.left, None)
                 if number is None:
                     return
+                if not self.begun:
+                    self.change.notify()  # there is a deadline to wait for; those that follow are later
                 self.begun[number] = time.monotonic()
-                self.change.notify()  # there is a deadline to wait for
             try:
                 result = self.work(self.items[number])
             except BaseException as error:
@@ -86,7 +87,8 @@ class _Crew(Generic[Item, Result]):
                     return
                 del self.begun[number]
                 self.done[number] = result
-                self.change.notify()
+                if len(self.done) == len(self.items):
+                    self.change.notify()
 
     def _patience(self) -> float | None:
         """Seconds until the next deadline."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pipeline import deadlines, hints, images, manifest, stages, strata
+from pipeline import deadlines, far_cells, hints, images, manifest, stages, strata
 from pipeline.columns import IMAGE_COLUMNS
 from pipeline.config import DeadlineSpec, EditJob, QualitySpec, load_job
 from pipeline.errors import ConfigError, EditError, LoadError, StorageError
@@ -100,13 +100,13 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
     if not target.endswith(JOBS):
         if overrides:
             raise ConfigError(f"--set is for jobs, and {target} is taken for a manifest; a job ends in .yaml")
-        return _looked_over(manifest.read(target), _Manifest(ALL), sample)
+        return _looked_over(manifest.read(target, far=True), _Manifest(ALL), sample)
     job = load_job(target, overrides, date)
     if not isinstance(job, EditJob):
         raise ConfigError(f"{target} is of kind {job.kind}; retouch check takes jobs of kind edit, and manifests")
     plan = make_plan(job)
     refuse_another_job(plan)
-    return _looked_over(manifest.read(job.manifests), _Job.of(plan), sample)
+    return _looked_over(manifest.read(job.manifests, far=True), _Job.of(plan), sample)
 
 
 def rows_left(plan: Plan, sample: int | None) -> Checkup:
@@ -181,11 +181,12 @@ class _Idle:
 
 def _looked_over(rows: manifest.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:
     table = rows.table if sample is None else rows.table.take(strata.chosen(rows.table["key"].to_pylist(), sample))
-    requests = table.select([name for name in REQUEST_COLUMNS if name in table.column_names])
+    requests = table.select([n for n in (*REQUEST_COLUMNS, *far_cells.COLUMNS) if n in table.column_names])
     failed: dict[str, Failure] = {}
     found: dict[str, list[str]] = defaultdict(list)
     for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        block = [{**row, "fingerprint": ""} for row in requests.slice(start, ROWS_AT_ONCE).to_pylist()]
+        some = far_cells.filled(requests.slice(start, ROWS_AT_ONCE))
+        block = [{**row, "fingerprint": ""} for row in some.to_pylist()]
         looks = _looks(block, doctor.decode)
         failures = doctor.failures([row for row, _ in looks])
         for (row, names), failure in zip(looks, failures, strict=True):

@@ -68,7 +68,8 @@ def measure(output: str, night: Night, scores: Sequence[str], spec: DriftSpec) -
 def _before(output: str, now: pa.Table, night: Night, scores: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of each earlier night, the newest first: of this output, then of other outputs of the job."""
     for file in changes.history(output)[1:]:
-        yield _of_keys(now, changes.read(file).of(*FRESH) - night.changes.of(*FRESH))
+        then = changes.read(file).of(*FRESH)
+        yield _of_keys(now, then.filter(pc.invert(pc.is_in(then, night.changes.of(*FRESH)))))
     for run in night.runs:
         yield _answered_there(run.output, scores)
 
@@ -78,8 +79,8 @@ def _answered_there(output: str, scores: Sequence[str]) -> pa.Table:
     return table.filter(pc.is_null(table["carried_from"])) if "carried_from" in table.column_names else table
 
 
-def _of_keys(table: pa.Table, keys: set[str]) -> pa.Table:
-    return table.filter(pc.is_in(table["key"], pa.array(sorted(keys), pa.string())))
+def _of_keys(table: pa.Table, keys: pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.is_in(table["key"], keys))
 
 
 def _values(table: pa.Table, score: str) -> Values:

@@ -88,7 +88,8 @@ class Engine:
         if sample.failure is not None or sample.source is None or sample.mask is None:
             return Answer(sample, failure=sample.failure)
         try:
-            plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
+            if sample.params:
+                plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
             size = self.editor.image_size
             region = framing.frame(sample, size, self.spec.fit, self.face_detector)
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
@@ -258,13 +259,6 @@ def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
 
 def _out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError"  # torch's, by name: the engine itself needs no torch
-
-
-def best_device() -> str:
-    """``cuda`` where torch sees a GPU, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @figures.timed("stage_seconds.edit")

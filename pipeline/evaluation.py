@@ -239,7 +239,7 @@ def _file_name(name: str) -> str:
 
 def _device(executor: Executor) -> str:
     """Here metrics are only reduced, where Ray does the work."""
-    from pipeline.engine import best_device
+    from pipeline.devices import best_device
 
     return best_device() if executor == "local" else "cpu"
 

@@ -134,7 +134,7 @@ def _executor(
         return lambda task, say: ray_train.execute(task, job.ray, address, say)
 
     def here(task: TrainTask, say: Callable[[str], None]) -> dict[str, Any]:
-        from pipeline.engine import best_device
+        from pipeline.devices import best_device
         from pipeline.inpainting.task import StorageKeeper, carry_out
 
         record = carry_out(task, best_device(), StorageKeeper(task.output), say)

@@ -33,6 +33,7 @@ from pipeline.schema import Mask, Pixels
 
 __all__ = [
     "EXTENSIONS",
+    "SUFFIXES",
     "Glance",
     "Image",
     "Region",
@@ -59,6 +60,7 @@ T = TypeVar("T")
 Plane = npt.NDArray[np.uint8]  # [H, W]
 Format = Literal["png", "webp-lossless", "jpeg"]
 EXTENSIONS: Final = {"png": "png", "webp-lossless": "webp", "jpeg": "jpg"}
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of files that a folder's images are
 MAX_PIXELS: Final = 89_478_485  # Pillow's own limit (a quarter GiB of RGB), above which it suspects a bomb
 JPEG_QUALITY: Final = 95  # with full chroma resolution; jpeg is chosen for size, and never exact
 

@@ -31,13 +31,15 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put a file in place whole, over one that is there, and on the disk."""
+def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Put a file in place whole, over one that is there, and on the disk; where not ``durable``, with the kernel."""
     with beside(path) as rough:
         rough.write_bytes(data)
-        flush(rough)
+        if durable:
+            flush(rough)
         os.replace(rough, path)
-    flush(path.parent)
+    if durable:
+        flush(path.parent)
 
 
 def create(path: Path, data: bytes) -> bool:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import far_cells, inputs, pairs, storage
 from pipeline.columns import IMAGE_COLUMNS, as_structs, callers, canonical, check_texts, joined, map_addresses
 from pipeline.errors import ManifestError, StorageError
 from pipeline.redaction import redacted
 from pipeline.schema import REQUEST_COLUMNS
 
 THREADS: Final = 8  # manifest files read side by side
+ROWS_IN_MEMORY: Final = 4096  # of a manifest whose images stay far
+AT_ONCE: Final = 50_000  # rows whose cells are objects of Python's at the same time
 KEY_DIGITS: Final = 20  # hex digits of a derived key: a billion rows meet with a chance of one in two million
 _SHOWN: Final = 5  # keys that an error names
 
@@ -40,10 +43,16 @@ class Manifest:
     @property
     def caller(self) -> pa.Schema:
         """The columns that are passed through to the results."""
-        return pa.schema([field for field in self.table.schema if field.name not in REQUEST_COLUMNS])
+        return callers_of(self.table.schema)
 
 
-def read(sources: str | Sequence[str]) -> Manifest:
+def callers_of(schema: pa.Schema) -> pa.Schema:
+    """The caller's columns among those of a manifest's table, or of a plan's rows."""
+    ours = {*REQUEST_COLUMNS, *far_cells.COLUMNS, "fingerprint"}
+    return pa.schema([field for field in schema if field.name not in ours])
+
+
+def read(sources: str | Sequence[str], *, far: bool = False) -> Manifest:
     """Read a manifest and check it.
 
     Every request column is brought to one type (``columns.canonical``); where files mix addresses and bytes, to
@@ -52,20 +61,22 @@ def read(sources: str | Sequence[str]) -> Manifest:
 
     Args:
         sources: Parquet file, folder, glob, or several of these, on any fsspec URL.
+        far: images' bytes may stay in the files where they are many: the rows then are for ``far_cells.filled``.
 
     Raises:
         ManifestError: nothing there, not Parquet, no image column, a column whose type cannot have its meaning, a key
             that is missing or there twice; names the file and the column, or the keys.
     """
     files = _expand([sources] if isinstance(sources, str) else sources)
+    load = _load_far if far and far_cells.stay_far(files) else _load
     with ThreadPoolExecutor(THREADS) as threads:
-        loaded = list(threads.map(_load, files))
+        loaded = list(threads.map(load, files))
     tables = [table for table, _ in loaded]
     for name in IMAGE_COLUMNS:
         if len({table.schema.field(name).type for table in tables if name in table.column_names}) > 1:
             tables = [_with_structs(table, name) for table in tables]
     table = joined(tables, files)
-    _check_keys(table["key"].to_pylist())
+    _check_keys(table["key"])
     wanted = [name for name in REQUEST_COLUMNS if name in table.column_names]
     passed = [name for name in table.column_names if name not in REQUEST_COLUMNS]
     renamed = {old: new for _, names in loaded for old, new in names.items()}
@@ -92,27 +103,13 @@ def with_fingerprints(
     run = hashlib.sha256(_json(dict(decides)).encode()).hexdigest()
     names = [name for name in REQUEST_COLUMNS if name in table.column_names and name not in IMAGE_COLUMNS]
     images = [name for name in IMAGE_COLUMNS if name in table.column_names]
-    wanted = _addresses(table, images) if identities == "stat" else []
-    found: dict[str, str | None] = dict.fromkeys(wanted)
-    found |= storage.identities(_that_may_be_there(wanted))
-    requests = table.select(names).to_pylist()
-    pictures = {name: _identified(table[name], found) for name in images}
+    found = inputs.looked_up(table, images) if identities == "stat" else {}
     digests = [
-        _fingerprint(run, request, {name: cells[row] for name, cells in pictures.items()}, found)
-        for row, request in enumerate(requests)
+        pa.array(_fingerprints(run, table.slice(start, AT_ONCE), names, images, found), pa.string())
+        for start in range(0, table.num_rows, AT_ONCE)
     ]
-    return table.append_column(pa.field("fingerprint", pa.string(), nullable=False), pa.array(digests, pa.string()))
-
-
-def leave_out(table: pa.Table, answered: Mapping[str, str]) -> pa.Table:
-    """The rows without an answer to their fingerprint.
-
-    Args:
-        table: with the columns ``key`` and ``fingerprint``.
-        answered: key to fingerprint of the answers that count.
-    """
-    pairs = zip(table["key"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
-    return table.filter(pa.array([answered.get(key) != fingerprint for key, fingerprint in pairs], pa.bool_()))
+    column = pa.chunked_array(digests, pa.string())
+    return table.append_column(pa.field("fingerprint", pa.string(), nullable=False), column)
 
 
 def to_blocks(table: pa.Table, rows_per_block: int) -> list[pa.Table]:
@@ -145,7 +142,24 @@ def _files_at(source: str) -> list[str]:
 
 def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
     """One file's rows, checked, and its caller's columns that were renamed."""
-    raw = _read_file(file)
+    with _opened(file) as parquet:
+        return _checked(parquet.read(), file)
+
+
+def _load_far(file: str) -> tuple[pa.Table, dict[str, str]]:
+    """The same, some rows at a time, the images' bytes left where they are."""
+    parts, first = [], 0
+    renamed: dict[str, str] = {}
+    with _opened(file) as parquet:
+        parts.append(far_cells.far(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
+        for batch in parquet.iter_batches(ROWS_IN_MEMORY):
+            table, renamed = _checked(pa.Table.from_batches([batch]), file)
+            parts.append(far_cells.far(table, file, first))
+            first += batch.num_rows
+    return pa.concat_tables(parts, promote_options="permissive"), renamed
+
+
+def _checked(raw: pa.Table, file: str) -> tuple[pa.Table, dict[str, str]]:
     check_texts(raw, file)
     names = [name for name in REQUEST_COLUMNS if name in raw.column_names]
     columns = {name: canonical(name, raw[name], file) for name in names}
@@ -153,7 +167,9 @@ def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
     keys = columns["key"] if "key" in columns else pa.chunked_array([pa.array(_derived_keys(requests), pa.string())])
     folder = file.rpartition("/")[0]
     try:
-        columns |= {n: map_addresses(columns[n], lambda a: _absolute(a, folder)) for n in IMAGE_COLUMNS if n in columns}
+        columns |= {
+            n: map_addresses(columns[n], lambda a: storage.resolved(a, folder)) for n in IMAGE_COLUMNS if n in columns
+        }
     except UnicodeEncodeError:
         raise ManifestError(f"{file!r}: no image can be named in a folder whose name is no UTF-8; rename it") from None
     passed, renamed = callers(raw)
@@ -161,28 +177,24 @@ def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
     return pa.table(columns), renamed
 
 
-def _read_file(file: str) -> pa.Table:
+@contextmanager
+def _opened(file: str) -> Iterator[pq.ParquetFile]:
     try:
         with storage.open_input(file) as source, pq.ParquetFile(source) as parquet:
-            table = parquet.read()
+            _check_names(parquet.schema_arrow.names, file)
+            yield parquet
     except StorageError as error:
         raise ManifestError(f"manifest cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ManifestError(f"{file} is no Parquet file: {' '.join(str(error).split())}") from None
-    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+
+
+def _check_names(names: Sequence[str], file: str) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ManifestError(f"{file} has {len(twice)} column names twice, first {twice[0]!r}; rename one")
-    if "image" not in table.column_names:
-        raise ManifestError(f"{file} has no column 'image'; its columns: {', '.join(table.column_names) or 'none'}")
-    return table
-
-
-def _absolute(address: str, folder: str) -> str:
-    """An image cell's address from everywhere: workers have other working directories."""
-    if "://" in address or address.startswith("/") or not address:
-        return address
-    path = storage.local_path(folder or ".")
-    return storage.join(folder if path is None else str(path), address)
+    if "image" not in names:
+        raise ManifestError(f"{file} has no column 'image'; its columns: {', '.join(names) or 'none'}")
 
 
 def _with_structs(table: pa.Table, name: str) -> pa.Table:
@@ -191,18 +203,25 @@ def _with_structs(table: pa.Table, name: str) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, as_structs(table[name]))
 
 
-def _check_keys(keys: Sequence[str | None]) -> None:
-    empty = [row for row, key in enumerate(keys) if not key]
-    if empty:
-        raise ManifestError(f"{len(empty)} rows have no key, first row {empty[0]}; fill the column or leave it out")
-    together = "\n".join(key or "" for key in keys)
-    telling = [] if redacted(together) == together else [n for n, key in enumerate(keys) if redacted(key or "") != key]
+def _check_keys(column: pa.ChunkedArray) -> None:
+    empty = pc.fill_null(pc.equal(column, ""), True)
+    if pc.any(empty).as_py():
+        rows, first = pc.sum(empty).as_py(), pc.index(empty, True).as_py()
+        raise ManifestError(f"{rows} rows have no key, first row {first}; fill the column or leave it out")
+    telling: list[int] = []
+    for part, keys in enumerate(pairs.pieces(column)):
+        together = "\n".join(keys)
+        if redacted(together) != together:
+            telling += [part * pairs.AT_ONCE + row for row, key in enumerate(keys) if redacted(key) != key]
     if telling:
         raise ManifestError(
             f"{len(telling)} keys hold a password or a signature, first row {telling[0]}; keys name files and rows of "
             "the results: give others, or leave the column out"
         )
-    twice = [key for key, times in Counter(keys).items() if times > 1]
+    if pc.count_distinct(column).as_py() == len(column):
+        return
+    counts = pc.value_counts(column)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     if twice:
         named = ", ".join(repr(key) for key in twice[:_SHOWN])
         raise ManifestError(
@@ -214,77 +233,20 @@ def _check_keys(keys: Sequence[str | None]) -> None:
 def _derived_keys(requests: pa.Table) -> list[str]:
     """Keys from the requests as they are written, so that a manifest keeps its keys when it moves."""
     plain = [name for name in requests.column_names if name not in IMAGE_COLUMNS]
-    images = {name: _identified(requests[name], {}) for name in IMAGE_COLUMNS if name in requests.column_names}
+    images = {name: inputs.identified(requests[name], {}) for name in IMAGE_COLUMNS if name in requests.column_names}
     rows = requests.select(plain).to_pylist() if plain else [{}] * requests.num_rows
     texts = (_json({**row, **{name: cells[i] for name, cells in images.items()}}) for i, row in enumerate(rows))
     return [hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS] for text in texts]
 
 
-def _identified(column: pa.ChunkedArray, found: Mapping[str, str | None]) -> list[str | None]:
-    """Of each cell: its content's hash where known, else its address and what the storage says of it."""
-    return [_cell_identity(cell.as_py(), found) for cell in column]
-
-
-def _cell_identity(cell: Any, found: Mapping[str, str | None]) -> str | None:
-    if isinstance(cell, Mapping):
-        cell = cell["bytes"] or cell["path"]
-    if isinstance(cell, bytes):
-        return f"sha256:{hashlib.sha256(cell).hexdigest()}"
-    if not cell or cell not in found:
-        return cell or None
-    identity = found[cell] or "missing"
-    return identity if identity.startswith("sha256:") else f"{cell} {identity}"
-
-
-def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
-    """What the storage is asked about: image cells without bytes, and checkpoints that are files."""
-    wanted: dict[str, None] = {}
-    for name in images:
-        column = table[name]
-        if pa.types.is_struct(column.type):
-            wanted |= dict.fromkeys(path for path in _paths_alone(column) if path)
-        elif pa.types.is_string(column.type):
-            wanted |= dict.fromkeys(address for address in column.to_pylist() if address)
-    if "checkpoint" in table.column_names:
-        names = [name for name in table["checkpoint"].unique().to_pylist() if name]
-        wanted |= dict.fromkeys(name for name in names if _is_file(name))
-    return list(wanted)
-
-
-def _that_may_be_there(addresses: Sequence[str]) -> Iterator[str]:
-    """Addresses that can name an object at all. Another one counts as missing: its row says so, and no other's."""
-    known: dict[str, bool] = {}
-    for address in addresses:
-        path = storage.local_path(address)
-        if path is not None:
-            if os.path.isfile(path) and os.access(path, os.R_OK):
-                yield address
-            continue
-        store = "/".join(address.split("/", 3)[:3])  # asking costs: once a bucket
-        if store not in known:
-            known[store] = _is_store(store)
-        if known[store]:
-            yield address
-
-
-def _is_store(address: str) -> bool:
-    try:
-        storage.filesystem(address)
-    except (StorageError, TypeError, ValueError):  # no such scheme, or one that wants more than is said
-        return False
-    return True
-
-
-def _paths_alone(column: pa.ChunkedArray) -> Iterator[str | None]:
-    for chunk in column.chunks:
-        for path, has_bytes in zip(chunk.field("path"), chunk.field("bytes").is_valid(), strict=True):
-            if not has_bytes.as_py():
-                yield path.as_py()
-
-
-def _is_file(checkpoint: str) -> bool:
-    scheme = checkpoint.partition("://")[0]
-    return scheme not in {checkpoint, "hf"} or (scheme == checkpoint and os.path.isfile(checkpoint))
+def _fingerprints(
+    run: str, rows: pa.Table, names: Sequence[str], images: Sequence[str], found: Mapping[str, str | None]
+) -> list[str]:
+    pictures = {name: inputs.identified(rows[name], found) for name in images}
+    return [
+        _fingerprint(run, request, {name: cells[row] for name, cells in pictures.items()}, found)
+        for row, request in enumerate(rows.select(names).to_pylist())
+    ]
 
 
 def _fingerprint(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
 
-from pipeline import carrying, changes, manifest, results
-from pipeline.addresses import rows_digest
+from pipeline import carrying, changes, pairs, results
 from pipeline.carrying import Again, Earlier
 from pipeline.changes import Changes
 from pipeline.plan import Plan, decides
@@ -43,7 +41,7 @@ def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Nig
 
     Args:
         plan: with the rows that its own output does not answer.
-        again: whether an answer is asked for again (``carrying.answered_again``).
+        again: which answers are asked for again (``carrying.answered_again``).
         wait: for a run before it that is at work.
 
     Raises:
@@ -55,10 +53,10 @@ def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Nig
         carrying.wait_for(runs)
     schema = plan.write.schema
     taken = carrying.take_over(plan.todo, runs, schema, again)
-    left = manifest.leave_out(plan.todo, results.pairs(taken))
+    left = pairs.without(plan.todo, taken)
     back = carrying.take_back(left, results.read_removed(plan.job.output), schema, again)
     carried = pa.concat_tables([taken, back])
-    plan = replace(plan, todo=manifest.leave_out(left, results.pairs(back)))
+    plan = replace(plan, todo=pairs.without(left, back))
     return plan, _night(plan, carried, runs, refused)
 
 
@@ -77,15 +75,14 @@ def take_over(plan: Plan, night: Night) -> None:
 
 def _night(plan: Plan, carried: pa.Table, runs: list[Earlier], refused: list[str]) -> Night:
     output = plan.job.output
-    tonight, own = results.pairs(plan.requests), results.read_requests(output)
+    own = results.requested(output)
     known = changes.history(output)
-    if known and own and rows_digest(own.items()) == rows_digest(tonight.items()) and _unanswered(output, own):
+    if known and own.num_rows and pairs.digest(own) == pairs.digest(plan.requests) and _unanswered(output, own):
         return Night(carried, changes.read(known[0]), False, tuple(runs), tuple(refused))
     before, against = own, output
-    if not own and runs:
-        before, against = results.read_requests(runs[0].output), runs[0].output
-    left = plan.todo["key"].to_pylist()
-    found = changes.compare(tonight, before, left, against if before else None, whole=plan.whole)
+    if not own.num_rows and runs:
+        before, against = results.requested(runs[0].output), runs[0].output
+    found = changes.compare(plan.requests, before, plan.todo, against if before.num_rows else None, whole=plan.whole)
     return Night(carried, found, True, tuple(runs), tuple(refused))
 
 
@@ -96,6 +93,5 @@ def _earlier(plan: Plan) -> tuple[list[Earlier], list[str]]:
     return carrying.earlier(pattern, plan.job.output, decides(plan.job, plan.weights))
 
 
-def _unanswered(output: str, requests: Mapping[str, str]) -> bool:
-    answers = results.answered(output)
-    return any(key not in answers or answers[key][0] != fingerprint for key, fingerprint in requests.items())
+def _unanswered(output: str, requests: pa.Table) -> bool:
+    return bool(pairs.without(requests, results.answers(output)).num_rows)

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import carrying, gate, manifest, plugins, results, storage, weights
+from pipeline import carrying, gate, manifest, pairs, plugins, results, storage, weights
 from pipeline.config import EditJob, parse_job
 from pipeline.errors import ConfigError, ManifestError, OutputError
 from pipeline.field_errors import nearest
 from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import redacted_all
-from pipeline.schema import REQUEST_COLUMNS, RESULT_FIELDS, results_schema
+from pipeline.schema import RESULT_FIELDS, results_schema
 from pipeline.specs import DecodeSpec, EngineSpec, WriteSpec
 
 # Of the job: what decides an answer, with ray.batch_size. The rest may change between two runs on one output.
@@ -39,7 +40,8 @@ DECIDES: Final = (
 )
 _ADDS: Final = {"rounds"}  # of quality: a larger budget changes no row that keeps the thresholds, it adds candidates
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
-MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies
+MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies,
+MOST_BLOCKS: Final = 4096  # unless there would be more blocks than that: each costs the scheduler some milliseconds
 BLOCKS_AN_ACTOR: Final = 4  # fewer, and the last actor to finish keeps the others waiting
 
 
@@ -82,7 +84,8 @@ class Plan:
         a_pass = max(1, self.job.ray.batch_size // self.job.candidates)
         even = -(-self.left // (actors * BLOCKS_AN_ACTOR))
         # A multiple of what a pass holds, so that no pass but the last one of a block is padded.
-        return max(1, min(even, MOST_ROWS_A_BLOCK) // a_pass) * a_pass
+        most = max(MOST_ROWS_A_BLOCK, -(-self.left // MOST_BLOCKS))
+        return max(1, min(even, most) // a_pass) * a_pass
 
 
 def make_plan(
@@ -104,14 +107,13 @@ def make_plan(
     params = plugins.check_params(editor.Params, job.editor.params, "editor.params")
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
-    rows = manifest.read(job.manifests)
+    rows = manifest.read(job.manifests, far=True)
     table = rows.table if limit is None else rows.table.slice(0, limit)
     table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
-    caller = pa.schema([f for f in table.schema if f.name not in REQUEST_COLUMNS and f.name != "fingerprint"])
+    caller = manifest.callers_of(table.schema)
     _no_clash(caller, columns)
-    todo = manifest.leave_out(
-        table, _standing(job.output, carrying.answered_again(retry_failed, retry_errors, tries(job)))
-    )
+    again = carrying.answered_again(retry_failed, retry_errors, tries(job))
+    todo = pairs.without(table, _standing(job.output, again))
     return Plan(
         job=job,
         engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
@@ -134,7 +136,7 @@ def make_plan(
             seconds=job.deadlines.write,
         ),
         todo=todo,
-        requests=table.select(["key", "fingerprint"]),
+        requests=pairs.of(table),
         weights=resolved.sha256,
         whole=limit is None,
         caller=tuple(caller.names),
@@ -147,8 +149,7 @@ def claimed(plan: Plan, epoch: int) -> Plan:
     if results.next_epoch(plan.job.output) == plan.write.epoch:  # none has written since
         return replace(plan, write=write)
     since = {file for file in results.files(plan.job.output) if results.epoch_of(file) >= plan.write.epoch}
-    newer = results.answered(plan.job.output, since)
-    return replace(plan, write=write, todo=manifest.leave_out(plan.todo, {key: fp for key, (fp, _) in newer.items()}))
+    return replace(plan, write=write, todo=pairs.without(plan.todo, results.answers(plan.job.output, since)))
 
 
 def tries(job: EditJob) -> int:
@@ -156,12 +157,10 @@ def tries(job: EditJob) -> int:
     return job.candidates * gate.budget(job.quality)
 
 
-def _standing(output: str, again: carrying.Again) -> dict[str, str]:
-    """Key to fingerprint of the answers that are not asked again."""
-    names = ["key", "fingerprint", "status", "error_type", "attempts"]
-    table = results.read(output, names)
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return {key: fingerprint for key, fingerprint, *answer in rows if not again(*answer)}
+def _standing(output: str, again: carrying.Again) -> pa.Table:
+    """The answers that are not asked again."""
+    table = results.read(output, ["key", "fingerprint", "status", "error_type", "attempts"])
+    return table.filter(pc.invert(again(table)))
 
 
 def engine_spec(job: EditJob) -> EngineSpec:

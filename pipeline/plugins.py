@@ -6,6 +6,7 @@ Imports a plug-in only when it is asked for; knows none of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
@@ -99,6 +100,7 @@ class SetMetric(Protocol):
         """Numbers by name of a merged state, and of what ``fit`` made of the reference's. Raises ConfigError."""
 
 
+@functools.cache  # reads the records of all that is installed, and every block asks for its sink
 def available(kind: Kind) -> dict[str, EntryPoint]:
     """Installed plug-ins of a kind by name."""
     return {point.name: point for point in entry_points(group=f"pipeline.{kind}")}
@@ -135,6 +137,11 @@ def check_edited(image: Any, shape: tuple[int, ...], editor: str) -> None:
         raise EditError(f"editor {editor} gave an image of {got.strip()}; expected uint8 {shape}")
 
 
+@functools.cache  # building one takes longer than many a row
+def _adapter(params_type: type) -> TypeAdapter[Any]:
+    return TypeAdapter(params_type)
+
+
 def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> Any:
     """``values`` as the editor's frozen Params dataclass, types checked.
 
@@ -149,7 +156,7 @@ def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> An
     known = [f.name for f in dataclasses.fields(params_type)]
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError("; ".join(field_errors.unknown(f"{whose}.{name}", known) for name in unknown))
-    adapter: TypeAdapter[Any] = TypeAdapter(params_type)
+    adapter = _adapter(params_type)
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as error:

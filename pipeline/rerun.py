@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import addresses, images, manifest, plugins, results, storage, weights
+from pipeline import addresses, far_cells, images, manifest, plugins, results, storage, weights
 from pipeline.config import EditJob, parse_job
 from pipeline.errors import (
     ConfigError,
@@ -87,8 +87,8 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     origin = storage.join(output, RUN_FILE)
     job = _edit_job(overridden(record["job"], overrides), origin)
     _refuse_hidden(job, origin)
-    table = manifest.read(job.manifests).table
-    row = table.filter(pc.equal(table["key"], key))
+    table = manifest.read(job.manifests, far=True).table
+    row = far_cells.filled(table.filter(pc.equal(table["key"], key)))
     if not row.num_rows:
         raise ManifestError(f"the manifest of {output} has no row {key!r} any more, so it cannot be run again")
     changes = tuple(_changes(record, job, row, answer["fingerprint"]))

@@ -9,7 +9,6 @@ in the files' names, so a kill at any moment leaves a table with one reading.
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -18,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import pairs, parts, storage
 from pipeline.addresses import rows_digest
-from pipeline.errors import ObjectMissing, OutputError
-from pipeline.schema import RESULT_FIELDS, SUCCESS
+from pipeline.errors import ObjectMissing
+from pipeline.parts import FOLDER, epoch_of, files
 from pipeline.verification import (
     Verification,
+    counted,
     digest_of,
+    files_named,
     images_digest_of,
     images_of,
     is_ours,
@@ -32,14 +33,12 @@ from pipeline.verification import (
     read_back,
 )
 
-FOLDER: Final = "results"
+__all__ = ["FOLDER", "epoch_of", "files"]
+
 REMOVED: Final = "removed"  # answers to requests that are in the manifest no more
 REQUESTS_FILE: Final = "requests.parquet"
-REQUESTS: Final = pa.schema([pa.field("key", pa.string(), False), pa.field("fingerprint", pa.string(), False)])
+IMAGES: Final = ("output", "sha256", "runners_up")  # what names images
 THREADS: Final = 16
-ROWS_A_FILE: Final = 1_000_000  # of a compacted table: a few hundred MB
-_EPOCH: Final = "__epoch"  # columns that reading adds: the epoch of a row's file,
-_ORDER: Final = "__order"  # and the file's position among all
 
 
 def write_part(output: str, rows: pa.Table, *, epoch: int) -> str:
@@ -56,20 +55,15 @@ def write_part(output: str, rows: pa.Table, *, epoch: int) -> str:
     Raises:
         StorageError: nothing was committed.
     """
-    path = f"{FOLDER}/part-{epoch:06d}-{_digest(rows)}.parquet"
-    storage.write_bytes(storage.join(output, path), _encoded(rows))
+    named = zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True)
+    path = f"{FOLDER}/part-{epoch:06d}-{rows_digest(named)}.parquet"
+    storage.write_bytes(storage.join(output, path), parts.encoded(rows))
     return path
 
 
 def next_epoch(output: str) -> int:
     """The number of a run that starts now: above all that the results hold, so its answers will stand."""
     return 1 + max((epoch_of(file) for file in files(output)), default=0)
-
-
-def files(output: str) -> list[str]:
-    """Addresses of the files of the results table, in the order in which later ones stand over earlier ones."""
-    found = storage.list_files(storage.join(output, FOLDER), ".parquet")
-    return sorted(found, key=lambda file: (epoch_of(file), _name(file).startswith("part-"), _name(file)))
 
 
 def read(output: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -83,17 +77,18 @@ def read(output: str, columns: Sequence[str] | None = None) -> pa.Table:
         StorageError: a file cannot be read.
         OutputError: a column's types in two files cannot be brought together.
     """
-    wanted = None if columns is None else list(dict.fromkeys(["key", "fingerprint", "status", *columns]))
-    table = _resolved(_read_files(files(output), wanted))
-    return table if columns is None else table.select([name for name in columns if name in table.column_names])
+    return _read(files(output), columns)
 
 
-def answered(output: str, only: Collection[str] | None = None) -> dict[str, tuple[str, str]]:
-    """Key to (fingerprint, status) of every answer that stands, or of those in ``only`` these of its ``files``."""
-    names = ["key", "fingerprint", "status"]
-    table = read(output, names) if only is None else _resolved(_read_files(sorted(only), names))
-    keys, fingerprints, statuses = _lists(table, "key", "fingerprint", "status")
-    return dict(zip(keys, zip(fingerprints, statuses, strict=True), strict=True))
+def answers(output: str, only: Collection[str] | None = None) -> pa.Table:
+    """Columns ``key``, ``fingerprint`` and ``status`` of every answer that stands, or of those in some ``files``."""
+    return _read(files(output) if only is None else sorted(only), ["key", "fingerprint", "status"])
+
+
+def answered(output: str) -> dict[str, tuple[str, str]]:
+    """Key to (fingerprint, status) of every answer that stands."""
+    columns = (column.to_pylist() for column in answers(output).columns)
+    return {key: (fingerprint, status) for key, fingerprint, status in zip(*columns, strict=True)}
 
 
 def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> None:
@@ -108,53 +103,58 @@ def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> N
         whole: they are the whole manifest: an earlier request that is not among them has left it, and ``retire`` is
             for its answer.
     """
-    asked = pairs(requests)
-    earlier = (
-        {} if whole else {key: fingerprint for key, fingerprint in read_requests(output).items() if key not in asked}
-    )
-    if earlier:
-        known = answered(output)
-        asked |= {key: fingerprint for key, fingerprint in earlier.items() if key in known}
-    table = pa.table({"key": list(asked), "fingerprint": list(asked.values())}, schema=REQUESTS)
-    storage.write_bytes(storage.join(output, REQUESTS_FILE), _encoded(table))
+    asked = pairs.of(requests).cast(pairs.SCHEMA)
+    earlier = pairs.none() if whole else pairs.without_keys(requested(output), asked)
+    if earlier.num_rows:
+        earlier = pairs.with_keys(earlier, answers(output))
+    storage.write_bytes(storage.join(output, REQUESTS_FILE), parts.encoded(pa.concat_tables([asked, earlier])))
+
+
+def requested(output: str) -> pa.Table:
+    """The pairs of every row that was asked for; none where no run has started."""
+    try:
+        data = storage.read_bytes(storage.join(output, REQUESTS_FILE))
+    except ObjectMissing:
+        return pairs.none()
+    return pq.read_table(io.BytesIO(data)).cast(pairs.SCHEMA)
 
 
 def read_requests(output: str) -> dict[str, str]:
     """Key to fingerprint of every row that was asked for; empty where no run has started."""
-    try:
-        data = storage.read_bytes(storage.join(output, REQUESTS_FILE))
-    except ObjectMissing:
-        return {}
-    return pairs(pq.read_table(io.BytesIO(data)))
+    table = requested(output)
+    return dict(zip(table["key"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
 
 
-def retire(output: str, asked: Collection[str], *, epoch: int) -> int:
+def retire(output: str, asked: pa.Table, *, epoch: int) -> int:
     """Move the answers to requests that have left the manifest to ``removed/``; their images stay.
 
     To be called by one process; a kill in between leaves an answer in both places, and the next call finishes the work.
 
     Args:
         output: the output folder.
-        asked: keys of the whole manifest.
+        asked: with the ``key`` of every row of the whole manifest.
         epoch: the run's number.
 
     Returns:
         How many.
     """
-    table = read(output)
-    staying = pc.is_in(table["key"], pa.array(sorted(asked), pa.string()))
-    gone = table.filter(pc.invert(staying))
-    if not gone.num_rows:
+    present = files(output)
+    table = parts.read(present, parts.DECIDING)
+    stand = parts.standing(table)
+    stays = pc.is_in(table["key"].take(stand), value_set=asked["key"])
+    gone = stand.filter(pc.invert(stays))
+    if not len(gone):
         return 0
-    storage.write_bytes(storage.join(output, REMOVED, f"{epoch:06d}-{_digest(gone)}.parquet"), _encoded(gone))
-    _merge(output, table.filter(staying), files(output), epoch)
-    return int(gone.num_rows)
+    for rows in parts.chosen(present, parts.marked(table, gone)):
+        path = storage.join(output, REMOVED, f"{epoch:06d}-{pairs.digest(rows)}.parquet")
+        storage.write_bytes(path, parts.encoded(rows))
+    parts.replace(output, present, parts.marked(table, stand.filter(stays)), epoch)
+    return len(gone)
 
 
-def read_removed(output: str) -> pa.Table:
-    """The last answer to each request that left the manifest, sorted by key."""
-    names = sorted(storage.list_files(storage.join(output, REMOVED), ".parquet"))
-    return _resolved(_read_files(names))
+def read_removed(output: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The last answer to each request that left the manifest, sorted by key; columns as in ``read``."""
+    return _read(sorted(storage.list_files(storage.join(output, REMOVED), ".parquet")), columns)
 
 
 def compact(output: str) -> None:
@@ -164,23 +164,14 @@ def compact(output: str) -> None:
     kill in between changes no reading, and the next call finishes the work. A table that is in order already is left.
     """
     present = files(output)
-    table = _read_files(present)
-    standing = _resolved(table)
-    if len(present) <= 1 and standing.num_rows == table.num_rows:
+    if not present:
         return
-    _merge(output, standing, present, max(epoch_of(file) for file in present))
-
-
-def _merge(output: str, standing: pa.Table, present: Sequence[str], epoch: int) -> None:
-    """Put these rows in the place of the files that are there."""
-    merged = []
-    for start in range(0, standing.num_rows, ROWS_A_FILE):
-        rows = standing.slice(start, ROWS_A_FILE)
-        merged.append(storage.join(output, FOLDER, f"all-{epoch:06d}-{_digest(rows)}.parquet"))
-        storage.write_bytes(merged[-1], _encoded(rows))
-    superseded = sorted(set(present) - set(merged), key=present.index)  # oldest first: what is left still stands
-    for file in superseded:
-        storage.delete(file)
+    table = parts.read(present, parts.DECIDING)
+    stand = parts.standing(table)
+    merged = len(present) == 1 or not any(map(parts.is_part, present))
+    if merged and len(stand) == table.num_rows:
+        return
+    parts.replace(output, present, parts.marked(table, stand), max(map(epoch_of, present)))
 
 
 def sweep(output: str, still_ours: Callable[[], None] = lambda: None) -> tuple[str, ...]:
@@ -193,8 +184,7 @@ def sweep(output: str, still_ours: Callable[[], None] = lambda: None) -> tuple[s
         output: the output folder.
         still_ours: called before anything is deleted; raises where a newer run may have put images there.
     """
-    wanted = ["output", "sha256", "runners_up"]
-    named = images_of(read(output, wanted)) | images_of(read_removed(output).select(wanted))
+    named = files_named(read(output, IMAGES)) | files_named(read_removed(output, IMAGES))
     orphans = tuple(address for address in orphan_images(output, named) if is_ours(address))
     still_ours()
     with ThreadPoolExecutor(THREADS) as threads:
@@ -212,102 +202,52 @@ def verify(output: str, asked: Mapping[str, str] | Iterable[str] | None = None) 
     Raises:
         StorageError: something could not be read.
     """
-    wanted = read_requests(output) if asked is None else asked
-    fingerprints = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
-    table = _read_files(files(output))
-    rows = _resolved(table)
-    answers = dict(zip(rows["key"].to_pylist(), zip(*_lists(rows, "fingerprint", "status"), strict=True), strict=True))
+    wanted = requested(output) if asked is None else _as_pairs(asked)
+    table = parts.read(files(output), ["fingerprint", *parts.DECIDING, *IMAGES])
+    rows = table.take(parts.standing(table))
+    known = pairs.with_keys(rows, wanted)
+    other = known.filter(pc.invert(pairs.is_same(known, wanted))) if _has_fingerprints(wanted) else known.slice(0, 0)
     expected = images_of(rows)
     missing_images, mismatches = read_back(output, expected)
+    named = files_named(rows) | files_named(read_removed(output, IMAGES))
     return Verification(
-        rows=len(fingerprints),
-        statuses=Counter(status for key, (_, status) in sorted(answers.items()) if key in fingerprints),
-        missing_rows=tuple(sorted(set(fingerprints) - set(answers))),
-        stale_rows=tuple(key for key, (got, _) in sorted(answers.items()) if fingerprints.get(key) not in (None, got)),
-        orphan_rows=tuple(sorted(set(answers) - set(fingerprints))),
-        duplicates=tuple(sorted(key for key, times in Counter(table["key"].to_pylist()).items() if times > 1)),
+        rows=wanted.num_rows,
+        statuses=counted(known["status"]),
+        missing_rows=_keys(pairs.without_keys(wanted, rows)),
+        stale_rows=_keys(other),
+        orphan_rows=_keys(pairs.without_keys(rows, wanted)),
+        duplicates=_more_than_once(table["key"]) if rows.num_rows < table.num_rows else (),
         missing_images=missing_images,
         hash_mismatches=mismatches,
-        orphan_images=orphan_images(output, {**expected, **images_of(read_removed(output))}),
+        orphan_images=orphan_images(output, named),
         images=len(expected) - len(missing_images),
         digest=digest_of(rows),
         images_digest=images_digest_of(rows),
-        epoch=max(table[_EPOCH].to_pylist(), default=0),
+        epoch=pc.max(table[parts.EPOCH]).as_py() or 0,
     )
 
 
-def _read_files(paths: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of the files, in their order, with the columns ``_EPOCH`` and ``_ORDER``."""
-    if not paths:
-        empty = pa.schema([*RESULT_FIELDS, (_EPOCH, pa.int64()), (_ORDER, pa.int64())]).empty_table()
-        return (
-            empty
-            if columns is None
-            else empty.select([n for n in (*columns, _EPOCH, _ORDER) if n in empty.schema.names])
-        )
-    with ThreadPoolExecutor(THREADS) as threads:
-        tables = list(threads.map(lambda path: _read_file(path, columns), paths))
-    ordered = [
-        _with_constant(_with_constant(table, _EPOCH, epoch_of(path)), _ORDER, index)
-        for index, (path, table) in enumerate(zip(paths, tables, strict=True))
-    ]
-    try:
-        return pa.concat_tables(ordered, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        text = " ".join(str(error).split())
-        raise OutputError(f"results in {paths[0].rpartition('/')[0]} do not fit together: {text}") from None
+def _read(paths: Sequence[str], columns: Sequence[str] | None) -> pa.Table:
+    wanted = None if columns is None else list(dict.fromkeys([*parts.DECIDING, *columns]))
+    table = parts.read(paths, wanted)
+    table = table.take(parts.standing(table)).drop_columns([parts.EPOCH, parts.ORDER])
+    return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def _read_file(path: str, columns: Sequence[str] | None) -> pa.Table:
-    # A part is small and comes in one request; of a merged file only the wanted columns are fetched.
-    source = storage.open_input(path) if _name(path).startswith("all-") else io.BytesIO(storage.read_bytes(path))
-    try:
-        with source, pq.ParquetFile(source) as file:
-            names = file.schema_arrow.names
-            return file.read(None if columns is None else [name for name in columns if name in names])
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise OutputError(f"{path} is no results file: {' '.join(str(error).split())}") from None
+def _as_pairs(asked: Mapping[str, str] | Iterable[str]) -> pa.Table:
+    named = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    fingerprints = pa.array(list(named.values()), pa.string())
+    return pa.table({"key": pa.array(list(named), pa.string()), "fingerprint": fingerprints})
 
 
-def _resolved(table: pa.Table) -> pa.Table:
-    """One row a key, sorted by key: of the highest epoch; within one, a success, else that of the last file."""
-    success = pc.equal(table["status"], SUCCESS).to_pylist()
-    rank = list(zip(table[_EPOCH].to_pylist(), success, table[_ORDER].to_pylist(), strict=True))
-    best: dict[str, int] = {}
-    for row, key in enumerate(table["key"].to_pylist()):
-        if key not in best or rank[best[key]] <= rank[row]:
-            best[key] = row
-    return table.take(pa.array([best[key] for key in sorted(best)], pa.int64())).drop_columns([_EPOCH, _ORDER])
+def _has_fingerprints(wanted: pa.Table) -> bool:
+    return bool(wanted["fingerprint"].null_count == 0)
 
 
-def _lists(table: pa.Table, *columns: str) -> list[list[str]]:
-    return [table[name].to_pylist() for name in columns]
+def _keys(table: pa.Table) -> tuple[str, ...]:
+    return tuple(sorted(table["key"].to_pylist()))
 
 
-def pairs(table: pa.Table) -> dict[str, str]:
-    """Key to fingerprint of a table's rows."""
-    return dict(zip(*_lists(table, "key", "fingerprint"), strict=True))
-
-
-def _with_constant(table: pa.Table, name: str, value: int) -> pa.Table:
-    return table.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), table.num_rows))
-
-
-def _encoded(table: pa.Table) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    return out.getvalue()
-
-
-def _digest(rows: pa.Table) -> str:
-    return rows_digest(zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def epoch_of(path: str) -> int:
-    """The number of the run that wrote a file of the table."""
-    number = _name(path).split("-")[1] if _name(path).count("-") >= 2 else ""
-    return int(number) if number.isdigit() else 0
+def _more_than_once(keys: pa.ChunkedArray) -> tuple[str, ...]:
+    counts = pc.value_counts(keys)
+    return tuple(sorted(counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()))

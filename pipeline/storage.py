@@ -38,6 +38,14 @@ def join(base: str, *parts: str) -> str:
     return f"{base}{tail}" if base.endswith("/") else f"{base}/{tail}"
 
 
+def resolved(address: str, folder: str) -> str:
+    """An address that may be relative to a folder, from everywhere: workers have other working directories."""
+    if "://" in address or address.startswith("/") or not address:
+        return address
+    path = local_path(folder or ".")
+    return join(folder if path is None else str(path), address)
+
+
 def local_path(uri: str) -> Path | None:
     """The absolute path of a local address, None where it lies elsewhere."""
     for scheme in ("file://", "local://"):
@@ -72,18 +80,23 @@ def read_bytes(uri: str) -> bytes:
     return retried(uri, lambda: remote_files.read(fs, inside))
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     """Put an object in place whole, over one that is there; on return it is durable.
 
     Local: written beside its place, flushed to the disk, renamed. S3: one PUT (above 100 MiB a multipart upload, which
     is invisible until complete).
+
+    Args:
+        uri: its address.
+        data: all of it.
+        durable: False for what need not outlive the machine: a local file is not waited for until it is on the disk.
 
     Raises:
         StorageError: it could not be written after bounded retries; what was there before still is.
     """
     path = local_path(uri)
     if path is not None:
-        return retried(uri, lambda: local_files.replace(path, data), writing=True)
+        return retried(uri, lambda: local_files.replace(path, data, durable=durable), writing=True)
     fs, inside = filesystem(uri)
     return retried(uri, lambda: remote_files.pipe(fs, inside, data), writing=True)
 

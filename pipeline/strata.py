@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import images, storage
+from pipeline import far_cells, images, storage
 from pipeline.errors import LoadError, StorageError
 
 THREADS: Final = 16  # heads fetched side by side
@@ -89,7 +89,7 @@ def strata(table: pa.Table, rows: Sequence[int]) -> Strata:
     found = _kinds(table)
     order = tuple(kind for kind, _ in sorted(Counter(found).items(), key=lambda item: (-item[1], item[0])))
     places = {kind: place for place, kind in enumerate(order)}
-    cells = table["image"].take(pa.array(rows, pa.int64())).to_pylist()
+    cells = far_cells.filled(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = dict(zip(rows, threads.map(_megapixels, cells), strict=True))
     known = {row: size for row, size in sizes.items() if size is not None}

@@ -28,6 +28,7 @@ _WORKER_TYPE: Final = pa.struct(
         ("replaced", pa.bool_()),  # it stands where another one died
         ("loaded", pa.float64()),  # seconds that loading editor and metrics took
         ("turn", pa.int64()),  # number of the block among the worker's, from 0
+        ("began", pa.float64()),  # when the block's edit began, seconds since 1970 by the host's clock
         ("retried", pa.int64()),  # rows of the block that had been in hand when a worker died
     ]
 )
@@ -69,10 +70,10 @@ class Worker:
         }
         self._turn = 0
 
-    def facts(self, retried: int) -> dict[str, Any]:
+    def facts(self, retried: int, began: float) -> dict[str, Any]:
         """What each row of the block that was just edited says of it."""
         turn, self._turn = self._turn, self._turn + 1
-        return {**self._facts, "turn": turn, "retried": retried}
+        return {**self._facts, "turn": turn, "began": began, "retried": retried}
 
 
 def timed(stage: str, table: pa.Table, work: Callable[[pa.Table], pa.Table]) -> pa.Table:

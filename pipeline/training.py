@@ -143,7 +143,7 @@ def _executor(
     name: Executor, job: FinetuneJob, address: str | None, say: Callable[[str], None]
 ) -> Callable[[list[TargetTask]], Iterator[tuple[str, dict[str, Any]]]]:
     if name == "local":
-        from pipeline.engine import best_device
+        from pipeline.devices import best_device
 
         return lambda tasks: ((task.name, tune(task, best_device(), say)) for task in tasks)
     from pipeline.executors import ray_tasks

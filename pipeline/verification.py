@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import addresses, storage
+from pipeline import addresses, pairs, storage
 from pipeline.schema import FAILURES, FILTERED, SUCCESS
 
 THREADS: Final = 32  # images read back side by side
@@ -91,12 +92,34 @@ class Verification:
 
 def images_of(rows: pa.Table) -> dict[str, str]:
     """Address to sha256 of every image that the rows name, runners-up too."""
-    named = zip(rows["output"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
-    found = {address: digest or "" for address, digest in named if address}
-    if "runners_up" in rows.column_names:
-        for others in rows["runners_up"].to_pylist():
-            found |= {other["output"]: other["sha256"] or "" for other in others or () if other["output"]}
+    found: dict[str, str] = {}
+    for table in _named(rows):
+        found |= zip(table["output"].to_pylist(), pc.fill_null(table["sha256"], "").to_pylist(), strict=True)
     return found
+
+
+def files_named(rows: pa.Table) -> set[str]:
+    """The files in which the images that the rows name rest, relative to the output or whole, as the rows say it."""
+    found: set[str] = set()
+    for table in _named(rows):
+        files = pc.list_element(pc.split_pattern(table["output"], addresses.MEMBER, max_splits=1), 0)
+        found |= set(pc.unique(files).to_pylist())
+    return found
+
+
+def _named(rows: pa.Table) -> Iterator[pa.Table]:
+    """Columns ``output`` and ``sha256`` of the best images, and of the others."""
+    yield rows.select(["output", "sha256"]).filter(pc.is_valid(rows["output"]))
+    if "runners_up" in rows.column_names:
+        others = pc.list_flatten(rows["runners_up"])
+        columns = {name: pc.struct_field(others, name) for name in ("output", "sha256")}
+        yield pa.table(columns).filter(pc.is_valid(columns["output"]))
+
+
+def counted(statuses: pa.ChunkedArray) -> dict[str, int]:
+    """How often each status is there, in the alphabet's order."""
+    counts = pc.value_counts(statuses)
+    return dict(sorted(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,12 +144,11 @@ def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...]
     return tuple(missing), tuple(differ)
 
 
-def orphan_images(output: str, expected: Iterable[str]) -> tuple[str, ...]:
-    """Addresses of files below the images' folder that are none of the expected ones' files."""
+def orphan_images(output: str, named: Collection[str]) -> tuple[str, ...]:
+    """Addresses of files below the images' folder that are none of those named."""
     folder = storage.join(output, addresses.IMAGES)
-    named = {addresses.file_of(address) for address in expected}
     present = (storage.join(addresses.IMAGES, file[len(folder) :]) for file in storage.list_files(folder))
-    return tuple(sorted(set(present) - named))
+    return tuple(sorted(set(present).difference(named)))
 
 
 def is_ours(address: str) -> bool:
@@ -136,9 +158,9 @@ def is_ours(address: str) -> bool:
 
 def digest_of(rows: pa.Table) -> str:
     """sha256 of the outcome, whatever the rows' order."""
-    columns = (rows[name].to_pylist() for name in ("key", "status", "sha256"))
-    lines = sorted(f"{len(key)}:{key}\0{status}\0{digest or ''}" for key, status, digest in zip(*columns, strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    names = pc.binary_join_element_wise(pc.utf8_length(rows["key"]).cast(pa.string()), rows["key"], ":")
+    lines = pc.binary_join_element_wise(names, rows["status"], pc.fill_null(rows["sha256"], ""), "\0")
+    return pairs.sha256_of_lines(lines.cast(pa.large_string()))
 
 
 def images_digest_of(rows: pa.Table) -> str:
@@ -146,10 +168,12 @@ def images_digest_of(rows: pa.Table) -> str:
 
     ``hashlib.sha256(json.dumps(sorted(zip(keys, hashes))).encode())`` is the same, but holds the whole text at once.
     """
-    pairs = sorted(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
-    digest = hashlib.sha256(b"[")
-    for number, pair in enumerate(pairs):
-        digest.update((", " if number else "").encode() + json.dumps(pair).encode())
+    rows = rows.take(pc.sort_indices(rows["key"]))
+    digest, first = hashlib.sha256(b"["), True
+    for keys, images in zip(pairs.pieces(rows["key"]), pairs.pieces(rows["sha256"]), strict=True):
+        listed = json.dumps(list(zip(keys, images, strict=True)))[1:-1]
+        digest.update(f"{'' if first else ', '}{listed}".encode())
+        first = False
     digest.update(b"]")
     return digest.hexdigest()
 

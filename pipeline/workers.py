@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from pipeline.events import Events
@@ -23,8 +25,7 @@ class Workers:
 
     def saw(self, rows: pa.Table) -> None:
         """Committed rows, as ``traces.told`` has them."""
-        blocks = {(worker["host"], worker["pid"], worker["turn"]): worker for worker in rows[WORKER].to_pylist()}
-        for worker in blocks.values():
+        for worker in _blocks(rows[WORKER]):
             who = worker["host"], worker["pid"]
             if who not in self._turns:
                 self._meter.saw(*who, worker["device"], replaced=worker["replaced"])
@@ -34,3 +35,10 @@ class Workers:
             if worker["retried"] and worker["turn"] not in turns:
                 self._events.say("retried", now=False, rows=worker["retried"])
             turns.add(worker["turn"])
+
+
+def _blocks(workers: pa.ChunkedArray) -> list[dict[str, Any]]:
+    """What the rows say of their workers, once a block."""
+    table = pa.Table.from_arrays(workers.flatten(), names=[field.name for field in workers.type])
+    told: list[dict[str, Any]] = table.group_by(table.column_names, use_threads=False).aggregate([]).to_pylist()
+    return told

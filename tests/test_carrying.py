@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline import carrying
 from pipeline.carrying import Earlier, earlier, sources
 
@@ -49,16 +51,24 @@ def test_answers_come_from_the_newest_and_from_those_before_it_until_one_came_to
 
 
 def test_an_answer_is_asked_again_by_its_status_or_its_error_class() -> None:
+    statuses = ["failed_to_load", "failed_to_load", "failed_to_edit", "success"]
+    answers = pa.table(
+        {
+            "status": statuses,
+            "error_type": ["LoadError", "ObjectMissing", "EditError", None],
+            "attempts": [0, None, 1, 1],
+        }
+    )
     again = carrying.answered_again(retry_failed=False, retry_errors={"LoadError"})
-    assert again("failed_to_load", "LoadError", 0)
-    assert not again("failed_to_load", "ObjectMissing", 0)
-    assert carrying.answered_again(retry_failed=True, retry_errors=())("failed_to_edit", "EditError", 1)
-    assert not carrying.answered_again(retry_failed=True, retry_errors=())("success", "", 1)
+    assert again(answers).to_pylist() == [True, False, False, False]
+    again = carrying.answered_again(retry_failed=True, retry_errors=())
+    assert again(answers).to_pylist() == [True, True, True, False]
+    again = carrying.answered_again(retry_failed=False, retry_errors=())
+    assert not any(again(answers).to_pylist())
 
 
 def test_a_row_that_missed_the_thresholds_is_asked_again_where_the_job_allows_more_tries_than_it_had() -> None:
+    statuses = ["failed_quality", "failed_quality", "success", "failed_to_edit"]
+    answers = pa.table({"status": statuses, "error_type": ["QualityError"] * 2 + [None] * 2, "attempts": [4, 6, 2, 2]})
     again = carrying.answered_again(retry_failed=False, retry_errors=(), tries=6)
-    assert again("failed_quality", "QualityError", 4)
-    assert not again("failed_quality", "QualityError", 6)
-    assert not again("success", "", 2), "what keeps the thresholds is not tried further"
-    assert not again("failed_to_edit", "EditError", 2)
+    assert again(answers).to_pylist() == [True, False, False, False]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest, storage
+from pipeline import manifest, pairs, storage
 from pipeline.errors import ManifestError
 
 
@@ -273,7 +273,8 @@ def test_what_is_left_and_what_is_answered_are_all_rows_and_no_row_twice(keys: l
     known = dict(zip(keys, table["fingerprint"].to_pylist(), strict=True))
     answered = {key: known[key] for key in data.draw(st.sets(st.sampled_from(keys)))}
     stale = {key: "older" for key in data.draw(st.sets(st.sampled_from(keys))) if key not in answered}
-    left = manifest.leave_out(table, {**answered, **stale, "nobody": "x"})
+    known = {**answered, **stale, "nobody": "x"}
+    left = pairs.without(table, pa.table({"key": list(known), "fingerprint": list(known.values())}))
     assert left["key"].to_pylist() == [key for key in keys if key not in answered]
     rows = data.draw(st.integers(1, 5))
     blocks = manifest.to_blocks(left, rows)

@@ -23,6 +23,7 @@ from pipeline.plan import claimed, make_plan
 from pipeline.run import WORTH_STOPPING, Summary, run
 from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
 from pipeline.status import read_status
+from pipeline.timing import PARTS
 from tests.datasets import painter_job, picture, square, write_dataset
 
 
@@ -41,7 +42,10 @@ def test_every_row_is_answered_and_the_summary_adds_up(tmp_path: Path) -> None:
     assert (summary.rows, summary.answered_now, summary.exit_code) == (8, 8, 0)
     assert sum(summary.statuses.values()) == 8
     assert summary.statuses["failed_to_edit"] == 1
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["statuses"] == summary.statuses
+    left = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert left["statuses"] == summary.statuses
+    assert set(left["timing"]) == set(summary.timing) == {*PARTS, "first_image"}
+    assert 0 < summary.timing["edit"] < summary.timing["first_image"] + summary.timing["edit"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
     proof = results.verify(job.output)
     assert proof.ok, proof.text()

@@ -31,8 +31,8 @@ def test_a_block_without_rows_stays_one() -> None:
 
 def test_a_worker_counts_its_blocks() -> None:
     worker = Worker("cpu", 1.5, replaced=True)
-    assert [worker.facts(retried)["turn"] for retried in (0, 2)] == [0, 1]
-    facts = worker.facts(3)
+    assert [worker.facts(retried, 7.5)["turn"] for retried in (0, 2)] == [0, 1]
+    facts = worker.facts(3, 7.5)
     assert (facts["device"], facts["loaded"], facts["replaced"], facts["retried"]) == ("cpu", 1.5, True, 3)
 
 
@@ -54,7 +54,7 @@ def test_the_driver_is_told_the_stages_and_the_worker_and_the_results_are_not(tm
 
 
 def test_rows_that_a_writer_loses_are_found_out() -> None:
-    facts = Worker("cpu", 0.0).facts(0)
+    facts = Worker("cpu", 0.0).facts(0, 7.5)
     block = pa.table({"key": ["a", "b"]})
     for stage in ("decode", "edit"):
         block = traces.timed(stage, block, lambda table: table)

@@ -23,7 +23,7 @@ def test_each_worker_and_each_block_that_was_tried_again_is_noted_once(tmp_path:
     workers = Workers(events, meter)
     workers.met(Crew(2, 1.0, None, 5))
     one, two = Worker("cpu", 2.0), Worker("big", 3.0, replaced=True)
-    first, again, third = one.facts(0), {**two.facts(3), "pid": 7}, one.facts(0)
+    first, again, third = one.facts(0, 7.5), {**two.facts(3, 7.5), "pid": 7}, one.facts(0, 7.5)
     workers.saw(rows(first, first, again))
     workers.saw(rows(again, third))
     events.say("finished")

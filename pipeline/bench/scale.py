@@ -5,7 +5,6 @@ Every figure is of a process of its own, so that its peak of memory is its own t
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,16 +24,21 @@ from pipeline.errors import RetouchError
 
 IMAGES: Final = 1000  # different image files that the rows of a manifest name in turn
 SIDE: Final = 32  # pixels
+ROWS_A_BLOCK: Final = 1000  # auto keeps blocks small, since it knows of no edit that costs nothing
 ROWS_A_GROUP: Final = 50_000  # of the manifest's Parquet row groups
 # Says its own peak: what the system says of a child holds its parent's memory at the moment of the fork.
-_WRAPPER: Final = """
+_PEAK: Final = """
 import atexit, pathlib, sys
 def peak():
     status = pathlib.Path('/proc/self/status').read_text()
     pathlib.Path(sys.argv[1]).write_text(next(line.split()[1] for line in status.splitlines() if 'VmHWM' in line))
 atexit.register(peak)
-from pipeline.cli import main
-main(sys.argv[2:])
+"""
+_COMMAND: Final = "from pipeline.cli import main; main(sys.argv[2:])"
+_PLANNED: Final = """
+from pipeline.config import load_job
+from pipeline.plan import make_plan
+make_plan(load_job(sys.argv[2]))
 """
 
 
@@ -64,21 +68,22 @@ def _measured(place: Path, rows: int, executor: str, sink: str) -> dict[str, Any
     output = str(place / f"out-{rows}")
     record: dict[str, Any] = {"rows": rows, "executor": executor, "sink": sink}
     run = ["run", str(job), "--executor", executor]
+    seconds, peak = _timed(place, _PLANNED, [str(job)])
+    record["plan"] = {"seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_mib": peak}
     for name, command in {"run": run, "again": run, "verify": ["verify", output]}.items():
-        seconds, peak = _timed(place, command)
+        seconds, peak = _timed(place, _COMMAND, command)
         record[name] = {"seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_mib": peak}
     return record
 
 
-def _timed(place: Path, command: Sequence[str]) -> tuple[float, int]:
-    """Wall-clock seconds and peak MiB of one command."""
+def _timed(place: Path, program: str, command: Sequence[str]) -> tuple[float, int]:
+    """Wall-clock seconds and peak MiB of a process of its own."""
     peak, began = place / "peak", time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", _WRAPPER, str(peak), *command],
+        [sys.executable, "-c", _PEAK + program, str(peak), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "RETOUCH_QUIET": "1"},
     )
     seconds = time.perf_counter() - began
     if done.returncode:
@@ -121,7 +126,7 @@ def _job(place: Path, rows: int, sink: str) -> Path:
         "editor": {"name": NULL, "weights": {}, "params": {"image_size": SIDE}},
         "metrics": [],
         "sink": sink,
-        "ray": {"batch_size": 64, "actors": 1},
+        "ray": {"batch_size": 64, "actors": 1, "rows_per_block": ROWS_A_BLOCK},
     }
     job.write_text(yaml.safe_dump(fields))
     return job

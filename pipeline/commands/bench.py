@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.commands import bench_scale
+from pipeline.commands import bench_pipeline, bench_scale
 
 bench = typer.Typer(help="Time the engine, the pipeline and large manifests; ratios are taken side by side.",
                     no_args_is_help=True)  # fmt: skip
@@ -16,3 +16,4 @@ def register(app: typer.Typer) -> None:
 
 
 bench_scale.register(bench)
+bench_pipeline.register(bench)

@@ -75,12 +75,12 @@ class Params:
     guide: Literal["text", "exemplar"] = "text"  # exemplar: towards CLIP's embedding of the exemplar's image
     clip_guidance_lambda: float = 1000.0  # the published strength
     range_lambda: float = 50.0  # holds x0 in [-1, 1] in the place of clamping, which would cut the gradient
-    distance: Literal["spherical", "cosine"] = _BY_PRESET
+    distance: Literal["spherical", "cosine"] = _BY_PRESET  # between image and text, by preset
     guide_on: Literal["blend", "x0"] = _BY_PRESET  # what CLIP looks at
     gradient: Literal["x_t", "x0"] = _BY_PRESET  # with respect to what; x0 leaves the network's backward pass out
     aug_num: int = _BY_PRESET  # views a step, the plain one included; 1 = no augmentation
-    augmentation: Literal["affine+perspective", "perspective"] = _BY_PRESET
-    translate: Literal["both", "vertical"] = _BY_PRESET
+    augmentation: Literal["affine+perspective", "perspective"] = _BY_PRESET  # of the views
+    translate: Literal["both", "vertical"] = _BY_PRESET  # in which directions views are moved
     class_mode: Literal["random", "zero"] = "random"  # class-conditional networks: redrawn every step, or no class
 
     # What keeps the background.
@@ -88,7 +88,7 @@ class Params:
     enforce_background: bool = True  # the last step's x0 is pasted into the source
     local_clip_guided: bool = False  # Algorithm 1, the baseline: neither blend nor enforce_background
     background_preservation_loss: bool = False  # what Algorithm 1 has for blending
-    lpips_lambda: float = _BY_PRESET
+    lpips_lambda: float = _BY_PRESET  # strength of its LPIPS part
     l2_lambda: float = _BY_PRESET  # on each image's own mean square; the code's mean spans the batch too
     background_target: Literal["masked", "unmasked"] = _BY_PRESET  # the source's side of that loss
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline import devices, figures, traces
-from pipeline.engine import Engine, best_device, edit_block
+from pipeline.engine import Engine, edit_block
 from pipeline.plan import Plan
 from pipeline.stages import decode_block, write_block
 from pipeline.traces import Crew, Listener, Worker
@@ -17,7 +17,7 @@ from pipeline.traces import Crew, Listener, Worker
 def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
     """Yield what ``traces.told`` has of each block's rows after they are committed; ``heard`` is told who works."""
     heard = heard or Listener()
-    device = best_device()
+    device = devices.best_device()
     name = devices.name_of(device)
     heard.met(Crew(1, 1.0, name, 1))
     began, before = time.perf_counter(), figures.totals()
@@ -25,8 +25,9 @@ def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
     worker = Worker(name, time.perf_counter() - began)
     for block in plan.blocks(actors=1):
         decoded = traces.timed("decode", block, lambda table: decode_block(table, plan.decode))
+        at = time.time()
         edited = traces.timed("edit", decoded, lambda table: edit_block(engine, table))
         yield traces.told(
-            traces.edited_by(edited, worker.facts(len(engine.losses))), lambda table: write_block(table, plan.write)
+            traces.edited_by(edited, worker.facts(len(engine.losses), at)), lambda table: write_block(table, plan.write)
         )
     heard.figures.update({**figures.since(before), figures.LIFE: time.perf_counter() - began})

@@ -17,13 +17,16 @@ LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a f
 
 
 @contextmanager
-def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -> Iterator[bool]:
+def cluster(
+    address: str | None, workers: int | None, spare_cpus: float = 0.0, gpus: int | None = None
+) -> Iterator[bool]:
     """Connect to a cluster, or start one here and stop it again; whether nodes may join it while it is used.
 
     Args:
         address: of a running cluster (``auto``, ``ray://host:10001``); None takes ``RAY_ADDRESS``, or starts Ray here.
         workers: of one CPU each, that a cluster started here must hold; None = one a core.
         spare_cpus: beyond those workers, for smaller tasks.
+        gpus: that a cluster started here is told to have; None = those that are there.
 
     Raises:
         StopRun: there is no cluster at the address.
@@ -53,13 +56,13 @@ def cluster(address: str | None, workers: int | None, spare_cpus: float = 0.0) -
     # Short, for a socket's path has 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         try:
-            _start_here(cpus, folder, quiet)
+            _start_here(cpus, gpus, folder, quiet)
             yield False
         finally:
             ray.shutdown()
 
 
-def _start_here(cpus: int, folder: str, quiet: dict[str, Any]) -> None:
+def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any]) -> None:
     """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
     import ray
 
@@ -68,6 +71,7 @@ def _start_here(cpus: int, folder: str, quiet: dict[str, Any]) -> None:
             ray.init(
                 address="local",
                 num_cpus=cpus,
+                num_gpus=gpus,
                 include_dashboard=False,
                 object_store_memory=LOCAL_OBJECT_STORE,
                 _temp_dir=folder,

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline import devices, downloads, traces
 from pipeline.config import RaySpec
-from pipeline.engine import Engine, best_device, edit_block
+from pipeline.engine import Engine, edit_block
 from pipeline.errors import Interrupted, StopRun
 from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
@@ -55,7 +55,7 @@ class EditActor:
         import ray
 
         self.told, self.began = told, time.perf_counter()
-        device = best_device() if gpus else devices.CPU
+        device = devices.best_device() if gpus else devices.CPU
         with downloads.watched(told.beat):
             self.engine = Engine(spec, device)
         replaced = bool(ray.get_runtime_context().was_current_actor_reconstructed)
@@ -63,10 +63,11 @@ class EditActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A block of samples to a block of answers."""
+        began = time.time()
         with downloads.watched(self.told.beat):
             edited = traces.timed("edit", table, lambda block: edit_block(self.engine, block))
         self.told.report(life=time.perf_counter() - self.began)
-        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses)))
+        return traces.edited_by(edited, self.worker.facts(len(self.engine.losses), began))
 
 
 def execute(plan: Plan, address: str | None = None, heard: Listener | None = None) -> Iterator[pa.Table]:
@@ -248,7 +249,7 @@ def _device(plan: Plan, pool: Resources) -> str | None:
 
 
 def _name_here() -> str:
-    return devices.name_of(best_device())
+    return devices.name_of(devices.best_device())
 
 
 def _decode(table: pa.Table, spec: DecodeSpec, told: Reporter) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.config import TaskSpec
-from pipeline.engine import best_device
+from pipeline.devices import best_device
 from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.executors.ray_tasks import options, wanted

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import TaskSpec
-from pipeline.engine import best_device
+from pipeline.devices import best_device
 from pipeline.errors import StopRun
 from pipeline.executors import anywhere, ray_nodes
 from pipeline.executors.ray_cluster import cluster, of_ours

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import EditError, WeightsError
+from pipeline.models import libraries
 from pipeline.models.checkpoint import load_strictly, read_state_dict, reason
 
 if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
@@ -114,15 +115,13 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 def _described(path: str) -> Clip:
     """The package's own layout: ``model_cfg`` (keywords of ``open_clip.CLIP``), ``tokenizer``, ``mean``, ``std``."""
-    import open_clip
-    from open_clip.tokenizer import SimpleTokenizer
-
     card = Path(path).with_suffix(".json")
     try:
         config = json.loads(card.read_text())
-        model = open_clip.CLIP(**config["model_cfg"])
+        model = libraries.open_clip_model().CLIP(**config["model_cfg"])
         merges = card.parent / config["tokenizer"]["merges"]
-        tokenizer = SimpleTokenizer(str(merges), context_length=config["tokenizer"]["context_length"])
+        make = libraries.open_clip_tokenizer().SimpleTokenizer
+        tokenizer = make(str(merges), context_length=config["tokenizer"]["context_length"])
         mean, std = tuple(config["mean"]), tuple(config["std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{card} describes no CLIP: {error!r}") from error
@@ -131,20 +130,18 @@ def _described(path: str) -> Clip:
 
 
 def _openai(path: str) -> Clip:
-    from open_clip.model import build_model_from_openai_state_dict
-    from open_clip.tokenizer import SimpleTokenizer
-
     state = openai_state_dict(path)
     state = {name: value for name, value in state.items() if name not in EXTRAS}
     try:
-        model = build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+        model = libraries.open_clip_model().build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
     except (KeyError, IndexError, RuntimeError, AssertionError) as error:
         raise WeightsError(
             f"{path} is no OpenAI CLIP ({reason(error)}); name another with open_clip:MODEL@FILE"
         ) from error
     model = model.float()
     load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip rounds to float16 on the way
-    return _clip(model, SimpleTokenizer(context_length=model.context_length))
+    tokenizer = libraries.open_clip_tokenizer().SimpleTokenizer(context_length=model.context_length)
+    return _clip(model, tokenizer)
 
 
 def openai_state_dict(path: str) -> dict[str, Tensor]:
@@ -191,12 +188,10 @@ def _bpe(model_name: str) -> SimpleTokenizer:
 
 
 def _clip(model: nn.Module, tokenizer: SimpleTokenizer) -> Clip:
-    import open_clip
-
     visual = cast(Any, model).visual
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
-    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    mean = getattr(visual, "image_mean", None) or libraries.open_clip_constants().OPENAI_DATASET_MEAN
+    std = getattr(visual, "image_std", None) or libraries.open_clip_constants().OPENAI_DATASET_STD
     return Clip(model, tokenizer, size, tuple(mean), tuple(std))
 
 

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from pipeline.models import libraries
+
 NORM_EPS = 1e-6  # the guided-diffusion family has 1e-5
 
 
@@ -48,11 +50,9 @@ class DDPM(nn.Module):
     """A DDPM UNet."""
 
     def __init__(self, config: DDPMConfig) -> None:
-        from diffusers import UNet2DModel  # here: it takes seconds
-
         super().__init__()
         self.config = config
-        self.unet = UNet2DModel(
+        self.unet = libraries.unet_2d()(
             sample_size=config.image_size,
             block_out_channels=tuple(config.ch * mult for mult in config.ch_mult),
             layers_per_block=config.num_res_blocks,

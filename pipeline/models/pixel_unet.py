@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import WeightsError
+from pipeline.models import libraries
 
 
 def cosine_alphas_cumprod(timesteps: int) -> Tensor:
@@ -34,11 +35,9 @@ class PixelUNet(nn.Module):
     alphas_cumprod: Tensor
 
     def __init__(self, unet: Mapping[str, Any], timesteps: int = 1000, fold: int = 2) -> None:
-        from diffusers import UNet2DModel  # here: it takes seconds
-
         super().__init__()
         self.fold = fold
-        self.unet = UNet2DModel(**unet)
+        self.unet = libraries.unet_2d()(**unet)
         self.register_buffer("alphas_cumprod", cosine_alphas_cumprod(timesteps).float(), persistent=False)
 
     @classmethod

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import manifest, results, storage
+from pipeline import manifest, pairs, results, storage
 from pipeline.exporting import items as module
-from pipeline.exporting.choosing import choose
+from pipeline.exporting.choosing import Choice, choose
 from pipeline.exporting.items import Item, Origin, items
 from pipeline.record import read_run
 from tests.exporting.outputs import finished
+
+
+def chosen(output: str) -> Choice:
+    return choose(results.read(output), pairs.none(), pairs.none())
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def test_no_more_rows_are_in_memory_than_are_asked_for_at_once(
 ) -> None:
     output = finished(tmp_path, 6)
     monkeypatch.setattr(module, "AHEAD", 2)
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     read.clear()
     leaving = items(Origin(output, read_run(output)), choice, "edited")
     for number in (1, 2, 3):
@@ -45,7 +49,7 @@ def test_no_more_rows_are_in_memory_than_are_asked_for_at_once(
 
 def test_a_shard_is_read_once_for_all_its_rows(tmp_path: Path, read: Counter[str]) -> None:
     output = finished(tmp_path, 6, sink="tar")
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     read.clear()
     found = [item for some in items(Origin(output, read_run(output)), choice, "edited") for item in some]
     assert [item.key for item in found] == choice.rows["key"].to_pylist()
@@ -57,7 +61,7 @@ def test_a_source_of_another_size_or_other_pixels_outside_the_mask_is_no_pair(tm
     output = finished(tmp_path, 2)
     table = manifest.read(str(tmp_path / "manifest.parquet")).table
     (tmp_path / "files/0.png").write_bytes((tmp_path / "files/1.png").read_bytes())
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     found = [item for some in items(Origin(output, read_run(output), table), choice, "pairs") for item in some]
     assert len(found) == 2
     lacking = [item for item in found if not isinstance(item, Item)]

@@ -1,0 +1,1 @@
+"""Tests of the timings: that they are taken of real work, never how long it takes."""
