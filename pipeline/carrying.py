@@ -22,8 +22,7 @@ from pipeline.schema import FAILED_QUALITY, FAILURES
 FINISHED_FILE: Final = "summary.json"  # a run that came to its end has answered all that it was asked
 MAY_DIFFER: Final = ("manifest", "name")  # of what decides a run: a night has a manifest of its own
 _ANSWER: Final = ("key", "fingerprint", "status", "error_type", "attempts")
-# Which answers are asked again, of columns status, error_type and attempts.
-Again = Callable[[pa.Table], pa.ChunkedArray]
+Again = Callable[[pa.Table], pa.ChunkedArray]  # of answers, which ones are asked for again
 
 
 @dataclass(frozen=True)
@@ -110,23 +109,20 @@ def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Again
 
 
 def answered_again(retry_failed: bool, retry_errors: Collection[str], tries: int = 0) -> Again:
-    """Which answers are asked for again, told by their ``status``, ``error_type`` and ``attempts``.
+    """Which answers are asked for again, told by ``status``, ``error_type`` and ``attempts``.
 
     Args:
         retry_failed: every failure is.
         retry_errors: so are those of these classes.
         tries: candidates that the job allows a row; one that missed the thresholds with fewer has some left.
     """
-    errors, failures = (
-        pa.array(sorted(retry_errors), pa.string()),
-        pa.array(FAILURES if retry_failed else [], pa.string()),
-    )
+    errors, failures = pa.array(sorted(retry_errors), pa.string()), pa.array(FAILURES, pa.string())
 
     def again(answers: pa.Table) -> pa.ChunkedArray:
-        has_more = pc.less(pc.fill_null(answers["attempts"], 0), tries)
-        missed = pc.and_(pc.equal(answers["status"], FAILED_QUALITY), has_more)
-        asked = pc.or_(pc.is_in(answers["status"], failures), pc.is_in(answers["error_type"], errors))
-        return pc.or_(asked, missed)
+        missed = pc.equal(answers["status"], FAILED_QUALITY)
+        has_more = pc.and_(missed, pc.less(pc.fill_null(answers["attempts"], 0), tries))
+        asked = pc.or_(has_more, pc.is_in(answers["error_type"], errors))
+        return pc.or_(asked, pc.is_in(answers["status"], failures)) if retry_failed else asked
 
     return again
 

@@ -42,9 +42,9 @@ plan.register(app)
 status.register(app)
 weights.register(app)
 bench.register(app)
-export.register(app)
 importing.register(app)
 manifest.register(app)
+export.register(app)
 submit.register(app)
 
 Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]

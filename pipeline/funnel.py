@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_LOAD, SUCCESS
 
@@ -42,16 +43,16 @@ def funnel(table: pa.Table) -> Funnel:
     Args:
         table: results, each key once, with ``COLUMNS``.
     """
-    statuses, stages, tries = (table[name].to_pylist() for name in COLUMNS)
     lost: dict[str, Counter[str]] = {name: Counter() for name in STATIONS}
-    for status, stage in zip(statuses, stages, strict=True):
-        if status != SUCCESS:
-            lost[_lost_at(status, stage)][status] += 1
+    counts = table.group_by(["status", "error_stage"]).aggregate([("status", "count")]).to_pylist()
+    for kind in counts:
+        if kind["status"] != SUCCESS:
+            lost[_lost_at(kind["status"], kind["error_stage"])][kind["status"]] += kind["status_count"]
     stations, left = [], table.num_rows
     for name in STATIONS:
         left -= lost[name].total()
         stations.append(Station(name, left, dict(sorted(lost[name].items()))))
-    return Funnel(tuple(stations), sum(number or 0 for number in tries))
+    return Funnel(tuple(stations), pc.sum(table["attempts"]).as_py() or 0)
 
 
 def _lost_at(status: str, stage: str | None) -> str:

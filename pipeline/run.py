@@ -218,11 +218,10 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
-    answers = results.read(output, ["key", *funnel.COLUMNS])
+    answers = pairs.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
     missing = pairs.without_keys(plan.requests, answers)["key"]
     if len(missing):
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
-    answers = pairs.with_keys(answers, plan.requests)
     statuses = dict.fromkeys(STATUSES, 0) | counted(answers["status"])
     summary = Summary(
         name=plan.job.name,
