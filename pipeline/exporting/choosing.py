@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import pairs
 from pipeline.addresses import MEMBER, file_of
 from pipeline.errors import ConfigError
 from pipeline.field_errors import nearest
@@ -35,8 +36,8 @@ class Choice:
 
 def choose(
     table: pa.Table,
-    asked: Collection[str],
-    texts: Mapping[str, Mapping[str, str | None]],
+    asked: pa.Table,
+    texts: pa.Table,
     *,
     statuses: Collection[str] = (SUCCESS,),
     where: str | None = None,
@@ -46,8 +47,8 @@ def choose(
 
     Args:
         table: its results.
-        asked: keys of all rows that it was asked for.
-        texts: of ``TEXTS`` those that there are, by key.
+        asked: with the ``key`` of every row that it was asked for.
+        texts: with ``key``, and of ``TEXTS`` those that there are.
         statuses: of the rows that may leave, among ``WITH_IMAGE``.
         where: what else holds of them: a condition of DuckDB's SQL over the results' columns and ``TEXTS``.
         columns: that leave; all that mean something outside of the run where None.
@@ -59,7 +60,7 @@ def choose(
         raise ConfigError(f"rows of status {wrong[0]!r} have no image; those that have: {', '.join(WITH_IMAGE)}")
     table = _with_texts(table, texts)
     names = _columns(table, columns)
-    left_out = Counter({UNANSWERED: len(set(asked) - set(table["key"].to_pylist()))})
+    left_out = Counter({UNANSWERED: pairs.without_keys(asked, table).num_rows})
     left_out.update(status for status in table["status"].to_pylist() if status not in statuses)
     table = table.filter(pc.is_in(table["status"], pa.array(sorted(statuses), pa.string())))
     if where is not None:
@@ -73,11 +74,11 @@ def choose(
     return Choice(_ordered(table), names, counts)
 
 
-def _with_texts(table: pa.Table, texts: Mapping[str, Mapping[str, str | None]]) -> pa.Table:
-    keys = table["key"].to_pylist()
+def _with_texts(table: pa.Table, texts: pa.Table) -> pa.Table:
+    places = pc.index_in(table["key"], value_set=texts["key"])
     for name in TEXTS:
-        if name in texts and name not in table.column_names:
-            table = table.append_column(name, pa.array([texts[name].get(key) for key in keys], pa.string()))
+        if name in texts.column_names and name not in table.column_names:
+            table = table.append_column(name, texts[name].take(places))
     return table
 
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,22 +19,22 @@ import pyarrow.compute as pc
 
 from pipeline import manifest, pairs, results, storage
 from pipeline.addresses import whole
+from pipeline.columns import without_credentials
 from pipeline.errors import ConfigError, RetouchError
 from pipeline.exporting.card import CARD, Facts, Format, card
 from pipeline.exporting.choosing import TEXTS, choose
 from pipeline.exporting.folder import METADATA, Folder
-from pipeline.exporting.items import Item, Lacking, Layout, Origin, items
+from pipeline.exporting.items import CHANGED, Item, Lacking, Layout, Origin, items
 from pipeline.exporting.parquet import Parquet
 from pipeline.exporting.pieces import Limits, Piece, Writer
 from pipeline.exporting.webdataset import WebDataset
 from pipeline.plan import decided
 from pipeline.record import read_run, version_of
-from pipeline.redaction import redacted, redacted_all
+from pipeline.redaction import redacted_all
 from pipeline.schema import SUCCESS
 
 EXPORT_FILE: Final = "export.json"
 THREADS: Final = 16  # files deleted side by side
-_CHANGED: Final = "the manifest's row, or a file that it names, is not the one that was answered"
 _OURS: Final = re.compile(  # what an export puts down beside export.json, below its folder
     rf"{CARD}|{METADATA}|shard-\d{{6}}\.tar|data/train-\d{{5}}\.parquet|images/[0-9a-f]{{2}}/[^/]+"
 )
@@ -93,14 +93,12 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     asked = _asked(request, record, table)
     choice = choose(
         table,
-        results.read_requests(request.output).keys(),
+        results.requested(request.output),
         _texts(asked),
         statuses=request.statuses,
         where=request.where,
         columns=request.columns,
     )
-    if request.layout == "edited":
-        asked = replace(asked, table=None)  # pictures in it may be large
     types = pa.schema([choice.rows.schema.field(name) for name in choice.columns])
     writer = _writer(request, types, say)
     _make_room(request)
@@ -116,7 +114,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     left_out = dict(sorted((Counter(choice.left_out) + Counter(row.reason for row in lacking)).items()))
     done = Exported(rows, left_out, tuple(lacking), tuple(writer.close()), asked.notes)
     facts = Facts(
-        request.dest.rpartition("/")[2],
+        whole(request.dest).rpartition("/")[2],
         request.format,
         request.layout,
         redacted_all(record),
@@ -135,34 +133,36 @@ class _Asked:
     """What the rows were asked for, as far as it is still to be had."""
 
     table: pa.Table | None  # the manifest
-    changed: Mapping[str, str]  # keys whose request is not the one that was answered, and why
+    changed: frozenset[str]  # keys whose request is not the one that was answered
     notes: tuple[str, ...]
 
 
 def _asked(request: Request, record: Mapping[str, Any], answers: pa.Table) -> _Asked:
     """The manifest as it is now, held against the fingerprints of what was answered."""
+    leaving = answers.filter(pc.is_in(answers["status"], pa.array(request.statuses, pa.string())))
     try:
-        table = manifest.read(request.manifest or record["job"]["manifest"]).table
-        leaving = answers.filter(pc.is_in(answers["status"], pa.array(request.statuses, pa.string())))
+        table = manifest.read(request.manifest or record["job"]["manifest"], far=True).table
         rows = pairs.with_keys(table, leaving)
         now = manifest.with_fingerprints(rows, decided(record))
     except RetouchError as error:
         if request.layout == "pairs":
             raise ConfigError(f"pairs need what was edited: {error}; give the manifest with --manifest") from None
-        return _Asked(None, {}, (f"no prompts: {error}; give the manifest with --manifest",))
-    changed = dict.fromkeys(pairs.without(leaving, now)["key"].to_pylist(), _CHANGED)
-    notes = (f"no prompt for {len(changed)} rows: {_CHANGED}",) if changed and request.layout == "edited" else ()
+        return _Asked(None, frozenset(), (f"no prompts: {error}; give the manifest with --manifest",))
+    changed = frozenset(pairs.without(leaving, now)["key"].to_pylist())
+    notes = (f"no prompt for {len(changed)} rows: {CHANGED}",) if changed and request.layout == "edited" else ()
     return _Asked(rows, changed, notes)
 
 
-def _texts(asked: _Asked) -> dict[str, dict[str, str | None]]:
-    """Texts of the requests that are still those that were answered, by column and key."""
-    found: dict[str, dict[str, str | None]] = {}
-    for name in TEXTS:
-        if asked.table is not None and name in asked.table.column_names:
-            cells = zip(asked.table["key"].to_pylist(), asked.table[name].to_pylist(), strict=True)
-            found[name] = {key: redacted(text) for key, text in cells if text is not None and key not in asked.changed}
-    return found
+def _texts(asked: _Asked) -> pa.Table:
+    """Texts of the requests that are still those that were answered."""
+    if asked.table is None:
+        return pa.table({"key": pa.array([], pa.string())})
+    names = [name for name in TEXTS if name in asked.table.column_names]
+    changed = pa.table({"key": pa.array(sorted(asked.changed), pa.string())})
+    same = pairs.without_keys(asked.table.select(["key", *names]), changed)
+    return pa.table(
+        {name: without_credentials(same[name]) if name in TEXTS else same[name] for name in same.column_names}
+    )
 
 
 def _writer(request: Request, types: pa.Schema, say: Callable[[str], None]) -> Writer:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import addresses, images
+from pipeline import addresses, far_cells, images
 from pipeline.config import MaskSpec
 from pipeline.errors import EditError, LoadError, ObjectMissing
 from pipeline.exporting import provenance
@@ -19,6 +20,7 @@ from pipeline.exporting.choosing import Choice
 from pipeline.specs import DecodeSpec
 from pipeline.stages import decode
 
+CHANGED: Final = "the manifest's row, or a file that it names, is not the one that was answered"
 Layout = Literal["edited", "pairs"]
 THREADS: Final = 8  # images fetched, checked and encoded side by side
 AHEAD: Final = 32  # rows in memory at once: some 50 MB of 1024 x 1024 as PNG
@@ -54,8 +56,8 @@ class Origin:
 
     output: str
     record: Mapping[str, Any]  # run.json
-    requests: pa.Table | None = None  # the manifest; needed for pairs
-    changed: Mapping[str, str] = field(default_factory=dict)  # keys whose request is not what was answered, and why
+    requests: pa.Table | None = None  # the manifest, for ``far_cells.filled``; needed for pairs
+    changed: Collection[str] = ()  # keys whose request is not the one that was answered
     stamp: bool = True  # write where it comes from into each edited image
 
 
@@ -65,13 +67,17 @@ def items(origin: Origin, choice: Choice, layout: Layout) -> Iterator[list[Item 
     Raises:
         StorageError: an image could not be read after bounded retries; one that is not there is ``Lacking``.
     """
-    known = _Requests(origin.requests) if layout == "pairs" else None
+    rows, places = choice.rows, None
+    if layout == "pairs" and origin.requests is not None:
+        places = pc.index_in(rows["key"], value_set=origin.requests["key"])
+        order = pc.sort_indices(places)  # as the manifest has them, whose files are read group by group
+        rows, places = rows.take(order), places.take(order)
     with ThreadPoolExecutor(THREADS) as threads:
-        for start in range(0, choice.rows.num_rows, AHEAD):
-            rows = choice.rows.slice(start, AHEAD).to_pylist()
-            requests = known.of([row["key"] for row in rows]) if known else {}
+        for start in range(0, rows.num_rows, AHEAD):
+            some = rows.slice(start, AHEAD).to_pylist()
+            requests = {} if places is None else _requests(origin.requests, places.slice(start, AHEAD))
             files: dict[str, list[dict[str, Any]]] = {}
-            for row in rows:
+            for row in some:
                 files.setdefault(addresses.file_of(row["output"]), []).append(row)
             work = partial(_items_of, origin, choice.columns, layout, requests)
             yield [item for group in threads.map(work, files.values()) for item in group]
@@ -89,18 +95,10 @@ def _items_of(
     return [_item(origin, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
 
 
-class _Requests:
-    """The manifest's rows by key."""
-
-    def __init__(self, table: pa.Table | None) -> None:
-        self.table = table
-        self.places = {} if table is None else {key: place for place, key in enumerate(table["key"].to_pylist())}
-
-    def of(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        if self.table is None:
-            return {}
-        places = pa.array([self.places[key] for key in keys if key in self.places], pa.int64())
-        return {request["key"]: request for request in self.table.take(places).to_pylist()}
+def _requests(table: pa.Table, places: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
+    """The manifest's rows at some places, with their images' bytes, by key."""
+    wanted = table.take(places.drop_null())
+    return {row["key"]: row for row in far_cells.filled(wanted).to_pylist()} if wanted.num_rows else {}
 
 
 def _item(
@@ -138,8 +136,8 @@ def _before(origin: Origin, row: Mapping[str, Any], data: bytes, request: Mappin
     """
     if request is None:
         raise LoadError("the manifest has no row of this key any more")
-    if reason := origin.changed.get(row["key"]):
-        raise LoadError(reason)
+    if row["key"] in origin.changed:
+        raise LoadError(CHANGED)
     how = MaskSpec.model_validate(origin.record["job"]["mask"])
     sample = decode({**request, "fingerprint": row["fingerprint"]}, DecodeSpec(frozenset(), how))
     if sample.failure is not None:

@@ -18,9 +18,18 @@ KEYS = ["a.b.c", "ordner/ü 1", "__key__", "10%", "k" * 300, "last"]
 PROMPTS = {0: "ein <roter> Kreis & 'mehr'", 1: "赤い円"}
 
 
-def finished(folder: Path, rows: int = 6, prompts: dict[int, str] | None = None, **changes: Any) -> str:
-    """The output of a run over ``rows`` rows with ``KEYS``; prompts such as "raise" make rows fail."""
-    columns = {"key": KEYS[:rows]} if rows <= len(KEYS) else {}
+def finished(
+    folder: Path,
+    rows: int = 6,
+    prompts: dict[int, str] | None = None,
+    image: list[bytes] | None = None,
+    **changes: Any,
+) -> str:
+    """The output of a run over ``rows`` rows with ``KEYS``; prompts such as "raise" make rows fail.
+
+    Images are files, or stand in the manifest where their bytes are given.
+    """
+    columns: dict[str, list[Any]] = {"key": KEYS[:rows], **({"image": list(image)} if image else {})}
     manifest = write_dataset(folder, rows, {**PROMPTS, **(prompts or {})}, **columns)
     job = painter_job(folder, manifest, max_failure_rate=1.0, **changes)
     run(job, executor="local", console=Console(file=io.StringIO()))

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline import manifest, results, storage
+from pipeline import far_cells, images, manifest, pairs, results, storage
 from pipeline.exporting import items as module
-from pipeline.exporting.choosing import choose
+from pipeline.exporting.choosing import Choice, choose
 from pipeline.exporting.items import Item, Origin, items
 from pipeline.record import read_run
-from tests.exporting.outputs import finished
+from tests.datasets import picture, png
+from tests.exporting.outputs import KEYS, finished
+
+
+def chosen(output: str) -> Choice:
+    return choose(results.read(output), pairs.none(), pairs.none())
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_no_more_rows_are_in_memory_than_are_asked_for_at_once(
 ) -> None:
     output = finished(tmp_path, 6)
     monkeypatch.setattr(module, "AHEAD", 2)
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     read.clear()
     leaving = items(Origin(output, read_run(output)), choice, "edited")
     for number in (1, 2, 3):
@@ -45,7 +51,7 @@ def test_no_more_rows_are_in_memory_than_are_asked_for_at_once(
 
 def test_a_shard_is_read_once_for_all_its_rows(tmp_path: Path, read: Counter[str]) -> None:
     output = finished(tmp_path, 6, sink="tar")
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     read.clear()
     found = [item for some in items(Origin(output, read_run(output)), choice, "edited") for item in some]
     assert [item.key for item in found] == choice.rows["key"].to_pylist()
@@ -57,9 +63,25 @@ def test_a_source_of_another_size_or_other_pixels_outside_the_mask_is_no_pair(tm
     output = finished(tmp_path, 2)
     table = manifest.read(str(tmp_path / "manifest.parquet")).table
     (tmp_path / "files/0.png").write_bytes((tmp_path / "files/1.png").read_bytes())
-    choice = choose(results.read(output), [], {})
+    choice = chosen(output)
     found = [item for some in items(Origin(output, read_run(output), table), choice, "pairs") for item in some]
     assert len(found) == 2
     lacking = [item for item in found if not isinstance(item, Item)]
     assert [item.reason for item in lacking] == ["source not as edited"]
     assert "px outside the mask differ now" in lacking[0].detail
+
+
+def test_pairs_of_a_manifest_that_no_memory_holds_are_read_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(far_cells, "FAR_FROM", 1)
+    monkeypatch.setattr(module, "AHEAD", 2)
+    pictures = [png(picture(number)) for number in range(5)]
+    output = finished(tmp_path, 5, image=pictures)
+    table = manifest.read(str(tmp_path / "manifest.parquet"), far=True).table
+    assert far_cells.FILE in table.column_names
+    leaving = items(Origin(output, read_run(output), table), chosen(output), "pairs")
+    found = {item.key: item for some in leaving for item in some if isinstance(item, Item)}
+    sources = {key: images.decode_image(item.files["source"]).pixels for key, item in found.items()}
+    assert list(sources) == KEYS[:5], "in the manifest's order"
+    assert all(np.array_equal(sources[key], picture(number)) for number, key in enumerate(KEYS[:5]))
