@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from pipeline import addresses, lease, pairs, results, storage
 from pipeline.errors import OutputError
 from pipeline.record import RUN_FILE, differences, read_run
-from pipeline.schema import FAILURES
+from pipeline.schema import FAILED_QUALITY, FAILURES
 
 FINISHED_FILE: Final = "summary.json"  # a run that came to its end has answered all that it was asked
 MAY_DIFFER: Final = ("manifest", "name")  # of what decides a run: a night has a manifest of its own
-_ANSWER: Final = ("key", "fingerprint", "status", "error_type")
+_ANSWER: Final = ("key", "fingerprint", "status", "error_type", "attempts")
+Again = Callable[[pa.Table], pa.ChunkedArray]  # of answers, which ones are asked for again
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,14 @@ def wait_for(runs: Sequence[Earlier]) -> None:
             lease.wait_until_over(run.output)
 
 
-def take_over(
-    todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again: Callable[[pa.Table], pa.ChunkedArray]
-) -> pa.Table:
+def take_over(todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again: Again) -> pa.Table:
     """Results rows, of ``schema``, of the requests that an earlier run answered and that have not changed since.
 
     Args:
         todo: requests with ``key`` and ``fingerprint``; their caller's columns are those of tonight.
         runs: earlier runs, the newest first.
         schema: of this run's results.
-        again: which answers (columns ``status`` and ``error_type``) are asked for again.
+        again: which answers are asked for again.
     """
     taken = [schema.empty_table()]
     for run in sources(runs):
@@ -103,28 +102,32 @@ def take_over(
     return pa.concat_tables(taken)
 
 
-def take_back(
-    todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Callable[[pa.Table], pa.ChunkedArray]
-) -> pa.Table:
+def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Again) -> pa.Table:
     """Results rows of requests that had left the manifest and are back, from ``results.read_removed``."""
     same = _unchanged(todo, removed, again)
     return _as_rows(removed, None, same, schema) if same.num_rows else schema.empty_table()
 
 
-def answered_again(retry_failed: bool, retry_errors: Collection[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
-    """Which answers are asked for again, told by their ``status`` and ``error_type``."""
-    errors, failures = (
-        pa.array(sorted(retry_errors), pa.string()),
-        pa.array(FAILURES if retry_failed else [], pa.string()),
-    )
+def answered_again(retry_failed: bool, retry_errors: Collection[str], tries: int = 0) -> Again:
+    """Which answers are asked for again, told by ``status``, ``error_type`` and ``attempts``.
+
+    Args:
+        retry_failed: every failure is.
+        retry_errors: so are those of these classes.
+        tries: candidates that the job allows a row; one that missed the thresholds with fewer has some left.
+    """
+    errors, failures = pa.array(sorted(retry_errors), pa.string()), pa.array(FAILURES, pa.string())
 
     def again(answers: pa.Table) -> pa.ChunkedArray:
-        return pc.or_(pc.is_in(answers["status"], failures), pc.is_in(answers["error_type"], errors))
+        missed = pc.equal(answers["status"], FAILED_QUALITY)
+        has_more = pc.and_(missed, pc.less(pc.fill_null(answers["attempts"], 0), tries))
+        asked = pc.or_(has_more, pc.is_in(answers["error_type"], errors))
+        return pc.or_(asked, pc.is_in(answers["status"], failures)) if retry_failed else asked
 
     return again
 
 
-def _unchanged(todo: pa.Table, answers: pa.Table, again: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
+def _unchanged(todo: pa.Table, answers: pa.Table, again: Again) -> pa.Table:
     """The requests whose answer stands for the same fingerprint."""
     if not answers.num_rows:
         return todo.slice(0, 0)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import bench, plan, schedule, schema, status, submit, weights
+from pipeline.commands import (
+    bench,
+    export,
+    importing,
+    manifest,
+    plan,
+    plugins,
+    schedule,
+    schema,
+    status,
+    submit,
+    weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.config import FinetuneJob, TrainJob
-    from pipeline.importers import Imported
+    from pipeline.run import Summary
 
 app = typer.Typer(
     name="retouch",
@@ -29,8 +42,9 @@ plan.register(app)
 status.register(app)
 weights.register(app)
 bench.register(app)
-importing = typer.Typer(help="Other projects' datasets as manifests.", no_args_is_help=True)
-app.add_typer(importing, name="import")
+importing.register(app)
+manifest.register(app)
+export.register(app)
 submit.register(app)
 
 Date = Annotated[str | None, typer.Option(help="{date} in addresses: YYYY-MM-DD; else RETOUCH_DATE, else today, UTC.")]
@@ -53,6 +67,9 @@ def run(
         float | None, typer.Option(min=0.0, help="Stop when all runs of the output cost this; the job's max_cost.")
     ] = None,
     prices: Annotated[str | None, typer.Option(help="Price table (YAML); else RETOUCH_PRICES, else ours.")] = None,
+    progress: Annotated[
+        str, typer.Option(help="auto (a bar on a terminal), plain, json (all of stdout, an object a line) or quiet.")
+    ] = "auto",
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
     from pipeline.config import EvaluateJob, FinetuneJob, TrainJob, load_job
@@ -63,17 +80,22 @@ def run(
     if isinstance(loaded, EvaluateJob):
         raise ConfigError(f"{job} is an evaluation: retouch evaluate {job}")
     if isinstance(loaded, FinetuneJob | TrainJob):
-        if limit is not None or retry_failed or retry_error:
+        if limit is not None or retry_failed or retry_error or progress != "auto":
             what = "fine-tuning" if isinstance(loaded, FinetuneJob) else "training"
-            raise ConfigError(f"{job} is a {what}, which has no rows: leave --limit, --retry-failed and -error out")
+            raise ConfigError(
+                f"{job} is a {what}, which has no rows: leave --limit, --retry-failed, -error and --progress out"
+            )
         if isinstance(loaded, FinetuneJob):
             _finetune(loaded, where, address)
         else:
             _train(loaded, where, address)
         return
-    from pipeline.run import run as run_job
-    from pipeline.timing import line as time_line
+    from rich.console import Console
 
+    from pipeline.progress import mode_of
+    from pipeline.run import run as run_job
+
+    mode = mode_of(progress)
     summary = run_job(
         loaded,
         executor=where,
@@ -82,8 +104,20 @@ def run(
         retry_failed=retry_failed,
         retry_errors=frozenset(retry_error or ()),
         price_table=prices,
+        console=Console(stderr=mode != "json"),
+        progress=mode,
         ahead=True,
     )
+    if mode in ("auto", "plain"):
+        _say_summary(summary)
+    elif mode == "json":
+        typer.echo(json.dumps({"event": "finished", **summary.record()}))
+    raise typer.Exit(summary.exit_code)
+
+
+def _say_summary(summary: Summary) -> None:
+    from pipeline.timing import line as time_line
+
     _say_counts(summary.rows, summary.statuses)
     typer.echo(
         f"answered now: {summary.answered_now} in {summary.seconds:.1f} s "
@@ -101,7 +135,6 @@ def run(
             f"see the gallery, mend, and run again with --retry-failed",
             err=True,
         )
-    raise typer.Exit(summary.exit_code)
 
 
 @app.command()
@@ -159,12 +192,13 @@ def row(
 
 
 @app.command()
-def report(outputs: Annotated[list[str], typer.Argument(help="Output folders.")]) -> None:
-    """Write the gallery, one self-contained HTML page an output."""
+def report(
+    outputs: Annotated[list[str], typer.Argument(help="Output folder; more of them are shown beside it, key by key.")],
+) -> None:
+    """Write the gallery: one self-contained HTML page, report.html, or compare.html where there are several outputs."""
     from pipeline.report import write
 
-    for output in outputs:
-        typer.echo(write(output))
+    typer.echo(write(outputs[0], beside=outputs[1:]))
 
 
 @app.command()
@@ -190,56 +224,7 @@ def evaluate(
     typer.echo(f"{done.seconds:.1f} s; ids and what was not counted: {loaded.output}/{METRICS_FILE}")
 
 
-@importing.command("cocoee")
-def import_cocoee(
-    folder: Annotated[str, typer.Argument(help="Paint by Example's test_bench: GT_3500, Ref_3500, Mask_bbox_3500.")],
-    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
-) -> None:
-    """The COCO exemplar benchmark: one row an image, with mask and exemplar."""
-    from pipeline.importers import cocoee
-
-    _say_import(cocoee(folder, output), output)
-
-
-@importing.command("coco")
-def import_coco(
-    annotations: Annotated[str, typer.Argument(help="COCO's instances JSON.")],
-    images: Annotated[str, typer.Argument(help="Folder of the images.")],
-    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
-    min_area: Annotated[float, typer.Option(help="Smallest box, as a share of its image.")] = 0.02,
-    max_area: Annotated[float, typer.Option(help="Largest box, as a share of its image.")] = 0.8,
-    grouped: Annotated[bool, typer.Option("--grouped", help="One row an image with all boxes, to train on.")] = False,
-) -> None:
-    """COCO's boxes: one row a box to edit, or one an image to train on."""
-    from pipeline.importers import coco
-
-    _say_import(coco(annotations, images, output, (min_area, max_area), grouped=grouped), output)
-
-
-@importing.command("openimages")
-def import_openimages(
-    boxes: Annotated[str, typer.Argument(help="Open Images' boxes CSV, or a folder of one .txt an image.")],
-    images: Annotated[str, typer.Argument(help="Folder of the images.")],
-    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet).")],
-    min_area: Annotated[float, typer.Option(help="Smallest box, as a share of its image.")] = 0.02,
-    max_area: Annotated[float, typer.Option(help="Largest box, as a share of its image.")] = 0.8,
-) -> None:
-    """Open Images' boxes, to train on: one row an image with all its boxes."""
-    from pipeline.importers import openimages
-
-    _say_import(openimages(boxes, images, output, (min_area, max_area)), output)
-
-
-@app.command()
-def plugins() -> None:
-    """Installed editors, metrics, set metrics and sinks."""
-    from pipeline.plugins import KINDS, available
-
-    for kind in KINDS:
-        for name, point in sorted(available(kind).items()):
-            typer.echo(f"{kind[:-1]:10} {name:20} {point.value}")
-
-
+plugins.register(app)
 schedule.register(app)
 
 
@@ -271,13 +256,6 @@ def _say_metrics(record: Mapping[str, Any]) -> None:
 
 def _said_counts(counts: Mapping[str, int]) -> str:
     return f" ({', '.join(f'{count} {value}' for value, count in counts.items())})" if counts else ""
-
-
-def _say_import(imported: Imported, output: str) -> None:
-    typer.echo(f"{output}: {imported.rows} rows{imported.note}")
-    if imported.missing:
-        typer.echo(f"{len(imported.missing)} files are not there: {', '.join(imported.missing[:5])}", err=True)
-        raise typer.Exit(1)
 
 
 def _finetune(job: FinetuneJob, executor: Literal["ray", "local"], address: str | None) -> None:

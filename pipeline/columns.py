@@ -43,8 +43,13 @@ def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise ManifestError(f"{file}: column {name!r}: {' '.join(str(error).split())}") from None
     if converted is None:
-        raise ManifestError(f"{file}: column {name!r} is {column.type}; expected {_EXPECTED.get(name, 'string')}")
+        raise ManifestError(f"{file}: column {name!r} is {column.type}; expected {expected(name)}")
     return converted
+
+
+def expected(name: str) -> str:
+    """Which types a request column may have, in words."""
+    return _EXPECTED.get(name, "string")
 
 
 def check_texts(table: pa.Table, file: str) -> None:

@@ -53,7 +53,7 @@ __all__ = [
 class EditorSpec(Model):
     """Which editor, on which weights."""
 
-    name: str
+    name: str  # retouch plugins lists the installed ones
     # embedded:shapes, a path, s3://..., hf://repo/file; or one of these a role; or several, tried in order, a role.
     weights: JobWeights
     params: dict[str, Any] = Field(default_factory=dict)  # fields of the editor's Params
@@ -62,24 +62,27 @@ class EditorSpec(Model):
 class MetricSpec(Model):
     """A metric by name; without ``weights`` it uses the editor's."""
 
-    name: str
-    weights: JobWeights | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    name: str  # a name alone is short for this mapping
+    weights: JobWeights | None = None  # as of the editor, whose they are where it is left out
+    options: dict[str, Any] = Field(default_factory=dict)  # further arguments of the metric's load
 
 
 class Threshold(Model):
     """Bounds that a score must keep, both inclusive."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = None  # a number in the place of the mapping is short for this one
+    max: float | None = None  # for distances
 
 
 class QualitySpec(Model):
     """What happens to a row whose best candidate misses a threshold."""
 
+    # score: measured only; reject: the row is answered failed_quality; retry: more seeds first.
     mode: Literal["score", "reject", "retry"] = "score"
-    thresholds: dict[str, Threshold] = Field(default_factory=dict)
-    rounds: int = Field(default=3, ge=1)  # retry: rounds of ``candidates`` more seeds, at most
+    thresholds: dict[str, Threshold] = Field(default_factory=dict)  # by score column: clip_score, background_l1, ...
+    # retry: rounds of ``candidates`` more seeds, at most; a row goes on until one candidate keeps the thresholds. With
+    # more rounds than before, the same command tries only the rows that missed them.
+    rounds: int = Field(default=3, ge=1)
 
     @field_validator("thresholds", mode="before", json_schema_input_type=dict[str, float | Threshold])
     @classmethod
@@ -94,6 +97,7 @@ class RaySpec(Model):
     """How the work is spread; nothing here changes a pixel but ``batch_size``, which therefore is a run's for good."""
 
     actors: AtLeastOne | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
+    # auto: one, or none where there are no GPUs; 0.5 puts two on a GPU that holds both.
     gpus_per_actor: float | Literal["auto"] = "auto"
     batch_size: int = Field(default=8, ge=1)  # rows x candidates in one pass; passes are padded to it
     rows_per_block: AtLeastOne | Literal["auto"] = "auto"  # the unit of loss, retry and commit
@@ -105,12 +109,11 @@ class RaySpec(Model):
 class DriftSpec(Model):
     """When tonight's scores count as moved away from those of earlier nights."""
 
-    nights: int = Field(
-        default=7, ge=1
-    )  # earlier runs, or calls on this output, whose scores tonight's are held against
-    # Both must be passed: the largest distance of the two distribution functions (Kolmogorov-Smirnov), in 0..1, and how
-    # unlikely chance makes one so large.
+    # Earlier runs, or calls on this output, whose scores tonight's are held against.
+    nights: int = Field(default=7, ge=1)
+    # Distance of the two distribution functions (Kolmogorov-Smirnov) from which on a score may have moved.
     distance: float = Field(default=0.2, gt=0, le=1)
+    # It has where chance alone would bring such a distance less often than this.
     p_value: float = Field(default=0.01, gt=0, lt=1)
     fail: bool = False  # a run whose scores moved ends with 1
 
@@ -127,36 +130,38 @@ class EditJob(JobModel):
     """``kind: edit``: every row of a manifest through one editor."""
 
     kind: Literal["edit"] = "edit"
+    # Of the run, its submissions and its figures: letters, digits, dots, dashes.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    manifest: str | tuple[str, ...]
-    output: str
-    seed: int = Field(default=0, ge=0)
-    editor: EditorSpec
-    candidates: int = Field(default=1, ge=1)
-    keep: int = Field(default=1, ge=1)
-    metrics: tuple[MetricSpec, ...] = ()
-    quality: QualitySpec = QualitySpec()
+    manifest: str | tuple[str, ...]  # Parquet file, folder or glob, or several, on any fsspec URL
+    output: str  # folder on any fsspec URL; {date}, {name} and {env:VARIABLE} are filled in
+    seed: int = Field(default=0, ge=0)  # of all noise, with each row's key
+    editor: EditorSpec  # who edits
+    candidates: int = Field(default=1, ge=1)  # tries a row, ranked by the editor
+    keep: int = Field(default=1, ge=1)  # of them, the best, whose images are written
+    metrics: tuple[MetricSpec, ...] = ()  # of each edited image; their scores become columns of the results
+    quality: QualitySpec = QualitySpec()  # what happens to a row that scores badly
+    # jpeg is lossy: the background is then not exact, and the row says so.
     image_format: Literal["png", "webp-lossless", "jpeg"] = "png"
-    mask: MaskSpec = MaskSpec()
+    mask: MaskSpec = MaskSpec()  # how mask images are read
     # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized; or, of
     # any image, its face turned upright as FFHQ has it (landmarks from the manifest, or the weights' face_detector).
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
     # What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
     # exact, and the row says so): for baselines such as the paper's algorithm 1 without its paste.
     composite: Literal["mask", "region"] = "mask"
-    sink: str = "files"
+    sink: str = "files"  # a file an image, or tar: a shard a block
     # Where inversions are kept from one run to the next (a folder on any storage; nothing is deleted there): images
     # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
     latents: str | None = None
     # An earlier output, or a glob of them, whose answers are taken over where nothing that decides them has changed;
     # auto: where the output holds {date}, those of other dates; none: everything is edited.
     carry: str = "auto"
-    drift: DriftSpec = DriftSpec()
-    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    drift: DriftSpec = DriftSpec()  # whether scores moved since earlier nights
+    max_failure_rate: float = Field(default=0.05, ge=0, le=1)  # share of rows that may fail; above it, exit code 1
     # Stops when all runs of the output together have cost this, in the price table's currency.
     max_cost: float | None = Field(default=None, gt=0)
-    deadlines: DeadlineSpec = DeadlineSpec()
-    ray: RaySpec = RaySpec()
+    deadlines: DeadlineSpec = DeadlineSpec()  # how long work may take
+    ray: RaySpec = RaySpec()  # how the work is spread
 
     @field_validator("metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None)
     @classmethod
@@ -179,7 +184,7 @@ class EvaluateJob(JobModel):
     """``kind: evaluate``: metrics over a finished set of images, and beside it over a set of real ones."""
 
     kind: Literal["evaluate"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the evaluation: letters, digits, dots, dashes
     # A run's output, whose table says which rows have an image; or a folder, glob or manifest of images.
     results: str
     # Real images likewise, or what an evaluation kept of them (reference/*.safetensors); one a metric where that is
@@ -187,7 +192,7 @@ class EvaluateJob(JobModel):
     reference: str | dict[str, str] | None = None
     # Sources, masks, exemplars and prompts for row_metrics, by key; the run's own where it is left out.
     manifest: str | tuple[str, ...] | None = None
-    output: str
+    output: str  # folder on any fsspec URL, for metrics.json
     metrics: tuple[MetricSpec, ...] = ()  # of the set; without weights, the run's editor's
     row_metrics: tuple[MetricSpec, ...] = ()  # of each image at its native size
     # Rows with an image that count. Rejected rows are left out as a dataset would: add failed_quality to judge the
@@ -195,7 +200,7 @@ class EvaluateJob(JobModel):
     statuses: tuple[Literal["success", "failed_quality", "filtered"], ...] = ("success",)
     mask: MaskSpec | None = None  # how the manifest's masks are read; as the run read them where it is left out
     shards: int = Field(default=8, ge=1)  # the unit of loss, and of work that goes side by side
-    ray: TaskSpec = TaskSpec()
+    ray: TaskSpec = TaskSpec()  # what each shard's task takes of the cluster
 
     @field_validator(
         "metrics", "row_metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None

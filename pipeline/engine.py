@@ -5,51 +5,26 @@ Knows neither files nor Ray; runs the same in this process, in an actor and in a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import figures, framing, images, latents, plugins, weights
+from pipeline import figures, framing, gate, images, latents, plugins, rounds, weights
 from pipeline.config import MetricSpec
 from pipeline.errors import ConfigError, EditError, Unavailable
 from pipeline.flights import Flights, Loss
 from pipeline.plugins import Editor, Metric
+from pipeline.rounds import Entry, Row, batch_of
 from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
-from pipeline.schema import FAILED_QUALITY, Batch, Pixels
+from pipeline.schema import FAILED_QUALITY, Pixels
 from pipeline.specs import EngineSpec
 
 PATIENCE: Final = 8  # good passes at a smaller shape, doubled at every shortage, until the larger one is tried again
-
-
-@dataclass
-class _Row:
-    """A sample at work: what the network sees of it, and what came back so far."""
-
-    sample: Sample
-    region: images.View
-    image: Pixels  # [S, S, 3]
-    mask: Any  # [S, S] bool
-    exemplar: Pixels | None
-    checkpoint: str | None  # a role of the job's weights, or a local file
-    kept: list[Kept] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    seconds: float = 0.0
-    alone: bool = False  # a worker died with it in hand: it shares no pass
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One candidate of one row: one place in a batch."""
-
-    row: _Row
-    candidate: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -58,12 +33,6 @@ class _Fault:
 
     failure: Failure
     of_memory: bool
-
-
-def candidate_seed(run_seed: int, key: str, candidate: int) -> int:
-    """Seed of a candidate in 0..2**63-1: a digest of run, row and number, so no batch, shard or order enters."""
-    digest = hashlib.sha256(json.dumps([run_seed, key, candidate]).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class Engine:
@@ -79,6 +48,7 @@ class Engine:
         self.editor: Editor = editor.load(params, resolved.files, device)
         if spec.latents is not None:
             _give_memory(self.editor, spec, resolved, device)
+        self.budget = gate.budget(spec.quality)  # rounds that a row may take
         self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
         self.shape = spec.batch_size  # entries a pass; halved while the device's memory does not hold it
@@ -97,25 +67,24 @@ class Engine:
             lambda some: [self._prepare(sample) for sample in some],
             lambda sample, loss: Answer(sample, failure=Failure.of_loss(loss, "prepare")),
         )
-        rows = self._not_lost([row for row in prepared if isinstance(row, _Row)])
-        for round_ in range(self.spec.quality.rounds if self.spec.quality.mode == "retry" else 1):
-            pending = [row for row in rows if not self._good_enough(row)]
-            for entries in self._passes(pending, round_):
+        rows = self._not_lost([row for row in prepared if isinstance(row, Row)])
+        while pending := [row for row in rows if row.rounds < self.budget and self._decided_in(row) is None]:
+            for entries in self._passes(pending):
                 self._edit(entries)
         self._editing.forget([sample.key for sample in samples], self.losses)
-        return [self._finish(row) if isinstance(row, _Row) else row for row in prepared]
+        return [self._finish(row) if isinstance(row, Row) else row for row in prepared]
 
-    def _not_lost(self, rows: list[_Row]) -> list[_Row]:
+    def _not_lost(self, rows: list[Row]) -> list[Row]:
         """The rows to be tried; those that killed too many workers get their failure, others of them stand alone."""
         self.losses = self._editing.losses([row.sample.key for row in rows])
         for row in rows:
             loss = self.losses.get(row.sample.key)
             row.alone = loss is not None
             if loss is not None and loss.is_final:
-                row.failures.append(Failure.of_loss(loss, "edit"))
+                row.failures.append((0, Failure.of_loss(loss, "edit")))
         return [row for row in rows if not row.failures]
 
-    def _prepare(self, sample: Sample) -> _Row | Answer:
+    def _prepare(self, sample: Sample) -> Row | Answer:
         if sample.failure is not None or sample.source is None or sample.mask is None:
             return Answer(sample, failure=sample.failure)
         try:
@@ -126,7 +95,7 @@ class Engine:
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
             seen = images.extract(sample.source, region, size)
             mask = images.extract_mask(sample.mask, region, size)
-            return _Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
+            return Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
         except Exception as error:
             return Answer(sample, failure=Failure.of(error, "prepare"))
 
@@ -146,29 +115,24 @@ class Engine:
             self._checkpoints[checkpoint] = weights.resolve({"checkpoint": checkpoint}).files["checkpoint"]
         return self._checkpoints[checkpoint]
 
-    def _passes(self, rows: Sequence[_Row], round_: int) -> Iterator[list[_Entry]]:
-        """Entries that may share a forward pass, in passes of at most the batch shape.
+    def _passes(self, rows: Sequence[Row]) -> Iterator[list[Entry]]:
+        """One more round of each row, as entries that may share a forward pass, in passes of at most the batch shape.
 
         A checkpoint's passes are together and those of the one in use come first: an editor need not read it again.
         """
-        buckets: dict[tuple[str | None, str, bool, str], list[_Entry]] = {}
-        first = round_ * self.spec.candidates
+        buckets: dict[tuple[str | None, str, bool, str], list[Row]] = {}
         for row in rows:
-            sample = row.sample
-            run_seed = self.spec.seed if sample.seed is None else sample.seed
-            alone = sample.key if row.alone else ""
-            like = (row.checkpoint, json.dumps(sample.params, sort_keys=True), row.exemplar is not None, alone)
-            bucket = buckets.setdefault(like, [])
-            for k in range(first, first + self.spec.candidates):
-                bucket.append(_Entry(row, k, candidate_seed(run_seed, sample.key, k)))
+            alone = row.sample.key if row.alone else ""
+            like = (row.checkpoint, json.dumps(row.sample.params, sort_keys=True), row.exemplar is not None, alone)
+            buckets.setdefault(like, []).append(row)
         order = list(dict.fromkeys([self._in_use, *(checkpoint for checkpoint, *_ in buckets)]))
         for like in sorted(buckets, key=lambda like: order.index(like[0])):
-            bucket, start = buckets[like], 0
+            entries, start = rounds.entries(buckets[like], self.spec, self.budget, self.shape), 0
             self._in_use = like[0]
-            while start < len(bucket):  # the shape may shrink between passes
-                yield bucket[start : (start := start + self.shape)]
+            while start < len(entries):  # the shape may shrink between passes
+                yield entries[start : (start := start + self.shape)]
 
-    def _edit(self, entries: list[_Entry]) -> None:
+    def _edit(self, entries: list[Entry]) -> None:
         """One padded pass; an exception halves the entries down to the bad one, too little memory halves the shape."""
         if len(entries) > self.shape:  # it shrank since these were put together
             self._halves(entries)
@@ -184,7 +148,7 @@ class Engine:
             elif len(entries) > 1:
                 self._halves(entries)
             else:
-                entries[0].row.failures.append(edited.failure)
+                entries[0].row.failures.append((entries[0].candidate, edited.failure))
             return
         self._grow()
         seconds = (time.perf_counter() - started) / len(entries)
@@ -193,7 +157,7 @@ class Engine:
             if isinstance(result, Kept):
                 entry.row.kept.append(result)
             else:
-                entry.row.failures.append(result)
+                entry.row.failures.append((entry.candidate, result))
 
     def _shrink(self) -> None:
         """Half the entries a pass; every time, it takes twice as many good passes to try more again."""
@@ -208,12 +172,12 @@ class Engine:
             if self._good >= self._patience:
                 self.shape, self._good = min(self.shape * 2, self.spec.batch_size), 0
 
-    def _halves(self, entries: list[_Entry]) -> None:
+    def _halves(self, entries: list[Entry]) -> None:
         middle = (len(entries) + 1) // 2
         self._edit(entries[:middle])
         self._edit(entries[middle:])
 
-    def _tried(self, entries: Sequence[_Entry]) -> list[Kept | Failure] | _Fault:
+    def _tried(self, entries: Sequence[Entry]) -> list[Kept | Failure] | _Fault:
         """A pass, or what went wrong in it, without the exception, whose frames hold the device's memory."""
         try:
             return self._pass(entries)
@@ -222,8 +186,8 @@ class Engine:
         except Exception as error:
             return _Fault(Failure.of(error, "edit"), _out_of_memory(error))
 
-    def _pass(self, entries: Sequence[_Entry]) -> list[Kept | Failure]:
-        batch = _batch(entries, self.shape)
+    def _pass(self, entries: Sequence[Entry]) -> list[Kept | Failure]:
+        batch = batch_of(entries, self.shape)
         results = self.editor.edit_batch(batch)
         if len(results) != len(batch):
             raise EditError(f"editor {self.spec.editor} gave {len(results)} results for a batch of {len(batch)}")
@@ -233,7 +197,7 @@ class Engine:
         edited = np.stack([result.image for result in results])
         scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
         for metric in self.metrics:
-            for score, more in zip(scores, metric.score_batch(_batch(entries), edited), strict=True):
+            for score, more in zip(scores, metric.score_batch(batch_of(entries), edited), strict=True):
                 score.update(more)
         return [
             Kept(entry.candidate, entry.seed, result.image, score)
@@ -242,35 +206,33 @@ class Engine:
             for entry, result, score in zip(entries, results, scores, strict=True)
         ]
 
-    def _good_enough(self, row: _Row) -> bool:
-        return bool(row.kept) and not self._misses(self._ranked(row)[0])
-
-    def _ranked(self, row: _Row) -> list[Kept]:
-        """Candidates, the best first; ties by number, so that the order they ran in decides nothing."""
-        by = self.editor.rank_by
-        return sorted(row.kept, key=lambda kept: (kept.scores.get(by, 0.0) if by else 0.0, kept.candidate))
+    def _decided_in(self, row: Row) -> int | None:
+        return gate.decided_in(row.kept, self.spec.quality, self.spec.candidates)
 
     def _misses(self, kept: Kept) -> list[str]:
-        misses = []
-        for name, bound in self.spec.quality.thresholds.items():
-            score = kept.scores.get(name)
-            if score is None:
-                continue
-            if bound.min is not None and score < bound.min:
-                misses.append(f"{name} {score:.4g} is under {bound.min:g}")
-            if bound.max is not None and score > bound.max:
-                misses.append(f"{name} {score:.4g} is over {bound.max:g}")
-        return misses
+        return gate.misses(kept.scores, self.spec.quality.thresholds)
 
-    def _finish(self, row: _Row) -> Answer:
-        tried = len(row.kept) + len(row.failures)
-        if not row.kept:
-            return Answer(row.sample, failure=row.failures[0], attempts=tried, edit_seconds=row.seconds)
-        # With thresholds, a candidate that keeps them comes before one that ranks better.
-        ranked = sorted(self._ranked(row), key=lambda kept: bool(self._misses(kept)))
+    def _rank(self, kept: Kept) -> tuple[bool, float, int]:
+        """The least comes first: with thresholds, what keeps them before what the editor ranks better.
+
+        Ties by number, so that the order they ran in decides nothing.
+        """
+        by = self.editor.rank_by
+        return bool(self._misses(kept)), kept.scores.get(by, 0.0) if by else 0.0, kept.candidate
+
+    def _finish(self, row: Row) -> Answer:
+        decided = self._decided_in(row)
+        tried = (
+            row.rounds if decided is None else decided + 1
+        ) * self.spec.candidates  # what came after is for nothing
+        failures = sorted(((k, failure) for k, failure in row.failures if k < max(tried, 1)), key=lambda pair: pair[0])
+        ranked = sorted((kept for kept in row.kept if kept.candidate < tried), key=self._rank)
+        attempts = len(ranked) + len(failures)
+        if not ranked:
+            return Answer(row.sample, failure=failures[0][1], attempts=attempts, edit_seconds=row.seconds)
         misses = self._misses(ranked[0]) if self.spec.quality.mode != "score" else []
         failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
-        return Answer(row.sample, row.region, ranked[: self.spec.keep], failure, tried, row.seconds)
+        return Answer(row.sample, row.region, ranked[: self.spec.keep], failure, attempts, row.seconds)
 
 
 def _give_memory(editor: Any, spec: EngineSpec, resolved: weights.Resolved, device: str) -> None:
@@ -293,24 +255,6 @@ def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
     found: Any = plugins.find("metrics", metric.name)
     loaded: Metric = found.load(files, device, **metric.options)
     return loaded
-
-
-def _batch(entries: Sequence[_Entry], shape: int = 0) -> Batch:
-    """Entries as a batch of at least ``shape``, the last one repeated: kernels see one shape whatever the mates."""
-    padded = [*entries, *[entries[-1]] * (shape - len(entries))]
-    rows = [entry.row for entry in padded]
-    exemplars = [row.exemplar for row in rows if row.exemplar is not None]
-    sources = [row.sample.source_prompt for row in rows]
-    return Batch(
-        image=np.stack([row.image for row in rows]),
-        mask=np.stack([row.mask for row in rows]),
-        prompt=[row.sample.prompt for row in rows],
-        seed=[entry.seed for entry in padded],
-        exemplar=np.stack(exemplars) if exemplars else None,
-        source_prompt=[source or "" for source in sources] if any(sources) else None,
-        checkpoint=rows[0].checkpoint,
-        params=rows[0].sample.params,
-    )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -21,7 +21,6 @@ from pipeline.schema import REQUEST_COLUMNS, Pixels
 
 THREADS: Final = 8  # images fetched and decoded side by side while the network works
 AHEAD: Final = 64  # images in memory at once: 200 MB of 1024 x 1024
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _manifest(source: str) -> ImageSet:
 
 def _files(source: str) -> ImageSet:
     listed = storage.list_files(source) if storage.is_folder(source) else storage.glob(source)
-    found = sorted(file for file in listed if file.lower().endswith(SUFFIXES))
+    found = sorted(file for file in listed if file.lower().endswith(images.SUFFIXES))
     folder = source if storage.is_folder(source) else _before_signs(source)
     # A key is the path inside the folder without its ending, so that it can be found in a manifest.
     keys = [file.removeprefix(folder).lstrip("/").rpartition(".")[0] for file in found]

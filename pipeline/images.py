@@ -33,6 +33,7 @@ from pipeline.schema import Mask, Pixels
 
 __all__ = [
     "EXTENSIONS",
+    "SUFFIXES",
     "Glance",
     "Image",
     "Region",
@@ -42,6 +43,7 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "encode",
+    "encode_mask",
     "extract",
     "extract_mask",
     "fit_region",
@@ -58,6 +60,7 @@ T = TypeVar("T")
 Plane = npt.NDArray[np.uint8]  # [H, W]
 Format = Literal["png", "webp-lossless", "jpeg"]
 EXTENSIONS: Final = {"png": "png", "webp-lossless": "webp", "jpeg": "jpg"}
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of files that a folder's images are
 MAX_PIXELS: Final = 89_478_485  # Pillow's own limit (a quarter GiB of RGB), above which it suspects a bomb
 JPEG_QUALITY: Final = 95  # with full chroma resolution; jpeg is chosen for size, and never exact
 
@@ -218,6 +221,13 @@ def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None
     except (ValueError, OSError) as error:
         height, width = pixels.shape[:2]
         raise EditError(f"{image_format} cannot hold {width}x{height} pixels ({error}); png can") from None
+    return out.getvalue()
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A mask [H, W] as a grey PNG, white where it is edited."""
+    out = io.BytesIO()
+    Pillow.fromarray(mask.astype(np.uint8) * 255).save(out, "PNG")
     return out.getvalue()
 
 

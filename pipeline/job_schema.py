@@ -53,7 +53,8 @@ def job_schema(kind: str | None = None) -> Schema:
     _describe(found, kinds.values())
     for name, params in _PARAMS.items():
         if name in found:
-            found[name]["properties"]["params"] = {"$ref": f"#/$defs/{params.__name__}"}
+            said = found[name]["properties"]["params"].get("description", "")
+            found[name]["properties"]["params"] = {"$ref": f"#/$defs/{params.__name__}", "description": said}
             _add_params(found, params.__name__, params)
     _add_plugins(found)
     for part in found.values():

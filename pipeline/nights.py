@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
 
 from pipeline import carrying, changes, pairs, results
-from pipeline.carrying import Earlier
+from pipeline.carrying import Again, Earlier
 from pipeline.changes import Changes
 from pipeline.plan import Plan, decides
 
@@ -37,7 +36,7 @@ class Night:
         return notes
 
 
-def look_back(plan: Plan, again: Callable[[pa.Table], pa.ChunkedArray], *, wait: bool = True) -> tuple[Plan, Night]:
+def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Night]:
     """The plan without the rows that earlier runs answered, and what it begins with. Reads, and writes nothing.
 
     Args:

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import carrying, manifest, pairs, plugins, results, storage, weights
-from pipeline.config import EditJob
+from pipeline import carrying, gate, manifest, pairs, plugins, results, storage, weights
+from pipeline.config import EditJob, parse_job
 from pipeline.errors import ConfigError, ManifestError, OutputError
 from pipeline.field_errors import nearest
 from pipeline.record import RUN_FILE, differences, read_run, version_of
@@ -38,6 +38,7 @@ DECIDES: Final = (
     "composite",
     "sink",
 )
+_ADDS: Final = {"rounds"}  # of quality: a larger budget changes no row that keeps the thresholds, it adds candidates
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies,
 MOST_BLOCKS: Final = 4096  # unless there would be more blocks than that: each costs the scheduler some milliseconds
@@ -112,7 +113,8 @@ def make_plan(
     table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
     caller = manifest.callers_of(table.schema)
     _no_clash(caller, columns)
-    todo = pairs.without(table, _standing(job.output, retry_failed, retry_errors))
+    again = carrying.answered_again(retry_failed, retry_errors, tries(job))
+    todo = pairs.without(table, _standing(job.output, again))
     return Plan(
         job=job,
         engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
@@ -151,10 +153,15 @@ def claimed(plan: Plan, epoch: int) -> Plan:
     return replace(plan, write=write, todo=pairs.without(plan.todo, results.answers(plan.job.output, since)))
 
 
-def _standing(output: str, retry_failed: bool, retry_errors: Collection[str]) -> pa.Table:
+def tries(job: EditJob) -> int:
+    """Candidates that a row may take."""
+    return job.candidates * gate.budget(job.quality)
+
+
+def _standing(output: str, again: carrying.Again) -> pa.Table:
     """The answers that are not asked again."""
-    table = results.read(output, ["key", "fingerprint", "status", "error_type"])
-    return table.filter(pc.invert(carrying.answered_again(retry_failed, retry_errors)(table)))
+    table = results.read(output, ["key", "fingerprint", "status", "error_type", "attempts"])
+    return table.filter(pc.invert(again(table)))
 
 
 def engine_spec(job: EditJob) -> EngineSpec:
@@ -190,9 +197,20 @@ def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "composite": job.composite,
         "mask": job.mask.model_dump(),
         "image_format": job.image_format,
-        "quality": job.quality.model_dump(),
+        "quality": job.quality.model_dump(exclude=_ADDS),
         "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance makes much of it
     }
+
+
+def decided(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``decides_pixels`` of a run, from its record."""
+    then = record["decides"]
+    ran = {**record["job"], **{name: then[name] for name in DECIDES if name in then}}
+    ran["ray"] = {**ran.get("ray", {}), **({"batch_size": then["ray.batch_size"]} if "ray.batch_size" in then else {})}
+    job = parse_job(ran, RUN_FILE)
+    if not isinstance(job, EditJob):
+        raise OutputError(f"{RUN_FILE} is of a job of kind {job.kind}, which has no rows")
+    return decides_pixels(job, record.get("editor_version", ""), then.get("weights_sha256", {}))
 
 
 def refuse_another_job(plan: Plan) -> None:
@@ -232,7 +250,7 @@ def open_run(plan: Plan) -> None:
 
 def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """What all runs on one output must have in common."""
-    dumped = job.model_dump(mode="json", include=set(DECIDES))
+    dumped = job.model_dump(mode="json", include=set(DECIDES), exclude={"quality": _ADDS})
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # here, so that another signature of the same address is no other job
 

@@ -10,10 +10,11 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,22 +24,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipeline import changes, far_cells, manifest, results, storage
+from pipeline import changes, comparison, far_cells, funnel, manifest, results, storage
 from pipeline.changes import Changes
+from pipeline.comparison import Beside
 from pipeline.config import MaskSpec
 from pipeline.errors import ObjectMissing, RetouchError
+from pipeline.events import read_events
 from pipeline.record import read_run
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
 from pipeline.selection import Section, is_number, score_columns, sections
-from pipeline.thumbnails import histogram
-from pipeline.tiles import Tile, make_tile, reader
+from pipeline.thumbnails import LARGEST, histogram
+from pipeline.tiles import Tile, make_tile, other, reader
+from pipeline.timeline import Timeline, timeline
 
 REPORT_FILE: Final = "report.html"
+COMPARE_FILE: Final = "compare.html"
 SUMMARY_FILE: Final = "summary.json"
 THREADS: Final = 8  # Pillow lets go of the interpreter while it decodes, scales and encodes
 KEYS_SHOWN: Final = 50  # of a group of failures
 MESSAGES_SHOWN: Final = 5
+MOST_PICTURES: Final = 9_000_000  # characters of all of a page's pictures: it is to be mailed and opened at once
+SIDES: Final = (LARGEST, 224, 160, 112, 64)  # pixels of a picture's longer side, the first at which they are not more
 _PICTURE: Final = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]+")  # long, and none of anybody's words
 
 
@@ -54,6 +61,8 @@ class Finished:
     requests: pa.Table  # the manifest; empty where it cannot be read
     unreadable: str  # why not
     changes: Changes | None = None  # since the run before, if there was one
+    timeline: Timeline | None = None  # of the latest call that answered something
+    beside: tuple[Beside, ...] = ()  # other runs on the same keys
 
     @property
     def job(self) -> Mapping[str, Any]:
@@ -68,12 +77,14 @@ class Finished:
         return [n for n in self.requests.column_names if n in self.table.column_names and n not in ours]
 
 
-def write(output: str, manifests: str | Sequence[str] | None = None) -> str:
+def write(output: str, manifests: str | Sequence[str] | None = None, beside: Sequence[str] = ()) -> str:
     """Write the gallery of a run's output, over one that is there.
 
     Args:
         output: the output folder.
         manifests: where the rows stand; as the run's record has it where None, but there credentials are left out.
+        beside: outputs of other runs, whose images and scores of the same keys are shown beside this one's; the page
+            is ``COMPARE_FILE`` then.
 
     Returns:
         Its address.
@@ -83,8 +94,11 @@ def write(output: str, manifests: str | Sequence[str] | None = None) -> str:
         StorageError: the results cannot be read, or the page cannot be written. An image that cannot be read is no
             error: its tile says so.
     """
-    page = storage.join(output, REPORT_FILE)
-    storage.write_bytes(page, render(read(output, manifests)).encode("utf-8", "replace"))
+    page = storage.join(output, COMPARE_FILE if beside else REPORT_FILE)
+    run = read(output, manifests)
+    if beside:
+        run = replace(run, beside=comparison.beside(run.record["job"]["name"], output, beside))
+    storage.write_bytes(page, render(run).encode("utf-8", "replace"))
     return page
 
 
@@ -97,14 +111,16 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
     except RetouchError as error:
         unreadable = str(error)
     asked = results.requested(output).num_rows
-    found = _changes(output)
-    return Finished(output, record, _summary(output), results.read(output), asked, requests, unreadable, found)
+    pace = timeline(read_events(output))
+    table = results.read(output)
+    return Finished(output, record, _summary(output), table, asked, requests, unreadable, _changes(output), pace)
 
 
 def render(run: Finished) -> str:
     """The page. The same output gives the same text."""
     scores = score_columns(run.table.schema, run.caller)
-    chosen = sections(run.table, scores, run.job["quality"]["thresholds"])
+    thresholds = run.job["quality"]["thresholds"]
+    chosen = sections(run.table, scores, thresholds)
     tiles = _tiles(run, chosen, scores)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline"),
@@ -114,18 +130,21 @@ def render(run: Finished) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "as_given": _as_given}
+    environment.filters |= {"number": _number, "as_given": _as_given, "quoted": shlex.quote}
     style, script = (_source(environment, name) for name in ("report.css", "report.js"))
     return environment.get_template("report.html.jinja").render(
         run=run,
         job=run.job,
         counts=_counts(run),
+        funnel=funnel.funnel(run.table),
         groups=_failure_groups(run.table),
         changed=_changed_keys(run.changes),
         distributions=_distributions(run.table, scores),
-        sections=[(section, [(row, tiles[row]) for row in section.rows]) for section in chosen],
+        sections=chosen,
+        tiles=[(row, tile, _views(row, chosen)) for row, tile in tiles.items()],
         statuses=[status for status in STATUSES if any(tile.status == status for tile in tiles.values())],
-        anchors=_anchors(chosen, tiles),
+        anchors={tile.key: f"tile-{row}" for row, tile in tiles.items()},
+        compared=comparison.compared(run.table, run.beside, scores, thresholds),
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -220,18 +239,23 @@ def _distributions(table: pa.Table, scores: Sequence[str]) -> list[dict[str, Any
     return found
 
 
-def _anchors(chosen: Sequence[Section], tiles: Mapping[int, Tile]) -> dict[str, str]:
-    """Key to the id of its first tile. By numbers: a key may hold what no id can."""
-    anchors: dict[str, str] = {}
-    for place, section in enumerate(chosen):
-        for row in section.rows:
-            anchors.setdefault(tiles[row].key, f"tile-{place}-{row}")
-    return anchors
+def _views(row: int, chosen: Sequence[Section]) -> str:
+    """Places of the sections that a row is in, for the page's script."""
+    return " ".join(str(place) for place, section in enumerate(chosen) if row in section.rows)
 
 
 def _tiles(run: Finished, chosen: Sequence[Section], scores: Sequence[str]) -> dict[int, Tile]:
-    """Tiles by row number of all that is shown, made side by side."""
-    rows = sorted({row for section in chosen for row in section.rows})
+    """Tiles by row number of all that is shown, each row once, in the sections' order."""
+    rows = list(dict.fromkeys(row for section in chosen for row in section.rows))
+    for side in SIDES:
+        tiles = _drawn(run, rows, scores, side)
+        if sum(tile.weight for tile in tiles.values()) <= MOST_PICTURES:
+            break
+    return tiles
+
+
+def _drawn(run: Finished, rows: Sequence[int], scores: Sequence[str], side: int) -> dict[int, Tile]:
+    """Tiles by row number, made side by side."""
     answers = run.table.take(pa.array(rows, pa.int64())).to_pylist()
     keys = pa.array([answer["key"] for answer in answers], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
@@ -239,10 +263,22 @@ def _tiles(run: Finished, chosen: Sequence[Section], scores: Sequence[str]) -> d
     mask = MaskSpec.model_validate(run.job["mask"])
     missing = run.unreadable or "the manifest has no row of this key any more"
     fetch = reader(run.output, answers)
+    others = [other.of_keys(keys) for other in run.beside]
 
     def tile(answer: Mapping[str, Any]) -> Tile:
-        request = requests.get(answer["key"])
-        return make_tile(fetch, answer, request, mask=mask, missing=missing, scores=scores, columns=run.caller)
+        key = answer["key"]
+        made = make_tile(
+            fetch,
+            answer,
+            requests.get(key),
+            mask=mask,
+            missing=missing,
+            scores=scores,
+            columns=run.caller,
+            side=side,
+        )
+        beside = (other(o.name, o.fetch, o.answers.get(key), scores, side) for o in others)
+        return replace(made, beside=tuple(beside))
 
     with ThreadPoolExecutor(THREADS) as threads:
         return dict(zip(rows, threads.map(tile, answers), strict=True))

@@ -30,7 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.executors import local
 from pipeline.overrides import overridden
-from pipeline.plan import DECIDES, LIBRARIES, decides, decides_pixels, make_plan
+from pipeline.plan import LIBRARIES, decided, decides, make_plan
 from pipeline.record import RUN_FILE, differences, read_run, version_of
 from pipeline.redaction import MASK
 
@@ -91,7 +91,7 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     row = far_cells.filled(table.filter(pc.equal(table["key"], key)))
     if not row.num_rows:
         raise ManifestError(f"the manifest of {output} has no row {key!r} any more, so it cannot be run again")
-    changes = tuple(_changes(record, job, row, answer["fingerprint"], origin))
+    changes = tuple(_changes(record, job, row, answer["fingerprint"]))
     with tempfile.TemporaryDirectory(prefix="retouch-row-") as folder:
         again = _run(job, row, folder)
         files = [addresses.fetch(f"{folder}/out", address) for address, _ in _images(again)]
@@ -140,7 +140,7 @@ def _run(job: EditJob, row: pa.Table, folder: str) -> dict[str, Any]:
     return answer
 
 
-def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint: str, origin: str) -> Iterator[str]:
+def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint: str) -> Iterator[str]:
     """What decided the row in the run and is another now, in the order in which one would look for it."""
     editor: Any = plugins.find("editors", job.editor.name)
     sha256 = weights.resolve(job.editor.weights).sha256
@@ -150,10 +150,8 @@ def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint
     if before != editor.version:
         yield f"editor {job.editor.name}: version {before} -> {editor.version}"
     # As the run had all but the row: what still differs is the row.
-    ran = {**record["job"], **{name: then[name] for name in DECIDES if name in then}}
-    ran["ray"] = {**ran.get("ray", {}), "batch_size": then.get("ray.batch_size", job.ray.batch_size)}
-    decided = decides_pixels(_edit_job(ran, origin), before, then.get("weights_sha256", sha256))
-    if manifest.with_fingerprints(row, decided)["fingerprint"].to_pylist() != [fingerprint]:
+    ran = decided({**record, "editor_version": before, "decides": {"weights_sha256": sha256, **then}})
+    if manifest.with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
         yield "the manifest's row, or a file that it names"
     yield from (f"{name} {old} -> {new}" for name, old, new in _versions(record) if old != new)
 

@@ -13,22 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline import carrying, drift, figures, flights, lease, nights, pairs, prices, report, results, storage
+from pipeline import carrying, drift, figures, flights, funnel, lease, nights, pairs, prices, report, results, storage
 from pipeline.config import EditJob
 from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
 from pipeline.events import Events, read_events
+from pipeline.funnel import Funnel
 from pipeline.lease import Lease
 from pipeline.nights import Night
-from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job
-from pipeline.progress import Tally, tally
+from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
+from pipeline.progress import Mode, Tally, Voice, tally
 from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
 from pipeline.terminate import terminated_like_interrupted
 from pipeline.timing import Stopwatch
-from pipeline.traces import TOLD, Crew, Listener
+from pipeline.traces import SECONDS, TOLD, Crew, Listener
 from pipeline.verification import counted
 from pipeline.workers import Workers
 
@@ -57,6 +58,7 @@ class Summary:
     fail_on_drift: bool
     cost: float | None  # of all runs of the output; None where a device's price is not known
     currency: str
+    funnel: Funnel  # how many rows came how far
     device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
     timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
 
@@ -70,6 +72,10 @@ class Summary:
         """0 where the failure budget held, and where that matters no score moved; else 1."""
         over = self.failure_rate > self.max_failure_rate
         return int(over or (self.fail_on_drift and bool(self.moved)))
+
+    def record(self) -> dict[str, Any]:
+        """Plain data, as ``summary.json`` keeps it beside the workers' figures."""
+        return redacted_all({**asdict(self), "images_per_second": self.images_per_second, "exit_code": self.exit_code})
 
     @property
     def moved(self) -> tuple[Drift, ...]:
@@ -86,6 +92,7 @@ def run(
     retry_failed: bool = False,
     retry_errors: Collection[str] = (),
     console: Console | None = None,
+    progress: Mode = "auto",
     lease_seconds: float = lease.SECONDS,
     price_table: str | None = None,
     ahead: bool = False,
@@ -99,7 +106,8 @@ def run(
         limit: answer at most the manifest's first ``limit`` rows.
         retry_failed: rows answered with a failure are done again.
         retry_errors: so are those whose ``error_type`` is one of these.
-        console: where progress is said.
+        console: where progress is said; stderr if None.
+        progress: how, see ``progress.Voice``.
         lease_seconds: after which a run that stands still may be taken over.
         price_table: see ``prices.load``.
         ahead: where Ray would be started here for an output without answers, start it while the plan is made.
@@ -110,7 +118,7 @@ def run(
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
-    console, watch = console or Console(stderr=True), Stopwatch()
+    voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
 
     def make() -> Plan:
@@ -119,8 +127,8 @@ def run(
         return plan
 
     with _planned(job, make, ahead=ahead and executor == "ray" and address is None) as plan:
-        again = carrying.answered_again(retry_failed, retry_errors)
-        summary = _answer(plan, again, execution(executor, address), executor, table, console, watch, lease_seconds)
+        again = carrying.answered_again(retry_failed, retry_errors, tries(job))
+        summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
     return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
 
 
@@ -135,11 +143,11 @@ def _planned(job: EditJob, make: Callable[[], Plan], *, ahead: bool) -> Abstract
 
 def _answer(
     plan: Plan,
-    again: Callable[[pa.Table], pa.ChunkedArray],
-    execute: Execute,
+    again: carrying.Again,
     executor: Executor,
+    address: str | None,
     table: prices.Prices,
-    console: Console,
+    voice: Voice,
     watch: Stopwatch,
     lease_seconds: float,
 ) -> Summary:
@@ -148,7 +156,7 @@ def _answer(
     refuse_another_job(plan)
     plan, night = nights.look_back(plan, again)
     for note in night.notes():
-        console.print(note, soft_wrap=True, highlight=False)
+        voice.note(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
         plan = claimed(plan, ours.epoch)
         nights.record(plan, night)
@@ -158,66 +166,64 @@ def _answer(
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
         events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
-        return _run(plan, night, ours, execute, events, meter, console, watch)
+        return _run(plan, night, ours, execution(executor, address), _Company(events, meter, voice, watch))
 
 
-def _run(
-    plan: Plan,
-    night: Night,
-    ours: Lease,
-    execute: Execute,
-    events: Events,
-    meter: Meter,
-    console: Console,
-    watch: Stopwatch,
-) -> Summary:
+@dataclass(frozen=True)
+class _Company:
+    """What goes along with a run."""
+
+    events: Events
+    meter: Meter
+    voice: Voice
+    watch: Stopwatch
+
+    def stopped(self, reason: str, counts: Tally) -> None:
+        """Note why it did not come to its end."""
+        self.events.say("stopped", reason=reason, answered=counts.done, spent=self.meter.facts())
+
+
+def _run(plan: Plan, night: Night, ours: Lease, execute: Execute, along: _Company) -> Summary:
     summed: dict[str, float] = {}
-    with tally(plan.job.name, plan.total, plan.total - plan.left, console) as counts:
+    with tally(plan.job.name, plan.total, plan.total - plan.left, along.voice) as counts:
         try:
-            _carry_out(plan, execute, counts, events, meter, summed, console, watch)
+            _carry_out(plan, execute, counts, along, summed)
         except (Interrupted, KeyboardInterrupt) as error:
-            events.say("stopped", reason=str(error) or "interrupted", answered=counts.done, spent=meter.facts())
+            along.stopped(str(error) or "interrupted", counts)
             if isinstance(error, Interrupted):
                 raise
             raise Interrupted(f"stopped with {counts.done} more rows answered; the same command goes on") from None
         except Exception as error:
-            reason = redacted(f"{type(error).__name__}: {error}")[:500]
-            events.say("stopped", reason=reason, answered=counts.done, spent=meter.facts())
+            along.stopped(redacted(f"{type(error).__name__}: {error}")[:500], counts)
             raise
-        return _settle(plan, night, ours, counts, events, meter, figures.as_record(summed), watch)
+        return _settle(plan, night, ours, counts, along, figures.as_record(summed))
 
 
-def _carry_out(
-    plan: Plan,
-    execute: Execute,
-    counts: Tally,
-    events: Events,
-    meter: Meter,
-    summed: dict[str, float],
-    console: Console,
-    watch: Stopwatch,
-) -> None:
+def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, summed: dict[str, float]) -> None:
     """Do the rows that are left; ``summed`` gets the workers' figures."""
     if not plan.left:
         return
+    events, meter = along.events, along.meter
     workers = Workers(events, meter)
 
-    def met(crew: Crew) -> None:
-        watch.met()
-        workers.met(crew)
-
     def say(line: str) -> None:
-        console.print(f"{plan.job.name}: {line}", soft_wrap=True, highlight=False, markup=False)
+        along.voice.note(f"{plan.job.name}: {line}")
         events.say("waiting", reason=line)
+
+    def met(crew: Crew) -> None:
+        along.watch.met()
+        workers.met(crew)
+        counts.met(crew.actors)
 
     try:
         with terminated_like_interrupted(), meter.guarding():
             for rows in execute(plan, Listener(met, say, summed)):
-                watch.saw(rows)
+                along.watch.saw(rows)
                 workers.saw(rows)
                 counts.add(rows.select(TOLD).to_pylist())
+                edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
-                events.say("answered", now=False, **told)
+                events.say("answered", now=False, edit_seconds=round(edited, 3), **told)
                 _keep_the_budget(plan, counts)
                 if meter.is_over and counts.done < plan.left:
                     raise OverCost("after a block")
@@ -237,29 +243,20 @@ def _keep_the_budget(plan: Plan, counts: Tally) -> None:
     )
 
 
-def _settle(
-    plan: Plan,
-    night: Night,
-    ours: Lease,
-    counts: Tally,
-    events: Events,
-    meter: Meter,
-    done: Mapping[str, Any],
-    watch: Stopwatch,
-) -> Summary:
+def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Company, done: Mapping[str, Any]) -> Summary:
     """Make the results read once a key, prove that none is missing, and write summary and gallery."""
-    output, paid, cost = plan.write.output, meter.facts(), meter.total
+    output, paid, cost = plan.write.output, along.meter.facts(), along.meter.total
     ours.check()
     if plan.whole:
         results.retire(output, plan.requests, epoch=plan.write.epoch)
     results.compact(output)
     results.sweep(output, ours.check)
     flights.sweep(output)
-    answers = results.answers(output)
+    answers = pairs.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
     missing = pairs.without_keys(plan.requests, answers)["key"]
     if len(missing):
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
-    statuses = dict.fromkeys(STATUSES, 0) | counted(pairs.with_keys(answers, plan.requests)["status"])
+    statuses = dict.fromkeys(STATUSES, 0) | counted(answers["status"])
     summary = Summary(
         name=plan.job.name,
         output=plan.job.output,
@@ -277,11 +274,12 @@ def _settle(
         fail_on_drift=plan.job.drift.fail,
         cost=cost,
         currency=paid["currency"],
+        funnel=funnel.funnel(answers),
         device_seconds=paid["seconds"],
-        timing=watch.parts(),
+        timing=along.watch.parts(),
     )
-    record: dict[str, Any] = {**asdict(summary), "images_per_second": summary.images_per_second, "figures": done}
-    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(redacted_all(record), indent=1).encode())
+    record = redacted_all({**summary.record(), "figures": done})
+    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
     report.write(output, plan.job.manifests)
     facts: dict[str, Any] = {
         "statuses": statuses,
@@ -290,7 +288,7 @@ def _settle(
         "spent": paid,
         "figures": done,
     }
-    events.say("finished", **facts)
+    along.events.say("finished", **facts)
     return summary
 
 

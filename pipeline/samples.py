@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.errors import DeadlineExceeded, LoadError, RetouchError, RowError, WorkerLost
+from pipeline import errors
+from pipeline.errors import DeadlineExceeded, EditError, LoadError, RetouchError, RowError, WorkerLost
 from pipeline.flights import Loss
 from pipeline.redaction import redacted
 from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, Mask, Pixels
@@ -37,6 +38,14 @@ class Failure:
         kind = type(error).__name__ if not isinstance(error, MemoryError) else "OutOfMemory"
         message = redacted(" ".join(str(error).split())) or kind
         return cls(status, kind, message[:MESSAGE_LIMIT], stage)
+
+    def error(self) -> RowError:
+        """The error that this was, or stands for, to be raised where there is no row to answer."""
+        known = getattr(errors, self.type, None)
+        kind = LoadError if self.status == FAILED_TO_LOAD else EditError
+        if isinstance(known, type) and issubclass(known, RowError):
+            return known(self.message)
+        return kind(f"{self.type}: {self.message}")
 
     @classmethod
     def of_loss(cls, loss: Loss, stage: str) -> Failure:

@@ -6,6 +6,7 @@ Chosen by hashes of keys, so that two runs over the same rows show the same ones
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import pyarrow as pa
 
 from pipeline.schema import FAILURES, RESULT_FIELDS
 
-ALL_UP_TO: Final = 200  # rows that one page shows whole, at about 40 KB a row
-RANDOM: Final = 100
-WORST: Final = 50
+ALL_UP_TO: Final = 200  # rows that one page shows whole
+RANDOM: Final = 50
+RANKED: Final = 50  # best, and worst, by the first score
+RANKED_TOO: Final = 15  # by each of the next
+SCORES_RANKED: Final = 4
 A_CLASS: Final = 10  # failures shown of each status and error type
 # Scores of which more is worse, by parts of their names, where no threshold says so.
 DISTANCES: Final = ("distance", "lpips", "l1", "l2", "mse", "loss", "error", "fid")
@@ -25,7 +28,7 @@ DISTANCES: Final = ("distance", "lpips", "l1", "l2", "mse", "loss", "error", "fi
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of the table shown together."""
+    """Rows of the table that are looked at together; a row may be in several."""
 
     title: str
     note: str
@@ -42,7 +45,7 @@ def sections(table: pa.Table, scores: Sequence[str], thresholds: Mapping[str, An
 
     Args:
         table: results, each key once.
-        scores: its score columns; the first with numbers decides what is worst.
+        scores: its score columns; the first ones with numbers decide what is worst and best.
         thresholds: ``quality.thresholds`` of the job, which say in which direction a score is worse.
     """
     count = table.num_rows
@@ -50,19 +53,29 @@ def sections(table: pa.Table, scores: Sequence[str], thresholds: Mapping[str, An
         return [Section("All rows", f"{count} of {count}", range(count))] if count else []
     order = _by_hash(table["key"].to_pylist())
     chosen = [Section("Random rows", f"{RANDOM} of {count}, the same ones every time", order[:RANDOM])]
-    name = next((name for name in scores if is_number(table.schema.field(name).type)), None)
-    if name is not None:
-        low = lower_is_worse(name, thresholds)
-        values = table[name].to_pylist()
-        scored = [i for i in order if values[i] is not None]
-        worst = sorted(scored, key=lambda i: values[i], reverse=not low)[:WORST]
-        chosen.append(
-            Section("Worst rows", f"the {len(worst)} with the {'lowest' if low else 'highest'} {name}", worst)
+    names = [name for name in scores if is_number(table.schema.field(name).type)][:SCORES_RANKED]
+    for name in names:
+        chosen += _ranked(
+            table, name, order, lower_is_worse(name, thresholds), RANKED if name == names[0] else RANKED_TOO
         )
     failed = _failures(table, order)
     if failed:
         chosen.append(Section("Failures", f"up to {A_CLASS} of each status and error", failed))
     return chosen
+
+
+def _ranked(table: pa.Table, name: str, order: Sequence[int], low_is_worse: bool, most: int) -> list[Section]:
+    """The worst and the best rows by a score; none where no row has it."""
+    values = table[name].to_pylist()
+    scored = sorted((i for i in order if values[i] is not None and math.isfinite(values[i])), key=lambda i: values[i])
+    lowest, highest = scored[:most], scored[::-1][:most]
+    ends = [("lowest", lowest), ("highest", highest)] if low_is_worse else [("highest", highest), ("lowest", lowest)]
+    titles = (f"Worst by {name}", f"Best by {name}")
+    return [
+        Section(title, f"the {len(rows)} with the {end} {name}", rows)
+        for title, (end, rows) in zip(titles, ends, strict=True)
+        if rows
+    ]
 
 
 def lower_is_worse(name: str, thresholds: Mapping[str, Any]) -> bool:

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from pipeline import deadlines, far_cells, figures, images, lease, plugins, resu
 from pipeline.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
 from pipeline.flights import Flights, Loss
 from pipeline.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
-from pipeline.schema import REQUEST_COLUMNS, SUCCESS, Pixels
+from pipeline.schema import REQUEST_COLUMNS, SUCCESS, Mask, Pixels
 from pipeline.sinks import Sink
 from pipeline.specs import DecodeSpec, WriteSpec
 
@@ -252,20 +253,40 @@ def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSp
     }
 
 
-def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
-    """The file's bytes, and how many pixels differ from the source outside the mask when it is read back.
+@dataclass(frozen=True)
+class Composed:
+    """A candidate at the source's native size."""
+
+    pixels: Pixels  # [H, W, 3]
+    alpha: Any  # [H, W] uint8 where the source has an alpha channel, opaque in the mask
+    mask: Mask  # [H, W], what was edited
+
+
+def composed(answer: Answer, kept: Kept, how: Literal["mask", "region"] = "mask") -> Composed:
+    """The source with a candidate in it.
 
     The mask is the row's where the network saw it: of a face's square what lies in both.
+
+    Args:
+        answer: of a row that was edited.
+        kept: one of its candidates.
+        how: ``region`` shows all that the network saw, ``mask`` of it what lies in the mask.
     """
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
     mask = sample.mask & answer.region.footprint(sample.mask.shape)
-    shown = mask if spec.composite == "mask" else images.whole(mask.shape)
+    shown = mask if how == "mask" else images.whole(mask.shape)
     pixels = images.composite(sample.source, kept.image, shown, answer.region)
-    alpha = images.opaque_inside(sample.alpha, mask)
-    data = images.encode(pixels, spec.image_format, alpha=alpha)
-    changed = images.changed_outside(sample.source, _read_back(data), mask)
+    return Composed(pixels, images.opaque_inside(sample.alpha, mask), mask)
+
+
+def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
+    """The file's bytes, and how many pixels differ from the source outside the mask when it is read back."""
+    made = composed(answer, kept, spec.composite)
+    data = images.encode(made.pixels, spec.image_format, alpha=made.alpha)
+    assert answer.sample.source is not None
+    changed = images.changed_outside(answer.sample.source, _read_back(data), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed on the way to the file")
     return data, changed

@@ -34,14 +34,21 @@ class Picture:
     pixelated: bool  # enlarged: its pixels are meant to be seen
 
 
-def thumbnail(pixels: Pixels, alpha: Plane | None = None) -> Picture:
-    """An image scaled down to ``LARGEST``, or a small one as it is, to be shown enlarged. Transparency is kept."""
-    return _picture(_shrunk(pixels, alpha))
+def thumbnail(pixels: Pixels, alpha: Plane | None = None, largest: int = LARGEST) -> Picture:
+    """An image scaled down to ``largest``, or a small one as it is, to be shown enlarged. Transparency is kept."""
+    return _picture(_shrunk(pixels, alpha, largest))
 
 
-def overlay(pixels: Pixels, mask: Mask) -> Picture:
+def small_png(pixels: Pixels, alpha: Plane | None = None) -> bytes:
+    """A PNG file of an image scaled down to ``LARGEST``, or of a small one as it is."""
+    out = io.BytesIO()
+    _shrunk(pixels, alpha, LARGEST).save(out, "PNG")
+    return out.getvalue()
+
+
+def overlay(pixels: Pixels, mask: Mask, largest: int = LARGEST) -> Picture:
     """An image in pale gray with what is edited in tinted colour; a mask of one pixel can still be seen."""
-    image = _shrunk(pixels)
+    image = _shrunk(pixels, None, largest)
     part = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BOX)
     inside = part.point([0] + [max(share, 128) for share in range(1, 256)])
     if image.size != (mask.shape[1], mask.shape[0]):
@@ -51,7 +58,7 @@ def overlay(pixels: Pixels, mask: Mask) -> Picture:
     return _picture(Image.composite(tinted, pale, inside))
 
 
-def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int]:
+def difference(source: Pixels, output: Pixels, mask: Mask, side: int = LARGEST) -> tuple[Picture, int]:
     """Where the output differs from the source outside the mask, white on black, and by how many levels at most.
 
     Every pixel of the picture is the largest difference among the pixels that it stands for, so that a single one is
@@ -59,7 +66,7 @@ def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int
     """
     # Not abs(a - b): uint8 wraps around.
     levels = np.where(mask, 0, (np.maximum(source, output) - np.minimum(source, output)).max(axis=2))
-    width, height = _fitted(levels.shape[1], levels.shape[0])
+    width, height = _fitted(levels.shape[1], levels.shape[0], side)
     for axis, size in enumerate((height, width)):
         starts = np.arange(size) * levels.shape[axis] // size
         levels = np.maximum.reduceat(levels, starts, axis=axis)
@@ -68,19 +75,19 @@ def difference(source: Pixels, output: Pixels, mask: Mask) -> tuple[Picture, int
     return _picture(Image.fromarray(shown)), largest
 
 
-def _shrunk(pixels: Pixels, alpha: Plane | None = None) -> Image.Image:
+def _shrunk(pixels: Pixels, alpha: Plane | None, largest: int) -> Image.Image:
     image = Image.fromarray(pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    size = _fitted(image.width, image.height)
+    size = _fitted(image.width, image.height, largest)
     if size == image.size:
         return image
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _fitted(width: int, height: int) -> tuple[int, int]:
-    """Width and height brought under ``LARGEST``, the aspect ratio kept."""
-    scale = min(1.0, LARGEST / max(width, height))
+def _fitted(width: int, height: int, largest: int) -> tuple[int, int]:
+    """Width and height brought under ``largest``, the aspect ratio kept."""
+    scale = min(1.0, largest / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import RetouchError, StorageError
 from pipeline.samples import Sample
 from pipeline.specs import DecodeSpec
 from pipeline.stages import decode
-from pipeline.thumbnails import Picture, difference, overlay, thumbnail
+from pipeline.thumbnails import LARGEST, Picture, difference, overlay, thumbnail
 
 Fetch = Callable[[str], bytes]
 RUNNERS_UP: Final = 3  # shown of each row
@@ -33,6 +33,16 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What another run made of a row. ``figure`` is None, and so are the scores, where it has no answer."""
+
+    name: str
+    status: str
+    figure: Figure | None
+    scores: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Tile:
     """One row of the gallery. ``scores`` and ``columns`` (the caller's) are by name."""
 
@@ -44,12 +54,19 @@ class Tile:
     scores: Mapping[str, Any]
     columns: Mapping[str, Any]
     answer: Mapping[str, Any]  # the results row
+    beside: Sequence[Other] = ()  # what other runs made of it
 
     @property
     def sortable(self) -> dict[str, float | None]:
         """The scores that are numbers, None where the row lacks one or it is not finite."""
         numbers = {n: v for n, v in self.scores.items() if v is None or isinstance(v, int | float)}
         return {n: None if v is None or not math.isfinite(v) else float(v) for n, v in numbers.items()}
+
+    @property
+    def weight(self) -> int:
+        """Characters of its pictures."""
+        figures = [*self.figures, *(other.figure for other in self.beside if other.figure)]
+        return sum(len(figure.picture.uri) for figure in figures if figure.picture)
 
 
 def reader(output: str, answers: Iterable[Mapping[str, Any]]) -> Fetch:
@@ -75,6 +92,7 @@ def make_tile(
     missing: str,
     scores: Sequence[str],
     columns: Sequence[str],
+    side: int = LARGEST,
 ) -> Tile:
     """The tile of one row. What cannot be read is said in its place, never raised.
 
@@ -86,19 +104,20 @@ def make_tile(
         missing: what to say where ``request`` is None.
         scores: score columns of ``answer``.
         columns: the caller's columns of ``answer``.
+        side: longer one of a picture, in pixels.
     """
     sample, problem = (None, missing) if request is None else _inputs(request, mask)
     edited, unread = _output(fetch, answer["output"])
-    differences, notes = _comparison(sample, edited, answer["background_changed_px"])
+    differences, notes = _comparison(sample, edited, answer["background_changed_px"], side)
     return Tile(
         key=answer["key"],
         status=answer["status"],
         prompt=(request or {}).get("prompt") or "",
         figures=[
-            *_before(sample, problem),
-            *_after("after", answer["output"], edited, unread),
+            *_before(sample, problem, side),
+            *_after("after", answer["output"], edited, unread, side),
             *differences,
-            *_runners_up(fetch, answer["runners_up"] or ()),
+            *_runners_up(fetch, answer["runners_up"] or (), side),
         ],
         notes=notes,
         scores={name: answer[name] for name in scores},
@@ -117,19 +136,28 @@ def _inputs(request: Mapping[str, Any], mask: MaskSpec) -> tuple[Sample | None, 
     return (None if alone.failure else replace(alone, mask=None)), sample.failure.message
 
 
-def _before(sample: Sample | None, problem: str) -> Iterator[Figure]:
+def other(name: str, fetch: Fetch, answer: Mapping[str, Any] | None, scores: Sequence[str], side: int) -> Other:
+    """What a run beside this one made of a row, from its results row; None where it has none."""
+    if answer is None:
+        return Other(name, "no answer", None, {})
+    image, problem = _output(fetch, answer["output"])
+    figure = next(_after(f"after, {name}", answer["output"], image, problem, side, linked=False), None)
+    return Other(name, answer["status"], figure, {score: answer.get(score) for score in scores})
+
+
+def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
     if sample is None or sample.source is None:
         yield Figure("before", None, f"source not readable: {problem}")
         return
-    yield Figure("before", thumbnail(sample.source, sample.alpha))
+    yield Figure("before", thumbnail(sample.source, sample.alpha, side))
     if sample.exemplar is not None:
-        yield Figure("exemplar", thumbnail(sample.exemplar))
+        yield Figure("exemplar", thumbnail(sample.exemplar, None, side))
     if sample.mask is None:
         yield Figure("mask", None, f"not usable: {problem}")
     elif sample.mask.all():
         yield Figure("mask", None, "none: the whole image is edited")
     else:
-        yield Figure("mask", overlay(sample.source, sample.mask), f"{sample.mask.mean():.1%}")
+        yield Figure("mask", overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
 
 
 def _output(fetch: Fetch, path: str | None) -> tuple[images.Image | None, str]:
@@ -141,21 +169,23 @@ def _output(fetch: Fetch, path: str | None) -> tuple[images.Image | None, str]:
         return None, f"output not readable: {error}"
 
 
-def _after(name: str, path: str | None, image: images.Image | None, problem: str) -> Iterator[Figure]:
+def _after(
+    name: str, path: str | None, image: images.Image | None, problem: str, side: int, *, linked: bool = True
+) -> Iterator[Figure]:
     if path:
-        picture = None if image is None else thumbnail(image.pixels, image.alpha)
+        picture = None if image is None else thumbnail(image.pixels, image.alpha, side)
         is_file = addresses.MEMBER not in path and "://" not in path  # of no shard, and none that a browser cannot open
-        yield Figure(name, picture, problem, quote(path) if is_file else "")
+        yield Figure(name, picture, problem, quote(path) if linked and is_file else "")
 
 
-def _runners_up(fetch: Fetch, candidates: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+def _runners_up(fetch: Fetch, candidates: Sequence[Mapping[str, Any]], side: int) -> Iterator[Figure]:
     for candidate in candidates[:RUNNERS_UP]:
         image, problem = _output(fetch, candidate["output"])
-        yield from _after(f"candidate {candidate['candidate']}", candidate["output"], image, problem)
+        yield from _after(f"candidate {candidate['candidate']}", candidate["output"], image, problem, side)
 
 
 def _comparison(
-    sample: Sample | None, edited: images.Image | None, recorded: int | None
+    sample: Sample | None, edited: images.Image | None, recorded: int | None, side: int
 ) -> tuple[list[Figure], list[str]]:
     """Where the output differs outside the mask, if anywhere, and what no longer fits together since the run."""
     if sample is None or sample.source is None or sample.mask is None or edited is None:
@@ -168,6 +198,6 @@ def _comparison(
     notes = [f"source, mask or output has changed since the run: {changed} px outside the mask differ now"]
     figures = []
     if changed:
-        picture, largest = difference(source, output, sample.mask)
+        picture, largest = difference(source, output, sample.mask, side)
         figures = [Figure("changed outside", picture, f"white: {largest} of 255 levels")]
     return figures, notes if changed != recorded else []

@@ -33,9 +33,10 @@ class JobModel(Model):
 class MaskSpec(Model):
     """How a mask image is read; white (True) is what is edited."""
 
-    source: Literal["auto", "luma", "alpha"] = "auto"
-    invert: bool = False
-    # At half: "any non-zero pixel", as the original has it, grows a JPEG q75 mask by 4.6 %.
+    source: Literal["auto", "luma", "alpha"] = "auto"  # which plane decides; auto: alpha where it varies, else luma
+    invert: bool = False  # edit what is black instead
+    # Smallest value that is edited. Half, since "any non-zero pixel", as the original has it, grows a JPEG q75 mask by
+    # 4.6 %.
     threshold: int = Field(default=128, ge=1, le=255)
 
 
@@ -70,16 +71,16 @@ class FinetuneJob(JobModel):
     """``kind: finetune``: a diffusion network to one or many domains, each a file of its own (DiffusionCLIP)."""
 
     kind: Literal["finetune"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the training: letters, digits, dots, dashes
     manifest: str | tuple[str, ...] | None = None  # images to learn from; a target may name its own
-    output: str
-    seed: int = Field(default=0, ge=0)
+    output: str  # folder on any fsspec URL, for the networks
+    seed: int = Field(default=0, ge=0)  # of all that is random in the training
     weights: JobWeights  # roles unet and clip, arcface where identity has weight
     params: dict[str, Any] = Field(default_factory=dict)  # fields of FinetuneParams
-    targets: tuple[TargetSpec, ...] = Field(min_length=1)
-    fit: Literal["auto", "crop", "resize", "face"] = "auto"
-    mask: MaskSpec = MaskSpec()
-    ray: TaskSpec = TaskSpec()
+    targets: tuple[TargetSpec, ...] = Field(min_length=1)  # a network each
+    fit: Literal["auto", "crop", "resize", "face"] = "auto"  # what the network sees of an image, as in an edit job
+    mask: MaskSpec = MaskSpec()  # how mask images are read
+    ray: TaskSpec = TaskSpec()  # what each target's task takes of the cluster
 
     @model_validator(mode="after")
     def _targets_can_be_told_apart(self) -> FinetuneJob:
@@ -107,14 +108,14 @@ class TrainJob(JobModel):
     """``kind: train``: an exemplar UNet from images with boxes (Paint by Example)."""
 
     kind: Literal["train"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the training: letters, digits, dots, dashes
     manifest: str | tuple[str, ...]  # columns image and boxes
-    output: str
-    seed: int = Field(default=0, ge=0)
+    output: str  # folder on any fsspec URL, for checkpoints and networks
+    seed: int = Field(default=0, ge=0)  # of all that is random in the training
     weights: JobWeights  # where it starts: Paint by Example's, or Stable Diffusion's with CLIP's as vision
     params: dict[str, Any] = Field(default_factory=dict)  # fields of TrainParams
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)  # of rows seen that cannot be read; above it, it stops
-    ray: WorkersSpec = WorkersSpec()
+    ray: WorkersSpec = WorkersSpec()  # how many workers, and what each takes of the cluster
 
     @property
     def manifests(self) -> tuple[str, ...]:

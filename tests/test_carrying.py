@@ -52,10 +52,19 @@ def test_answers_come_from_the_newest_and_from_those_before_it_until_one_came_to
 
 def test_an_answer_is_asked_again_by_its_status_or_its_error_class() -> None:
     statuses = ["failed_to_load", "failed_to_load", "failed_to_edit", "success"]
-    answers = pa.table({"status": statuses, "error_type": ["LoadError", "ObjectMissing", "EditError", None]})
+    answers = pa.table(
+        {"status": statuses, "error_type": ["LoadError", "ObjectMissing", "EditError", None], "attempts": [0, 0, 1, 1]}
+    )
     again = carrying.answered_again(retry_failed=False, retry_errors={"LoadError"})
     assert again(answers).to_pylist() == [True, False, False, False]
     again = carrying.answered_again(retry_failed=True, retry_errors=())
     assert again(answers).to_pylist() == [True, True, True, False]
     again = carrying.answered_again(retry_failed=False, retry_errors=())
     assert not any(again(answers).to_pylist())
+
+
+def test_a_row_that_missed_the_thresholds_is_asked_again_where_the_job_allows_more_tries_than_it_had() -> None:
+    again = carrying.answered_again(retry_failed=False, retry_errors=(), tries=6)
+    statuses = ["failed_quality", "failed_quality", "success", "failed_to_edit", "failed_quality"]
+    answers = pa.table({"status": statuses, "error_type": ["E"] * 5, "attempts": pa.array([4, 6, 2, 2, None])})
+    assert again(answers).to_pylist() == [True, False, False, False, True], "what keeps the thresholds is not tried on"

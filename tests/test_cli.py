@@ -57,6 +57,24 @@ def test_a_run_prints_what_adds_up_the_rate_and_where_the_gallery_is(tmp_path: P
     assert "4/4 rows answered" in state.stdout
 
 
+def test_programs_read_objects_alone_from_stdout_and_the_quiet_way_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = local_run(tmp_path)
+    for mode in ("json", "quiet", "fancy"):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", job, "--executor", "local", "--set", f"output={tmp_path}/{mode}", "--progress", mode])
+        out, err = capsys.readouterr()
+        if mode == "json":
+            *_, last = [json.loads(line) for line in out.splitlines()]
+            assert (last["event"], last["rows"], last["exit_code"]) == ("finished", 4, 0)
+        else:
+            assert out == ""
+        assert ended.value.code == (2 if mode == "fancy" else 0)
+        assert ("no way 'fancy'" in err) == (mode == "fancy")
+        assert err.count("\n") == (mode == "fancy")
+
+
 def test_verify_ends_with_a_code_and_the_key_of_what_is_missing(tmp_path: Path) -> None:
     retouch("run", local_run(tmp_path), "--executor", "local")
     image = next((tmp_path / "out" / "images").rglob("row-002-*.png"))
@@ -165,9 +183,3 @@ def test_a_wrong_command_is_one_line_and_code_2_and_starts_nothing(
     assert failed.stderr.startswith("retouch: ")
     assert failed.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_plugins_lists_what_is_installed() -> None:
-    found = retouch("plugins").stdout
-    for name in ("blended_diffusion", "clip_score", "background_lpips", "files", "tar"):
-        assert name in found

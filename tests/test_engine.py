@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.config import MetricSpec, QualitySpec, Threshold
-from pipeline.engine import Engine, candidate_seed
+from pipeline.engine import Engine
 from pipeline.errors import ConfigError, PluginError, StorageError
+from pipeline.rounds import candidate_seed
 from pipeline.samples import Answer, Failure, Sample, failed_to_load
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 from pipeline.specs import EngineSpec
@@ -199,6 +200,87 @@ def test_retry_tries_further_seeds_until_one_keeps_the_threshold() -> None:
     assert answer.failure is None
     assert answer.kept[0].candidate == first
     assert answer.attempts == (first // 2 + 1) * 2
+
+
+def gated(rounds: int, bound: float, candidates: int = 2, shape: int = 4, **spec: object) -> Engine:
+    quality = QualitySpec(mode="retry", thresholds={"distance": Threshold(max=bound)}, rounds=rounds)
+    return Engine(replace(SPEC, quality=quality, candidates=candidates, batch_size=shape, **spec), "cpu")  # type: ignore[arg-type]
+
+
+def told(answers: list[Answer]) -> list[tuple]:
+    return [(a.sample.key, kept_of(a), a.attempts, a.failure and a.failure.message) for a in answers]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    keys=st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=6, unique=True),
+    bound=st.floats(0, 0.6),
+    small=st.integers(1, 3),
+    more=st.integers(1, 4),
+    candidates=st.integers(1, 3),
+    shape=st.integers(1, 7),
+)
+def test_a_larger_budget_only_adds_candidates(
+    keys: list[str], bound: float, small: int, more: int, candidates: int, shape: int
+) -> None:
+    rows = [sample(key) for key in keys]
+    with_less = gated(small, bound, candidates, shape).answer(rows)
+    with_more = gated(small + more, bound, candidates, shape).answer(rows)
+    for less, other in zip(with_less, with_more, strict=True):
+        if less.failure is None:
+            assert told([less]) == told([other]), "what passed stays as it was"
+        else:
+            assert less.attempts == small * candidates
+            assert other.attempts > less.attempts
+            assert other.kept[0].scores["distance"] <= less.kept[0].scores["distance"], "the best so far is kept"
+
+
+@settings(max_examples=25, deadline=None)
+@given(bound=st.floats(0, 0.6), candidates=st.integers(1, 3), shape=st.integers(1, 9), alone=st.sampled_from("abcdef"))
+def test_filling_passes_with_further_rounds_changes_no_answer(
+    bound: float, candidates: int, shape: int, alone: str
+) -> None:
+    """As one row at a time in passes that hold one entry, where nothing is ever filled."""
+    rows = [sample(key) for key in "abcdef"]
+    plain = gated(4, bound, candidates, 1).answer(rows)
+    assert told(gated(4, bound, candidates, shape).answer(rows)) == told(plain)
+    (by_itself,) = gated(4, bound, candidates, shape).answer([sample(alone)])
+    assert told([by_itself]) == told([plain["abcdef".index(alone)]])
+
+
+def test_a_row_of_which_one_candidate_passes_is_tried_no_further_though_another_ranks_better() -> None:
+    class Misranking(Painter):
+        rank_by: ClassVar[str | None] = "other"
+
+        def edit_batch(self, batch: Batch) -> list[EditResult]:
+            edited = super().edit_batch(batch)
+            return [replace(one, metrics={**one.metrics, "other": -one.metrics["distance"]}) for one in edited]
+
+    seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(2)]
+    engine = gated(5, min(seeds), shape=2)
+    engine.editor = Misranking(PainterParams())
+    (answer,) = engine.answer([sample("a")])
+    assert (answer.failure, answer.attempts) == (None, 2)
+    assert answer.kept[0].scores["distance"] == min(seeds)
+
+
+def test_rows_that_go_on_share_passes_until_one_passes_and_none_is_made_for_the_others() -> None:
+    Painter.calls.clear()
+    rows = [sample(key) for key in "abcdefgh"]
+    answers = gated(8, 0.15, candidates=1, shape=8).answer(rows)
+    tries = sum(answer.attempts for answer in answers)
+    assert tries > 8
+    rounds = max(answer.attempts for answer in answers)
+    assert len(Painter.calls) < rounds, "the last rows' rounds go into what would be padding"
+    assert all(answer.failure is None or answer.attempts == 8 for answer in answers)
+
+
+def test_a_row_that_no_candidate_passes_says_how_near_its_best_one_came() -> None:
+    seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(6)]
+    (answer,) = gated(3, -1.0).answer([sample("a")])
+    assert answer.failure == Failure(FAILED_QUALITY, "QualityError", f"distance {min(seeds):.4g} is over -1", "score")
+    assert answer.kept[0].scores["distance"] == min(seeds)
+    assert answer.attempts == 6
 
 
 class Reader(Painter):

@@ -78,7 +78,7 @@ def started(line: Sequence[str], folder: Path, environment: Mapping[str, str]) -
 
 def test_the_readme_shows_the_commands_that_there_are() -> None:
     shown = " ".join(commands())
-    for name in ("run", "plan", "check", "status", "verify", "row", "report", "evaluate", "plugins"):
+    for name in ("run", "plan", "check", "status", "verify", "row", "report", "evaluate", "plugins", "export"):
         assert f"retouch {name}" in shown
 
 
@@ -95,6 +95,14 @@ def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
     planned = next(text for line, text in outputs.items() if line.startswith("retouch plan"))
     assert "4 rows, 0 answered already, 4 left" in planned
+    counts, worst, by_prompt = (text for line, text in outputs.items() if line.startswith("python -c"))
+    assert re.search(rf"success\W+{DRAWN}\b", counts)
+    assert worst.count("images/") == 5
+    assert "a red circle" in by_prompt or "a " in by_prompt
+    assert (
+        f"{DRAWN} rows exported, 0 left out"
+        in outputs["retouch export runs/quickstart datasets/shards --format webdataset"]
+    )
     assert "identical" in next(text for line, text in outputs.items() if line.startswith("retouch row"))
     translated, exemplars = (24, 32) if LONG else (2, 4)
     assert f"rows: {translated} = {translated} success" in outputs["retouch run jobs/translate.yaml"]

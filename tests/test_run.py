@@ -328,3 +328,38 @@ def test_an_executor_that_loses_rows_is_found_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(local, "execute", forgetful)
     with pytest.raises(Interrupted, match="5 rows came back without an answer"):
         quiet(job)
+
+
+def test_a_larger_budget_of_the_gate_tries_only_rows_that_missed_and_leaves_what_passed(tmp_path: Path) -> None:
+    def gated(rounds: int) -> EditJob:
+        quality = {"mode": "retry", "thresholds": {"distance": {"max": 0.3}}, "rounds": rounds}
+        return painter_job(tmp_path, manifest, quality=quality, max_failure_rate=1.0)
+
+    manifest = write_dataset(tmp_path, 12, {5: "raise"})
+    first = quiet(gated(1))
+    missed = first.statuses["failed_quality"]
+    assert 0 < missed < 11
+    before = hashes(gated(1))
+    second = quiet(gated(6))
+    assert second.answered_now == missed
+    assert second.statuses["failed_quality"] < missed
+    table = results.read(second.output, ["key", "status", "attempts", "sha256", "distance"]).to_pylist()
+    assert all(row["distance"] <= 0.3 for row in table if row["status"] == SUCCESS)
+    assert {row["attempts"] for row in table if row["status"] == "failed_quality"} <= {6}
+    assert sum(row["sha256"] == before[row["key"]] for row in table) >= 12 - missed
+    assert quiet(gated(6)).answered_now == 0
+    assert quiet(gated(2)).answered_now == 0, "a smaller budget takes nothing back"
+    assert results.verify(second.output).ok
+
+
+def test_the_summary_says_how_many_rows_came_how_far(tmp_path: Path) -> None:
+    quality = {"mode": "reject", "thresholds": {"distance": {"max": 0.5}}}
+    manifest = write_dataset(tmp_path, 8, {1: "raise"})
+    (tmp_path / "files/3.png").unlink()
+    summary = quiet(painter_job(tmp_path, manifest, quality=quality, candidates=2, max_failure_rate=1.0))
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["funnel"]
+    counts = {station["name"]: station["rows"] for station in told["stations"]}
+    assert (counts["read"], counts["loaded"], counts["edited"]) == (8, 7, 6)
+    assert counts["kept"] == counts["passed the gate"] == summary.statuses[SUCCESS]
+    assert told["tries"] == 14
+    assert f"{counts['passed the gate']} passed the gate" in (tmp_path / "out" / "report.html").read_text()

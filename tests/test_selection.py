@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.schema import RESULT_FIELDS, results_schema
-from pipeline.selection import A_CLASS, ALL_UP_TO, RANDOM, WORST, lower_is_worse, score_columns, sections
+from pipeline.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("ground", pa.string())]))
 
@@ -36,15 +36,16 @@ def test_no_rows_give_no_section():
     assert sections(table(0), ["clip_score"], {}) == []
 
 
-def test_many_rows_give_random_ones_the_worst_and_failures_of_each_class():
+def test_many_rows_give_random_ones_the_worst_the_best_and_failures_of_each_class():
     results = table(ALL_UP_TO + 100, failed=60)
 
     chosen = chosen_keys(results)
 
-    assert [len(keys) for keys in chosen.values()] == [RANDOM, WORST, 3 * A_CLASS]
+    assert [len(keys) for keys in chosen.values()] == [RANDOM, RANKED, RANKED, 3 * A_CLASS]
     scores = dict(zip(results["key"].to_pylist(), results["clip_score"].to_pylist(), strict=True))
     known = sorted(score for score in scores.values() if score is not None)
-    assert [scores[key] for key in chosen["Worst rows"]] == known[:WORST]
+    assert [scores[key] for key in chosen["Worst by clip_score"]] == known[:RANKED]
+    assert [scores[key] for key in chosen["Best by clip_score"]] == known[::-1][:RANKED]
     assert all(scores[key] is None for key in chosen["Failures"])
     kinds = [int(key[1:]) % 3 for key in chosen["Failures"]]
     assert sorted(kinds) == [0] * A_CLASS + [1] * A_CLASS + [2] * A_CLASS
@@ -61,10 +62,10 @@ def test_the_random_rows_depend_on_keys_alone():
 def test_the_worst_rows_are_the_highest_where_a_threshold_is_a_maximum():
     results = table(300)
 
-    worst = chosen_keys(results, clip_score={"max": 0.5})["Worst rows"]
+    worst = chosen_keys(results, clip_score={"max": 0.5})["Worst by clip_score"]
 
     scores = dict(zip(results["key"].to_pylist(), results["clip_score"].to_pylist(), strict=True))
-    assert [scores[key] for key in worst] == sorted(scores.values(), reverse=True)[:WORST]
+    assert [scores[key] for key in worst] == sorted(scores.values(), reverse=True)[:RANKED]
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,14 @@ def test_a_run_without_scores_has_no_worst_rows():
     results = table(300).drop_columns(["clip_score"])
 
     assert [section.title for section in sections(results, [], {})] == ["Random rows"]
+
+
+def test_a_score_that_is_no_finite_number_ranks_no_row_and_further_scores_rank_fewer():
+    results = table(300)
+    other = pa.array([float("nan"), float("inf"), None, *range(297)], pa.float64())
+    results = results.append_column("clip_distance", other)
+    keys = results["key"].to_pylist()
+    chosen = {s.title: [keys[i] for i in s.rows] for s in sections(results, ["clip_score", "clip_distance"], {})}
+    assert chosen["Worst by clip_distance"] == keys[::-1][: len(chosen["Worst by clip_distance"])]
+    assert 0 < len(chosen["Best by clip_distance"]) < RANKED
+    assert not {"k0", "k1", "k2"} & {*chosen["Worst by clip_distance"], *chosen["Best by clip_distance"]}

@@ -24,6 +24,7 @@ from pipeline.errors import RetouchError
 
 IMAGES: Final = 1000  # different image files that the rows of a manifest name in turn
 SIDE: Final = 32  # pixels
+ROWS_A_BLOCK: Final = 1000  # auto keeps blocks small, since it knows of no edit that costs nothing
 ROWS_A_GROUP: Final = 50_000  # of the manifest's Parquet row groups
 # Says its own peak: what the system says of a child holds its parent's memory at the moment of the fork.
 _PEAK: Final = """
@@ -125,7 +126,7 @@ def _job(place: Path, rows: int, sink: str) -> Path:
         "editor": {"name": NULL, "weights": {}, "params": {"image_size": SIDE}},
         "metrics": [],
         "sink": sink,
-        "ray": {"batch_size": 64, "actors": 1},
+        "ray": {"batch_size": 64, "actors": 1, "rows_per_block": ROWS_A_BLOCK},
     }
     job.write_text(yaml.safe_dump(fields))
     return job

@@ -44,7 +44,7 @@ def plan(
     from pipeline.config import EditJob, load_job
     from pipeline.errors import ConfigError
     from pipeline.nights import look_back
-    from pipeline.plan import make_plan, refuse_another_job
+    from pipeline.plan import make_plan, refuse_another_job, tries
     from pipeline.prices import load
 
     if executor not in ("ray", "local"):
@@ -55,7 +55,9 @@ def plan(
         raise ConfigError(f"{job} is of kind {loaded.kind}; retouch plan takes jobs of kind edit")
     made = make_plan(loaded, limit=limit)
     refuse_another_job(made)
-    made, _ = look_back(made, answered_again(False, ()), wait=False)  # what a night takes over costs nothing
+    made, _ = look_back(
+        made, answered_again(False, (), tries(loaded)), wait=False
+    )  # what a night takes over costs nothing
     outlook = _Outlook(made, table, counts, None if all_ else sample, "ray" if executor == "ray" else "local", address)
     typer.echo(json.dumps(outlook.record()) if as_json else "\n".join(outlook.lines()))
 

@@ -15,8 +15,14 @@ def register(app: typer.Typer) -> None:
 
 def schema(
     kind: Annotated[str | None, typer.Option(help="edit, finetune, train or evaluate; else all.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables for people instead.")] = False,
 ) -> None:
     """Print the JSON Schema of job files, with the params of the installed editors."""
+    if markdown:
+        from pipeline.job_reference import job_reference
+
+        typer.echo(job_reference(kind), nl=False)
+        return
     from pipeline.job_schema import job_schema
 
     typer.echo(json.dumps(job_schema(kind), indent=1))

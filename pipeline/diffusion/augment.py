@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.diffusion.noise import Draws
+from pipeline.diffusion.noise import Draws, sent
 
 STREAM = "augmentation"
 _NUMBERS = 13  # uniforms a view: affine fires, angle, dx, dy; perspective fires, four corners' x and y
@@ -103,7 +103,7 @@ def warp(x: Tensor, sources: Tensor, padding: Literal["zeros", "border"]) -> Ten
     height, width = x.shape[-2:]
     # To grid_sample's coordinates before the cast: float32 then rounds numbers near 1, not pixel numbers.
     to_unit = torch.tensor([[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]], dtype=torch.float64)
-    matrix = (to_unit @ sources).to(x.device, x.dtype)[:, :, :, None, None]
+    matrix = sent((to_unit @ sources).to(x.dtype), x.device)[:, :, :, None, None]
     column = torch.arange(width, device=x.device, dtype=x.dtype).view(1, 1, width)
     row = torch.arange(height, device=x.device, dtype=x.dtype).view(1, height, 1)
     u, v, w = (matrix[:, i, 0] * column + matrix[:, i, 1] * row + matrix[:, i, 2] for i in range(3))

@@ -63,6 +63,23 @@ def only_for(denoise: Denoise, guided: Tensor) -> Denoise:
     return partly
 
 
+def on_some_steps(guided: Denoise, plain: Denoise, every: int, first: int) -> Denoise:
+    """From step ``first`` down, guides one of ``every`` steps, ``every`` times as strongly; the others are plain."""
+    if every == 1:
+        return guided
+
+    def denoise(x_t: Tensor, t: Timestep) -> Prediction:
+        if not isinstance(t, int):
+            raise TypeError("guidance on some steps walks a batch through the same timesteps")
+        if (first - t) % every:
+            return plain(x_t, t)
+        prediction = guided(x_t, t)
+        grad = None if prediction.grad is None else every * prediction.grad
+        return Prediction(prediction.eps, prediction.log_variance, grad)
+
+    return denoise
+
+
 def spherical_distance(u: Tensor, v: Tensor) -> Tensor:
     """2 arcsin^2(|u - v| / 2) of the unit vectors along the last axis; 0 to pi^2/2."""
     chord: Tensor = torch.linalg.vector_norm(F.normalize(u, dim=-1) - F.normalize(v, dim=-1), dim=-1)

@@ -55,10 +55,12 @@ class Noise:
         return torch.stack([draw(one) for one in self._streams[stream]])
 
     def _moved(self, drawn: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return drawn.to(self._device)
-        # Pinned, the copy does not wait for the kernels before it, and drawing overlaps with the networks' work.
-        return drawn.pin_memory().to(self._device, non_blocking=True)
+        return sent(drawn, self._device)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU's on the device. The copy waits for no kernel before it: what is drawn next overlaps."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:

@@ -138,7 +138,7 @@ def ddpm(schedule: Schedule, fixed_log_variance: Callable[[Schedule], F64] = fix
         mean = posterior_mean(schedule, x0, x_t, t)
         log_variance = prediction.log_variance
         if log_variance is None:
-            log_variance = torch.as_tensor(gather(fallback, t, x_t), dtype=x_t.dtype, device=x_t.device)
+            log_variance = _filled(gather(fallback, t, x_t), x_t)
         if prediction.grad is not None:
             mean = mean + log_variance.exp() * prediction.grad
         if isinstance(t, int) and t == 0:
@@ -174,6 +174,13 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Step:
         return Stepped(mean + sigma * noise, x0)
 
     return step
+
+
+def _filled(value: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a tensor that is filled on the device: copied there, it would wait for all work before it."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def _not_at_zero(t: Timestep, like: Tensor) -> Tensor | float:

@@ -18,6 +18,7 @@ PRESETS: Final[Mapping[str | None, Mapping[str, Any]]] = {
         "distance": "spherical",  # steeper than cosine where an image is far from its text
         "guide_on": "blend",  # CLIP knows clean images: nearly x0 early on, nearly x_t at the end
         "gradient": "x_t",  # through the network; x0 takes half the time and follows the prompt less
+        "guidance_every": 1,
         "lpips_lambda": 1000.0,
         "l2_lambda": 10000.0,
         "background_target": "masked",  # unmasked asks the blackened inside of the mask to resemble the source
@@ -30,6 +31,7 @@ PRESETS: Final[Mapping[str | None, Mapping[str, Any]]] = {
         "distance": "spherical",
         "guide_on": "blend",
         "gradient": "x_t",
+        "guidance_every": 1,
         "lpips_lambda": 1000.0,
         "l2_lambda": 10000.0,
         "background_target": "unmasked",
@@ -42,6 +44,7 @@ PRESETS: Final[Mapping[str | None, Mapping[str, Any]]] = {
         "distance": "cosine",
         "guide_on": "x0",
         "gradient": "x0",
+        "guidance_every": 1,
         "lpips_lambda": 500.0,  # lambda = 1000 on half of (MSE + LPIPS)
         "l2_lambda": 500.0,
         "background_target": "masked",
@@ -75,12 +78,13 @@ class Params:
     guide: Literal["text", "exemplar"] = "text"  # exemplar: towards CLIP's embedding of the exemplar's image
     clip_guidance_lambda: float = 1000.0  # the published strength
     range_lambda: float = 50.0  # holds x0 in [-1, 1] in the place of clamping, which would cut the gradient
-    distance: Literal["spherical", "cosine"] = _BY_PRESET
+    distance: Literal["spherical", "cosine"] = _BY_PRESET  # between image and text, by preset
     guide_on: Literal["blend", "x0"] = _BY_PRESET  # what CLIP looks at
     gradient: Literal["x_t", "x0"] = _BY_PRESET  # with respect to what; x0 leaves the network's backward pass out
+    guidance_every: int = _BY_PRESET  # guide the first of so many steps, so many times as strongly, and none between
     aug_num: int = _BY_PRESET  # views a step, the plain one included; 1 = no augmentation
-    augmentation: Literal["affine+perspective", "perspective"] = _BY_PRESET
-    translate: Literal["both", "vertical"] = _BY_PRESET
+    augmentation: Literal["affine+perspective", "perspective"] = _BY_PRESET  # of the views
+    translate: Literal["both", "vertical"] = _BY_PRESET  # in which directions views are moved
     class_mode: Literal["random", "zero"] = "random"  # class-conditional networks: redrawn every step, or no class
 
     # What keeps the background.
@@ -88,12 +92,13 @@ class Params:
     enforce_background: bool = True  # the last step's x0 is pasted into the source
     local_clip_guided: bool = False  # Algorithm 1, the baseline: neither blend nor enforce_background
     background_preservation_loss: bool = False  # what Algorithm 1 has for blending
-    lpips_lambda: float = _BY_PRESET
+    lpips_lambda: float = _BY_PRESET  # strength of its LPIPS part
     l2_lambda: float = _BY_PRESET  # on each image's own mean square; the code's mean spans the batch too
     background_target: Literal["masked", "unmasked"] = _BY_PRESET  # the source's side of that loss
 
     ranking: Literal["guidance", "repo"] = _BY_PRESET  # clip_distance as guidance sees it, or black outside and raw
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; x stays float32
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of UNet and CLIP; x stays float32
+    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -108,6 +113,8 @@ class Params:
     def _check(self) -> None:
         if self.aug_num < 1:
             raise ConfigError(f"aug_num is {self.aug_num}; 1 is the plain view alone, 8 the published number")
+        if self.guidance_every < 1:
+            raise ConfigError(f"guidance_every is {self.guidance_every}; 1 guides every step, 2 every other one")
         if self.skip_timesteps < 0:
             raise ConfigError(f"skip_timesteps is {self.skip_timesteps}; give 0 or more")
         if not 0 <= self.eta <= 1:

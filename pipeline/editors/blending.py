@@ -21,6 +21,7 @@ from pipeline.diffusion.guidance import (
     by_gradient,
     by_x0_gradient,
     cosine_distance,
+    on_some_steps,
     only_for,
     range_loss,
     spherical_distance,
@@ -105,10 +106,13 @@ def edit(
     """
     schedule = schedule_of(networks, params)
     denoise = _denoiser(networks, schedule, params, draws)
+    path = downward(schedule, params.skip_timesteps)
     if guided is None or bool(guided.any()):
         wrap = by_gradient if params.gradient == "x_t" else by_x0_gradient
-        denoise = wrap(denoise, guidance_loss(networks, schedule, source, mask, target, params, draws), schedule)
+        plain, loss = denoise, guidance_loss(networks, schedule, source, mask, target, params, draws)
+        denoise = wrap(plain, loss, schedule)
         denoise = denoise if guided is None else only_for(denoise, guided)
+        denoise = on_some_steps(denoise, plain, params.guidance_every, path[0])
 
     def after_step(x: Tensor, t: int) -> Tensor:
         if params.blends:
@@ -117,7 +121,6 @@ def edit(
             record(x, t)
         return x
 
-    path = downward(schedule, params.skip_timesteps)
     with torch.no_grad():  # not inference_mode, whose tensors could not enter the guidance's graph
         end = sample(
             denoise,

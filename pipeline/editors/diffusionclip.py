@@ -19,6 +19,7 @@ from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.sampling import Denoise, denoiser
 from pipeline.diffusion.schedule import named
 from pipeline.editors import translation
+from pipeline.editors.compiling import refuse_changed
 from pipeline.editors.diffusionclip_params import Params as Knobs
 from pipeline.editors.inversions import Inversions, Memory
 from pipeline.editors.pixels import from_uint8, refuse_faults, to_uint8
@@ -66,7 +67,7 @@ class DiffusionClip:
         Raises:
             WeightsError: a role is missing, or its file is broken or of no known architecture.
         """
-        networks = TunedNetworks(weights, device, params.keep_networks)
+        networks = TunedNetworks(weights, device, params.keep_networks, params.compile)
         for name in params.networks if params.needs_tuned else ():
             networks.file(name)
         editor = cls(networks, params, device)
@@ -83,6 +84,7 @@ class DiffusionClip:
             EditError: an entry lacks the prompt that its latent is optimised towards, or it is longer than CLIP reads.
         """
         params = self.params.overridden(batch.params)
+        refuse_changed(batch.params, self.params.compile)
         self._target(batch.checkpoint, params)
         if not params.optimise:
             return

@@ -51,6 +51,7 @@ class Params:
     l1_weight: float = 1.0  # as in the published example; holds the image near its source
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; x stays float32
+    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
     # Tuned networks that stay on the device, the job's for all its rows: 0.5 GB each at 256 px, 2 GB at 512.
     keep_networks: int = 4
 

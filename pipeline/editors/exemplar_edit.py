@@ -106,7 +106,10 @@ def guided(network: Network, condition: Condition, scale: Tensor) -> Denoise:
 
     def denoise(x_t: Tensor, t: Timestep) -> Prediction:
         x = torch.cat([x_t, fixed], dim=1)  # channels as published: 4 of x_t, 4 of the masked image, 1 of the mask
-        timesteps = torch.as_tensor(t, device=x.device).expand(len(context))
+        if isinstance(t, int):  # filled on the device: a copy there would wait for all work before it
+            timesteps = torch.full((len(context),), t, device=x.device)
+        else:
+            timesteps = t.to(x.device).expand(len(context))
         if plain:
             return Prediction(network(x, timesteps, context))
         eps_u, eps_c = network(torch.cat([x, x]), timesteps, context).chunk(2)

@@ -32,6 +32,7 @@ class Params:
 
     safety_checker: bool = True  # where the weights bring one: a flagged row is filtered, and has no image
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the UNet; x stays float32
+    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:

@@ -7,6 +7,7 @@ edit is made (``exemplar_edit``). Every entry has its own exemplar, mask and see
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.plms import published_path
 from pipeline.diffusion.schedule import named
 from pipeline.editors import exemplar_params
+from pipeline.editors.compiling import compiled, refuse_changed
 from pipeline.editors.exemplar_edit import edit, square_exemplar
 from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
 from pipeline.editors.steady import steady_kernels
@@ -68,6 +70,7 @@ class PaintByExample:
         networks = load_latent(weights, device)
         if device.startswith("cuda"):
             networks.unet.to(memory_format=torch.channels_last)
+        networks = replace(networks, unet=compiled(networks.unet, params.compile))
         clip = load_clip(weights["clip"], device) if "clip" in weights else None
         checker = _safety_file(weights) if params.safety_checker else None
         return cls(networks, params, device, clip, load_safety(checker, device) if checker else None)
@@ -85,6 +88,7 @@ class PaintByExample:
             EditError: there is no exemplar.
         """
         params = self.params.overridden(batch.params)
+        refuse_changed(batch.params, self.params.compile)
         if batch.exemplar is None:
             raise EditError("paint_by_example needs an exemplar: give the manifest an exemplar column")
         if params.safety_checker and not self.params.safety_checker:

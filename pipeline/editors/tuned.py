@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from pipeline.editors.compiling import compiled
 from pipeline.errors import WeightsError
 from pipeline.models.unet import Network, load_unet
 
@@ -17,10 +19,10 @@ SOURCE = "unet"  # role of the network that the others are copies of
 class TunedNetworks:
     """The source network, and the tuned ones that were used last."""
 
-    def __init__(self, weights: Mapping[str, str], device: str, keep: int) -> None:
+    def __init__(self, weights: Mapping[str, str], device: str, keep: int, compile_them: bool = False) -> None:
         if SOURCE not in weights:
             raise WeightsError(f"no weights for {SOURCE}, the source network: name them in the job")
-        self._weights, self._device, self._most = weights, device, keep
+        self._weights, self._device, self._most, self._compile = weights, device, keep, compile_them
         self._kept: OrderedDict[str, Network] = OrderedDict()  # by file
         self.source = self._load(weights[SOURCE])
 
@@ -64,7 +66,7 @@ class TunedNetworks:
         network = load_unet(path, self._device)
         if self._device.startswith("cuda"):
             network.module.to(memory_format=torch.channels_last)
-        return network
+        return replace(network, module=compiled(network.module, self._compile))
 
 
 def _traits(network: Network) -> str:

@@ -112,21 +112,33 @@ def edits(weights: Path, work: Sequence[EditTask], candidates: int, params: Mapp
     files = {"unet": str(weights / "unet.safetensors"), "clip": str(weights / "clip.safetensors")}
     editor = BlendedDiffusion.load(BlendedDiffusion.Params(**{**PARAMS, **params}), files, device)
     judge = load_judge(weights).to(device)
-    verdicts, distances = [], []
+    verdicts: list[tuple[bool, bool]] = []
+    distances: list[float] = []
     for start in range(0, len(work), 16):
-        part = [task for task in work[start : start + 16] for _ in range(candidates)]
-        seeds = [1000 * (start + index // candidates) + index % candidates for index in range(len(part))]
-        batch = Batch(
-            image=np.stack([task.scene.image for task in part]),
-            mask=np.stack([task.mask for task in part]),
-            prompt=[task.prompt for task in part],
-            seed=seeds,
-        )
-        results = editor.edit_batch(batch)
-        answers = judge.judge(np.stack([result.image for result in results]), batch.mask)
-        verdicts += [(a[0] == task.shape, a[1] == task.colour) for a, task in zip(answers, part, strict=True)]
-        distances += [result.metrics.get("clip_distance", 0.0) for result in results]
+        words, found = attempt(editor, judge, work[start : start + 16], start, candidates)
+        verdicts, distances = verdicts + words, distances + found
     return _success(np.array(verdicts), np.array(distances), candidates)
+
+
+def attempt(
+    editor: BlendedDiffusion, judge: JudgeNet, work: Sequence[EditTask], first: int, candidates: int
+) -> tuple[list[tuple[bool, bool]], list[float]]:
+    """Edit some tasks, of which the first has number ``first``; candidates of a task stand side by side.
+
+    Returns:
+        Whether the mask holds the prompt's shape, and its colour; the editor's own distance.
+    """
+    part = [task for task in work for _ in range(candidates)]
+    batch = Batch(
+        image=np.stack([task.scene.image for task in part]),
+        mask=np.stack([task.mask for task in part]),
+        prompt=[task.prompt for task in part],
+        seed=[1000 * (first + index // candidates) + index % candidates for index in range(len(part))],
+    )
+    results = editor.edit_batch(batch)
+    answers = judge.judge(np.stack([result.image for result in results]), batch.mask)
+    words = [(a[0] == task.shape, a[1] == task.colour) for a, task in zip(answers, part, strict=True)]
+    return words, [float(result.metrics.get("clip_distance", 0.0)) for result in results]
 
 
 def table(report: Mapping[str, Any], rows: int, candidates: int) -> str:

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,7 +77,14 @@ class Clip:
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images [B,3,H,W] in [0,1] on the scale that the image tower takes: (x - mean) / std by channel."""
-        return (x - x.new_tensor(self.mean).view(3, 1, 1)) / x.new_tensor(self.std).view(3, 1, 1)
+        mean, std = self._scale
+        return (x - mean.to(x)) / std.to(x)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        # Once: guidance normalises at every step, and a copy to the device waits for all work before it.
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return mean, std
 
     def encode_image(self, x: Tensor, normalise: bool = True) -> Tensor:
         """Embeddings [B,D] float32, unnormalised, differentiable in x.

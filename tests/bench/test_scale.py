@@ -6,21 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline import results
 from pipeline.bench import scale
+from pipeline.cli import app
 from pipeline.errors import RetouchError
 
 
-@pytest.mark.parametrize("sink", ["tar"])
-def test_each_size_is_run_run_again_and_verified(tmp_path: Path, sink: str) -> None:
-    (record,) = scale.measure([300], executor="local", sink=sink, folder=str(tmp_path))
-    assert json.loads(json.dumps(record)) == record
-    assert {name: record[name] for name in ("rows", "executor", "sink")} == {
-        "rows": 300,
-        "executor": "local",
-        "sink": sink,
-    }
+def test_each_size_is_run_run_again_and_verified_and_told_in_a_line_of_json(tmp_path: Path) -> None:
+    command = ["bench", "scale", "--rows", "300", "--executor", "local", "--folder", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.output)
+    assert (record["rows"], record["executor"], record["sink"]) == (300, "local", "tar")
     for command in ("plan", "run", "again", "verify"):
         assert record[command]["seconds"] > 0
         assert record[command]["peak_mib"] > 10

@@ -11,6 +11,7 @@ from pipeline.diffusion.guidance import (
     by_gradient,
     by_x0_gradient,
     cosine_distance,
+    on_some_steps,
     only_for,
     range_loss,
     spherical_distance,
@@ -129,3 +130,20 @@ def test_entries_that_are_not_guided_have_no_gradient_even_where_the_loss_breaks
 
 def test_a_denoiser_without_guidance_passes_through():
     assert only_for(denoise, torch.tensor([True]))(images(), 1).grad is None
+
+
+def test_guidance_on_some_steps_keeps_the_sum_of_the_pushes():
+    eps, grad = torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.5)
+
+    def pushes(every):
+        denoise = on_some_steps(
+            lambda x, t: Prediction(eps, None, grad), lambda x, t: Prediction(eps), every=every, first=11
+        )
+        found = [denoise(eps, t).grad for t in range(11, -1, -1)]
+        return [0.0 if one is None else float(one[0, 0, 0, 0]) for one in found]
+
+    assert pushes(1) == [0.5] * 12
+    assert pushes(2) == [1.0, 0.0] * 6
+    assert pushes(3) == [1.5, 0.0, 0.0] * 4
+    with pytest.raises(TypeError, match="same timesteps"):
+        on_some_steps(None, None, every=2, first=3)(eps, torch.tensor([3]))

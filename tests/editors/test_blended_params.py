@@ -55,6 +55,7 @@ def test_a_record_of_the_params_makes_the_same_params():
     [
         {"preset": "papers"},
         {"aug_num": 0},
+        {"guidance_every": 0},
         {"skip_timesteps": -1},
         {"eta": 1.5},
         {"clip_guidance_lambda": -1.0},

@@ -94,6 +94,15 @@ def test_an_unguided_entry_among_guided_ones_is_as_if_nothing_guided():
     assert (mixed.x0[0] - free.x0[0]).abs().max() > 1e-2
 
 
+def test_guidance_on_some_steps_asks_clip_at_the_first_of_so_many():
+    asked = {}
+    for every in (1, 2, 3, 9):
+        networks = tiny_networks()
+        run(dataclasses.replace(SHORT, guidance_every=every), networks)
+        asked[every] = len(networks.clip.seen)
+    assert asked == {1: 5, 2: 3, 3: 2, 9: 1}
+
+
 def test_one_view_is_the_plain_view():
     networks = tiny_networks()
     run(dataclasses.replace(SHORT, aug_num=1), networks)

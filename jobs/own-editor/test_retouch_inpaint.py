@@ -1,0 +1,33 @@
+"""What an editor's author tests: the contract, by what Retouch ships for it, and that edits are what they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from retouch_inpaint import Inpaint
+
+from pipeline import load_editor
+from pipeline.errors import ConfigError
+from pipeline.testing import check_editor
+
+
+@pytest.mark.parametrize("method", ["telea", "navier-stokes"])
+def test_it_keeps_the_contract(method: str) -> None:
+    """Shapes and types, the same pixels every time, an entry that depends on neither its mates nor its place."""
+    check_editor(Inpaint, {"method": method, "size": 64}, weights={})
+
+
+def test_a_hole_in_a_plain_wall_is_not_seen_any_more() -> None:
+    """From Python, at the image's own size."""
+    wall = np.full((90, 120, 3), (200, 180, 160), np.uint8)
+    damaged = wall.copy()
+    damaged[40:50, 60:80] = 0
+    edited = load_editor("retouch_inpaint:Inpaint", size=64, device="cpu")(damaged, bbox=(60, 40, 80, 50))
+    assert np.abs(edited.image.astype(int) - wall).max() <= 4
+    assert edited.scores["seam"] < 4
+
+
+def test_params_that_cannot_be_are_refused() -> None:
+    """In one line, before a run starts."""
+    with pytest.raises(ConfigError, match="radius is 0"):
+        load_editor("retouch_inpaint:Inpaint", radius=0)

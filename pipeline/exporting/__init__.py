@@ -1,0 +1,1 @@
+"""Finished edits as datasets that other projects' libraries read."""
