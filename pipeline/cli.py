@@ -106,7 +106,6 @@ def run(
         price_table=prices,
         console=Console(stderr=mode != "json"),
         progress=mode,
-        ahead=True,
     )
     if mode in ("auto", "plain"):
         _say_summary(summary)

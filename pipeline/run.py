@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -95,7 +93,6 @@ def run(
     progress: Mode = "auto",
     lease_seconds: float = lease.SECONDS,
     price_table: str | None = None,
-    ahead: bool = False,
 ) -> Summary:
     """Answer every row of a job that is not answered yet.
 
@@ -110,35 +107,20 @@ def run(
         progress: how, see ``progress.Voice``.
         lease_seconds: after which a run that stands still may be taken over.
         price_table: see ``prices.load``.
-        ahead: where Ray would be started here for an output without answers, start it while the plan is made.
 
     Raises:
-        StopRun: the job is wrong; nothing was edited.
+        StopRun: the job is wrong; nothing was started.
         OverBudget: more rows failed than the job allows, before all were done.
         OverCost: the job's ``max_cost`` is spent.
         Interrupted: stopped on the way, or another run is at work; the same call goes on from there.
     """
     voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
-
-    def make() -> Plan:
-        plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
-        watch.planned()
-        return plan
-
-    with _planned(job, make, ahead=ahead and executor == "ray" and address is None) as plan:
-        again = carrying.answered_again(retry_failed, retry_errors, tries(job))
-        summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
+    plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
+    watch.planned()
+    again = carrying.answered_again(retry_failed, retry_errors, tries(job))
+    summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
     return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
-
-
-def _planned(job: EditJob, make: Callable[[], Plan], *, ahead: bool) -> AbstractContextManager[Plan]:
-    """The plan; where there is most likely work for it, with a Ray cluster that was started meanwhile."""
-    if not ahead or "RAY_ADDRESS" in os.environ or results.files(job.output):
-        return nullcontext(make())
-    from pipeline.executors import ray_data
-
-    return ray_data.planned_beside(job.ray, make)
 
 
 def _answer(

@@ -6,15 +6,12 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline import errors
 from pipeline.errors import Interrupted, RetouchError, StopRun, Unavailable
-
-T = TypeVar("T")
 
 LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
 
@@ -45,9 +42,6 @@ def cluster(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    if _ahead and not address:
-        yield False
-        return
     if address:
         try:
             ray.init(address=address, ignore_reinit_error=True, **quiet)
@@ -66,36 +60,6 @@ def cluster(
             yield False
         finally:
             ray.shutdown()
-
-
-_ahead = False  # a cluster was started here before it was asked for
-
-
-@contextmanager
-def beside(work: Callable[[], T], workers: int | None, spare_cpus: float = 0.0) -> Iterator[T]:
-    """Start a cluster here while ``work`` goes on in a thread; its result. Within, ``cluster`` gives this one.
-
-    Ray's daemons take seconds to load, in which whoever starts them waits.
-
-    Args:
-        work: what has to be done before the cluster is wanted.
-        workers: as for ``cluster``.
-        spare_cpus: likewise.
-
-    Raises:
-        Interrupted: Ray did not start here.
-    """
-    global _ahead
-    with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(work)
-        with cluster(None, workers, spare_cpus):
-            import ray.data  # noqa: F401 - a second and a half, which is wanted next
-
-            _ahead = True
-            try:
-                yield done.result()
-            finally:
-                _ahead = False
 
 
 def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from pipeline.config import RaySpec
 from pipeline.engine import Engine, edit_block
 from pipeline.errors import Interrupted, StopRun
 from pipeline.executors import anywhere, ray_nodes
-from pipeline.executors.ray_cluster import beside, cluster, of_ours
+from pipeline.executors.ray_cluster import cluster, of_ours
 from pipeline.executors.ray_metrics import ARRIVED, Reporter, reporting
 from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan
@@ -33,7 +32,6 @@ from pipeline.traces import Crew, Listener, Worker
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
-SPARE_CPUS = 2 * STAGE_CPUS  # of a cluster started here, beside its actors'
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
 # Blocks given to an actor over those it can hold, from which a pool that may grow does, where there is room: at half,
 # as many as there are may start at once. Nothing is shed for being idle, since what is loaded took long to load.
@@ -86,7 +84,7 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
         Interrupted: no node that can came in time, or Ray gave up on the run; what is committed stays.
     """
     spec, heard = plan.job.ray, heard or Listener()
-    with cluster(address, _workers(spec), SPARE_CPUS) as may_grow:
+    with cluster(address, None if spec.actors == "auto" else spec.actors, spare_cpus=2 * STAGE_CPUS) as may_grow:
         import ray
         from ray.data.exceptions import ExecutionTimeoutError
 
@@ -104,15 +102,6 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
             ) from error
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise of_ours(error) from error
-
-
-def planned_beside(spec: RaySpec, make: Callable[[], Plan]) -> AbstractContextManager[Plan]:
-    """A plan that is made while Ray starts here, for ``execute`` without an address within."""
-    return beside(make, _workers(spec), SPARE_CPUS)
-
-
-def _workers(spec: RaySpec) -> int | None:
-    return None if spec.actors == "auto" else spec.actors
 
 
 def _taken(spec: RaySpec) -> dict[str, float]:
