@@ -129,7 +129,6 @@ def run(
     """
     voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
-
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     again = carrying.answered_again(retry_failed, retry_errors, tries(job))
     summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
