@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.commands import bench_engine, bench_pipeline, bench_scale
+from pipeline.commands import bench_engine, bench_objects, bench_pipeline, bench_scale
 
 bench = typer.Typer(help="Time the engine, the pipeline and large manifests; ratios are taken side by side.",
                     no_args_is_help=True)  # fmt: skip
@@ -17,4 +17,5 @@ def register(app: typer.Typer) -> None:
 
 bench_engine.register(bench)
 bench_scale.register(bench)
+bench_objects.register(bench)
 bench_pipeline.register(bench)
