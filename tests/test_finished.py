@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import finished, results
+from pipeline import finished, pairs, results
 from pipeline.errors import ConfigError
 from pipeline.finished import Finished, ImageSet, pixels, read_set, with_requests
 from pipeline.run import run
@@ -57,7 +57,7 @@ def test_other_statuses_count_where_the_job_says_so(tmp_path: Path) -> None:
 
 def test_rows_that_were_never_answered_are_missing(tmp_path: Path) -> None:
     output = finished_run(tmp_path)
-    asked = pa.table({"key": ["new"], "fingerprint": ["f"]}, schema=results.REQUESTS)
+    asked = pa.table({"key": ["new"], "fingerprint": ["f"]}, schema=pairs.SCHEMA)
     results.write_requests(output, asked)
     assert read_set(output).missing["new"] == "not answered yet"
 

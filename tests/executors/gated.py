@@ -15,12 +15,12 @@ class GatedParams(PainterParams):
 
 
 class GatedPainter(Painter):
-    """Takes a second a batch while there is no file at ``gate``."""
+    """Takes two seconds a batch while there is no file at ``gate``."""
 
     Params: ClassVar[Any] = GatedParams
     params: GatedParams
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         if not Path(self.params.gate).exists():
-            time.sleep(1)
+            time.sleep(2)
         return super().edit_batch(batch)
