@@ -112,11 +112,6 @@ def with_fingerprints(
     return table.append_column(pa.field("fingerprint", pa.string(), nullable=False), column)
 
 
-def to_blocks(table: pa.Table, rows_per_block: int) -> list[pa.Table]:
-    """The rows in order, ``rows_per_block`` at a time; the last block may have fewer."""
-    return [table.slice(start, rows_per_block) for start in range(0, table.num_rows, rows_per_block)]
-
-
 def _expand(sources: Sequence[str]) -> list[str]:
     found: list[str] = []
     for source in sources:

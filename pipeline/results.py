@@ -85,12 +85,6 @@ def answers(output: str, only: Collection[str] | None = None) -> pa.Table:
     return _read(files(output) if only is None else sorted(only), ["key", "fingerprint", "status"])
 
 
-def answered(output: str) -> dict[str, tuple[str, str]]:
-    """Key to (fingerprint, status) of every answer that stands."""
-    columns = (column.to_pylist() for column in answers(output).columns)
-    return {key: (fingerprint, status) for key, fingerprint, status in zip(*columns, strict=True)}
-
-
 def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> None:
     """Record what runs on this output were asked for, which ``verify`` holds the answers against.
 

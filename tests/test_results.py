@@ -23,6 +23,7 @@ from pipeline.errors import OutputError
 from pipeline.schema import FAILED_TO_EDIT, SUCCESS, results_schema
 from pipeline.sinks import FileSink
 from pipeline.verification import leave_proof
+from tests.answers import answered
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("label", pa.string())]))
 
@@ -54,14 +55,14 @@ def test_what_is_written_is_read_back_sorted_by_key(place: str) -> None:
     assert table.schema.equals(SCHEMA)
     assert table["key"].to_pylist() == ["a", "b", "c"]
     assert table["label"].to_pylist() == [None, "x", None]
-    assert results.answered(place) == {"a": ("f", FAILED_TO_EDIT), "b": ("f", SUCCESS), "c": ("f", SUCCESS)}
+    assert answered(place) == {"a": ("f", FAILED_TO_EDIT), "b": ("f", SUCCESS), "c": ("f", SUCCESS)}
     assert results.next_epoch(place) == 2
 
 
 def test_an_output_without_results_has_no_rows(tmp_path: Path) -> None:
     output = str(tmp_path)
     assert results.read(output).num_rows == 0
-    assert results.answered(output) == {}
+    assert answered(output) == {}
     assert results.next_epoch(output) == 1
     results.compact(output)
     assert results.sweep(output) == ()
@@ -77,7 +78,7 @@ def test_a_block_written_again_in_any_order_overwrites_itself(keys: list[str], d
         again = data.draw(st.permutations(keys))
         assert results.write_part(output, rows(*({"key": key} for key in again)), epoch=3) == first
         assert len(results.files(output)) == 1
-        assert sorted(results.answered(output)) == sorted(keys)
+        assert sorted(answered(output)) == sorted(keys)
 
 
 answers = st.lists(
@@ -101,7 +102,7 @@ def write_all(output: str, parts: list[tuple[int, dict[str, str]]]) -> None:
 def test_of_several_answers_that_of_the_highest_epoch_stands(parts: list) -> None:
     with folder() as output:
         write_all(output, parts)
-        standing = results.answered(output)
+        standing = answered(output)
         assert set(standing) == {key for _, statuses in parts for key in statuses}
         for key, (_, status) in standing.items():
             newest = max(epoch for epoch, statuses in parts if key in statuses)
@@ -160,10 +161,10 @@ def test_an_answer_after_a_compaction_stands_over_the_compacted(place: str) -> N
     results.write_part(place, rows({"key": "c"}), epoch=1)
     results.compact(place)
     results.write_part(place, rows({"key": "a"}), epoch=results.next_epoch(place))
-    assert results.answered(place)["a"] == ("f", SUCCESS)
+    assert answered(place)["a"] == ("f", SUCCESS)
     results.compact(place)
     assert len(results.files(place)) == 1
-    assert results.answered(place) == dict.fromkeys("abc", ("f", SUCCESS))
+    assert answered(place) == dict.fromkeys("abc", ("f", SUCCESS))
 
 
 def test_a_column_that_only_newer_parts_have_is_null_in_older_rows(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.run import WORTH_STOPPING, Summary, run
 from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
 from pipeline.status import read_status
 from pipeline.timing import PARTS
+from tests.answers import answered
 from tests.datasets import painter_job, picture, square, write_dataset
 
 
@@ -138,7 +139,7 @@ def test_a_run_that_cannot_keep_its_failure_budget_stops_and_says_the_commonest_
         quiet(job)
     assert error.value.exit_code == 1
     assert "EditError: this prompt cannot be edited" in str(error.value)
-    kept = len(results.answered(job.output))
+    kept = len(answered(job.output))
     assert WORTH_STOPPING <= kept < rows
     mended = job.model_copy(update={"max_failure_rate": 1.0})
     assert quiet(mended).answered_now == rows - kept
@@ -163,14 +164,14 @@ def test_max_cost_stops_a_run_which_goes_on_and_counts_what_was_spent_before(tmp
     ) as error:
         quiet(job, price_table=table)
     assert error.value.exit_code == 3
-    kept = len(results.answered(job.output))
+    kept = len(answered(job.output))
     assert 0 < kept < 24
     assert f"{kept} of 24 rows answered" in str(error.value)
     before = read_status(job.output)
     assert before.state == "stopped"
     with pytest.raises(OverCost, match="the same command goes on"):
         quiet(job, price_table=table)
-    assert len(results.answered(job.output)) == kept, "what was spent counts: nothing more is begun"
+    assert len(answered(job.output)) == kept, "what was spent counts: nothing more is begun"
     summary = quiet(job.model_copy(update={"max_cost": 1000.0}), price_table=table)
     assert summary.answered_now == 24 - kept
     assert summary.cost is not None
@@ -183,7 +184,7 @@ def test_max_cost_without_a_price_is_refused_with_how_to_give_one(tmp_path: Path
     with pytest.raises(ConfigError, match=r"max_cost is 1, and no price is known for 'cpu': .*--prices") as error:
         quiet(job)
     assert error.value.exit_code == 2
-    assert not results.answered(job.output)
+    assert not answered(job.output)
 
 
 def test_the_summary_says_what_a_run_cost_where_that_is_known(tmp_path: Path) -> None:

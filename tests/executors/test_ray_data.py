@@ -21,6 +21,7 @@ from pipeline.config import EditJob, RaySpec
 from pipeline.errors import StopRun
 from pipeline.executors.ray_data import Resources, bounds, resources
 from pipeline.run import Summary, run
+from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 
 pytestmark = pytest.mark.ray
@@ -96,7 +97,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> No
             assert first.poll() is None, "the run ended before it could be killed"
         first.send_signal(signal.SIGKILL)
     output = str(tmp_path / "out")
-    committed = len(results.answered(output))
+    committed = len(answered(output))
     assert 0 < committed < 40
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr

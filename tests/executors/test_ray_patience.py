@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import downloads, results, weights_fetch
+from pipeline import downloads, weights_fetch
 from pipeline.errors import Interrupted
 from pipeline.executors import ray_data
 from pipeline.executors.ray_metrics import reporting
 from pipeline.executors.ray_patience import set_limit
 from pipeline.plan import Plan, make_plan, open_run
 from pipeline.traces import Listener
+from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving
 
@@ -61,7 +62,7 @@ def test_a_fetch_of_cold_workers_fails_no_run_and_is_in_its_figures(tmp_path: Pa
     cold.seconds = 12 if slow else 0
     summed: dict[str, float] = {}
     list(ray_data.execute(plan, os.environ["RAY_ADDRESS"], Listener(figures=summed)))
-    assert len(results.answered(plan.job.output)) == 3
+    assert len(answered(plan.job.output)) == 3
     assert summed["fetched_bytes"] == downloads.PART * PARTS
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from pipeline import results
+from tests.answers import answered
 from tests.chaos.world import ROOT, SHORT, parts
 from tests.datasets import painter_job, write_dataset
 from tests.ray_nodes import Cluster, clean_environment, cluster, wait_for
@@ -143,7 +144,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     assert stopped.code() == 0, stopped.said
     assert f"{night}: STOPPED" in stopped.said
     assert first.code() == 3, first.said
-    before = len(results.answered(job.output))
+    before = len(answered(job.output))
     assert 0 < before < 80
 
     second = Command(*submit, **SECRETS)
