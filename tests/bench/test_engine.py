@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.bench.beside import compare
 from pipeline.bench.engine import PARTS, measure, table
 from pipeline.bench.subjects import EDITORS, subject
 from pipeline.cli import main
@@ -31,6 +32,13 @@ def test_a_record_says_where_the_time_went_and_what_was_computed(name: str) -> N
         assert record["matrix_gflops"] > 0
         assert record["peak_mib"] >= record["resting_mib"] > 0
     assert first["gflop_per_image"] == second["gflop_per_image"] > 0
+
+
+def test_what_an_editor_remembers_of_a_comparison_is_not_left_out_of_the_count() -> None:
+    fresh, seen = (subject("diffusionclip", "embedded", steps=2) for _ in range(2))
+    list(compare(seen, repeats=1))
+    (one,), (other,) = measure(fresh, [1], 1), measure(seen, [1], 1)
+    assert one["gflop_per_image"] == other["gflop_per_image"]
 
 
 def test_only_what_an_editor_has_takes_a_share() -> None:
