@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from pipeline import far_cells, manifest
+from pipeline import far_cells, manifest, results
 from pipeline.errors import ManifestError
+from pipeline.plan import make_plan
+from pipeline.run import run
+from tests.datasets import painter_job, write_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +97,23 @@ def test_a_manifest_that_changed_meanwhile_is_an_error_and_gives_no_other_rows_b
 def test_the_callers_columns_are_the_same_near_and_far(tmp_path: Path) -> None:
     source = saved(tmp_path, "rows.parquet", {"image": images(4), "label": list("abcd")})
     assert manifest.read(source, far=True).caller == manifest.read(source).caller
+
+
+def test_a_run_whose_images_stay_far_gives_the_files_of_one_that_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = write_dataset(tmp_path, 7)
+    rows = pq.read_table(near).to_pylist()
+    with_bytes = [{**row, "image": (tmp_path / row["image"]).read_bytes()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(with_bytes), tmp_path / "bytes.parquet", row_group_size=3)
+    digests = []
+    for name, limit in (("near", 1 << 40), ("far", 1)):
+        monkeypatch.setattr(far_cells, "FAR_FROM", limit)
+        job = painter_job(tmp_path, tmp_path / "bytes.parquet", output=str(tmp_path / name), ray={"rows_per_block": 2})
+        plan = make_plan(job)
+        assert (far_cells.FILE in plan.todo.column_names) == (name == "far")
+        assert not set(far_cells.COLUMNS) & set(plan.write.schema.names)
+        run(job, executor="local", console=Console(file=io.StringIO()))
+        digests.append(results.verify(job.output).digest)
+        assert results.verify(job.output).statuses == {"success": 7}
+    assert digests[0] == digests[1]
