@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, EditError, LoadError, OutputError, Plug
 from tests.datasets import painter_job, picture, png, square, write_dataset
 
 ROOT = Path(__file__).parent.parent
-SHORT = {"timesteps": 4, "skip_timesteps": 1, "clip_guidance_lambda": 300}
+SHORT = {"preset": "balanced", "timesteps": 4, "skip_timesteps": 1, "clip_guidance_lambda": 300}
 
 
 @pytest.fixture(scope="module")
