@@ -222,9 +222,8 @@ class Engine:
 
     def _finish(self, row: Row) -> Answer:
         decided = self._decided_in(row)
-        tried = (
-            row.rounds if decided is None else decided + 1
-        ) * self.spec.candidates  # what came after is for nothing
+        # What came after the round that decided is for nothing.
+        tried = (row.rounds if decided is None else decided + 1) * self.spec.candidates
         failures = sorted(((k, failure) for k, failure in row.failures if k < max(tried, 1)), key=lambda pair: pair[0])
         ranked = sorted((kept for kept in row.kept if kept.candidate < tried), key=self._rank)
         attempts = len(ranked) + len(failures)

@@ -198,9 +198,7 @@ def _run(file: str, place: Path, count: int) -> dict[str, Any]:
     output = place / f"run-{time.monotonic_ns()}"
     fields = (f"manifest={place / 'rows.parquet'}", f"output={output}", f"ray.actors={count}")
     command = [sys.executable, "-m", "pipeline", "run", file, *(part for field in fields for part in ("--set", field))]
-    done = subprocess.run(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "RETOUCH_QUIET": "1"}
-    )
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise RetouchError(f"retouch run ended with {done.returncode}: {done.stdout[-500:]}")
     return _recorded(json.loads((output / "summary.json").read_text()))
