@@ -33,11 +33,12 @@ from pipeline.errors import ConfigError, OutputError
 from pipeline.overrides import overridden
 from pipeline.plan import engine_spec
 from pipeline.progress import Mode
-from pipeline.run import Executor, Summary
+from pipeline.run import Executor
 from pipeline.run import run as answer_rows
 from pipeline.samples import Answer, Kept
 from pipeline.specs import DecodeSpec
 from pipeline.stages import composed, decode
+from pipeline.summary import Summary
 
 __all__ = [
     "Candidate",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.config import FinetuneJob, TrainJob
-    from pipeline.run import Summary
+    from pipeline.summary import Summary
 
 app = typer.Typer(
     name="retouch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -26,10 +26,8 @@ from pipeline import (
     storage,
 )
 from pipeline.config import EditJob
-from pipeline.drift import Drift
 from pipeline.errors import Interrupted, OverBudget, OverCost
 from pipeline.events import Events, read_events
-from pipeline.funnel import Funnel
 from pipeline.lease import Lease
 from pipeline.nights import Night
 from pipeline.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
@@ -38,6 +36,7 @@ from pipeline.redaction import redacted, redacted_all
 from pipeline.schema import FAILURES, STATUSES, SUCCESS
 from pipeline.selection import score_columns
 from pipeline.spending import Meter, spent
+from pipeline.summary import Summary
 from pipeline.terminate import terminated_like_interrupted
 from pipeline.timing import Stopwatch
 from pipeline.traces import SECONDS, TOLD, Crew, Listener
@@ -47,51 +46,6 @@ from pipeline.workers import Workers
 Executor = Literal["ray", "local"]
 Execute = Callable[[Plan, Listener], Iterator[pa.Table]]
 WORTH_STOPPING: Final = 50  # failed rows; a run with fewer is soon over and then shows them all
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended, over all rows of its output."""
-
-    name: str
-    output: str
-    rows: int
-    statuses: dict[str, int]
-    answered_now: int  # rows that this call answered
-    seconds: float  # of this call, the start of Ray and the loading of models included
-    edit_seconds: float  # inside the engine, summed over rows
-    report: str
-    failure_rate: float
-    max_failure_rate: float
-    carried: int  # rows whose answers this call took over from earlier runs
-    changes: dict[str, int]  # rows by what became of them since the run before
-    drift: tuple[Drift, ...]  # of scores, against earlier nights; empty where there are none
-    fail_on_drift: bool
-    cost: float | None  # of all runs of the output; None where a device's price is not known
-    currency: str
-    funnel: Funnel  # how many rows came how far
-    device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
-    timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
-
-    @property
-    def images_per_second(self) -> float:
-        """Answered rows a second of this call."""
-        return self.answered_now / self.seconds if self.seconds else 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """0 where the failure budget held, and where that matters no score moved; else 1."""
-        over = self.failure_rate > self.max_failure_rate
-        return int(over or (self.fail_on_drift and bool(self.moved)))
-
-    def record(self) -> dict[str, Any]:
-        """Plain data, as ``summary.json`` keeps it beside the workers' figures."""
-        return redacted_all({**asdict(self), "images_per_second": self.images_per_second, "exit_code": self.exit_code})
-
-    @property
-    def moved(self) -> tuple[Drift, ...]:
-        """Scores that are not spread as in earlier nights."""
-        return tuple(score for score in self.drift if score.moved)
 
 
 def run(

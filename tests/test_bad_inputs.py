@@ -23,8 +23,9 @@ from pipeline import images, results
 from pipeline.config import EditJob, load_job
 from pipeline.doctor import Checkup, check
 from pipeline.errors import RetouchError
-from pipeline.run import Summary, run
+from pipeline.run import run
 from pipeline.schema import SUCCESS
+from pipeline.summary import Summary
 from tests.datasets import painter_job
 
 # What each set of rows is for; the painter has no network, so that many rows cost little.

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from pipeline.config import DriftSpec, EditJob, load_job
 from pipeline.drift import _compared
-from pipeline.run import Summary, run
+from pipeline.run import run
+from pipeline.summary import Summary
 from tests.datasets import painter_job, write_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,8 @@ from pipeline.models.pixel_unet import PixelUNet
 from pipeline.nights import look_back
 from pipeline.plan import make_plan
 from pipeline.rerun import rerun
-from pipeline.run import Summary, run
+from pipeline.run import run
+from pipeline.summary import Summary
 from tests.datasets import painter_job, write_dataset
 from tests.painters import Painter
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.exporting.content_credentials import Signing
 
 SHOWN = 10  # rows that are lacking, named on the terminal; all are in export.json
 
@@ -37,6 +40,13 @@ def export(
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar or Parquet file, at most.")] = 1000,
     shard_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one, about; it is held in memory.")] = 256,
     provenance: Annotated[bool, typer.Option(help="Write into each image what made it; pixels stay.")] = True,
+    c2pa_certificates: Annotated[
+        str | None, typer.Option(help="Sign each image as C2PA has it: PEM file of your certificate and its chain.")
+    ] = None,
+    c2pa_key: Annotated[str | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
+    c2pa_timestamps: Annotated[
+        str | None, typer.Option(help="Address of a time-stamping authority, asked for every image.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export in the folder.")] = False,
     manifest: Annotated[str | None, typer.Option(help="Where the manifest lies now; else as the run had it.")] = None,
 ) -> None:
@@ -55,6 +65,7 @@ def export(
         columns=None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip()),
         limits=Limits(shard_rows, shard_mb << 20),
         provenance=provenance,
+        signing=_signing(c2pa_certificates, c2pa_key, c2pa_timestamps),
         overwrite=overwrite,
         manifest=manifest,
     )
@@ -68,3 +79,13 @@ def export(
     typer.echo(done.text())
     typer.echo(f"dataset: {dest}")
     raise typer.Exit(done.exit_code)
+
+
+def _signing(certificates: str | None, key: str | None, timestamps: str | None) -> Signing | None:
+    from pipeline.exporting.content_credentials import Signing
+
+    if certificates is None and key is None and timestamps is None:
+        return None
+    if certificates is None or key is None:
+        raise typer.BadParameter("--c2pa-certificates and --c2pa-key go together")
+    return Signing(certificates, key, timestamps)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from pipeline.diffusion.mix_weights import check_weights
 from pipeline.diffusion.sampling import Denoise, Prediction, Timestep
-from pipeline.errors import ConfigError
 
 
 def by_ratio(original: Denoise, tuned: Denoise, ratio: float) -> Denoise:
@@ -42,24 +42,6 @@ def hybrid(tuned: Sequence[Denoise], weights_at: Mapping[int, Sequence[float]]) 
         return next(mix for threshold, mix in mixes.items() if threshold <= t)(x_t, t)
 
     return denoise
-
-
-def check_weights(weights_at: Mapping[int, Sequence[float]], networks: int) -> None:
-    """Whether a hybrid of so many networks can be made.
-
-    Raises:
-        ConfigError: see ``hybrid``.
-    """
-    for threshold, weights in weights_at.items():
-        if len(weights) != networks:
-            raise ConfigError(
-                f"hybrid has {len(weights)} weights at threshold {threshold} for {networks} network(s); give one each"
-            )
-        if not sum(weights) > 0:
-            raise ConfigError(f"hybrid's weights at threshold {threshold} sum to {sum(weights):g}; give a sum over 0")
-    if not weights_at or min(weights_at) > 0:
-        lowest = f"below t = {min(weights_at)}" if weights_at else "at all"
-        raise ConfigError(f"hybrid has no weights {lowest}; give a threshold 0")
 
 
 def normalised(weights: Sequence[float]) -> list[float]:

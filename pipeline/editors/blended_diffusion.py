@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.schedule import named
-from pipeline.editors import blended_params
+from pipeline.editors import blended_params, declared
 from pipeline.editors.blending import Networks, clip_distance, edit, schedule_of
 from pipeline.editors.compiling import compiled, refuse_changed
 from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
@@ -39,18 +39,8 @@ def quicken(unet: nn.Module, clip: Clip) -> None:
         network.to(memory_format=torch.channels_last)  # pooling and its gradient gain on a CPU, convolutions on a GPU
 
 
-class BlendedDiffusion:
-    """The editor: loaded networks, uint8 batches.
-
-    Weights: ``unet`` and ``clip``; ``lpips`` (VGG) where ``background_preservation_loss`` gives it weight.
-    """
-
-    version: ClassVar[str] = "2"  # 1: another rounding in CLIP's ResNets
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "exemplar"})
-    Params: ClassVar[type] = blended_params.Params
-    rank_by: ClassVar[str | None] = "clip_distance"
-    columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64"}
-    image_size: int
+class BlendedDiffusion(declared.BlendedDiffusion):
+    """The editor: loaded networks, uint8 batches."""
 
     def __init__(
         self, networks: Networks, clip: Clip, params: blended_params.Params, image_size: int, device: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from pipeline.diffusion.mixing import by_ratio, hybrid
 from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.sampling import Denoise, denoiser
 from pipeline.diffusion.schedule import named
-from pipeline.editors import translation
+from pipeline.editors import declared, translation
 from pipeline.editors.compiling import refuse_changed
 from pipeline.editors.diffusionclip_params import Params as Knobs
 from pipeline.editors.inversions import Inversions, Memory
@@ -34,23 +34,12 @@ from pipeline.schema import Batch, EditResult
 TUNED = "tuned"  # role of the tuned network where neither the row nor ``networks`` names one
 
 
-class DiffusionClip:
+class DiffusionClip(declared.DiffusionClip):
     """The editor: loaded networks, uint8 batches.
-
-    Weights: ``unet`` is the source network; every other role is a fine-tuned copy of it that ``networks`` or a batch's
-    ``checkpoint`` names (default: ``tuned``), loaded when it is first used; ``clip`` where ``optimise`` asks for it. A
-    ``checkpoint`` may be an absolute path too. Networks that know classes are given none, as published.
 
     N targets of one image cost n_inv - 1 passes and n_gen a target, whether they come in one batch or in many.
     ``memory``, where it is set, is asked for latents before they are computed and told of those that were.
     """
-
-    version: ClassVar[str] = "1"
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "source_prompt", "checkpoint"})
-    Params: ClassVar[type] = Knobs
-    rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; what the text asks for, metrics say
-    columns: ClassVar[Mapping[str, str]] = {}
-    image_size: int
 
     def __init__(self, networks: TunedNetworks, params: Knobs, device: str) -> None:
         self.networks, self.params, self.device = networks, params, device

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.diffusion.mixing import check_weights
+from pipeline.diffusion.mix_weights import check_weights
 from pipeline.editors.overrides import overridden
 from pipeline.errors import ConfigError
 

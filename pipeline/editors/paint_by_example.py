@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from pipeline.diffusion.guidance import cosine_distance
 from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.plms import published_path
 from pipeline.diffusion.schedule import named
-from pipeline.editors import exemplar_params
+from pipeline.editors import declared, exemplar_params
 from pipeline.editors.compiling import compiled, refuse_changed
 from pipeline.editors.exemplar_edit import edit, square_exemplar
 from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
@@ -32,19 +32,8 @@ from pipeline.models.safety import SafetyChecker, load_safety
 from pipeline.schema import Batch, EditResult, Mask, Pixels
 
 
-class PaintByExample:
-    """The editor: loaded networks, uint8 batches.
-
-    Weights: those of ``models.latent.load_latent``; ``clip``, where candidates shall be ranked by their likeness to
-    the exemplar; ``safety``, a safety checker, unless a diffusers folder brings its own.
-    """
-
-    version: ClassVar[str] = "1"
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "exemplar"})
-    Params: ClassVar[type] = exemplar_params.Params
-    rank_by: ClassVar[str | None] = "exemplar_distance"
-    columns: ClassVar[Mapping[str, str]] = {"exemplar_distance": "float64"}
-    image_size: int
+class PaintByExample(declared.PaintByExample):
+    """The editor: loaded networks, uint8 batches."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Tells which shape of which colour is in a mask; also the metric ``shapes_judge``. No editor ever sees this network.
+"""Tells which shape of which colour is in a mask. No editor ever sees this network.
 
 Knows the shapes world alone: on photographs its answers mean nothing.
 """
@@ -6,9 +6,9 @@ Knows the shapes world alone: on photographs its answers mean nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.embedded.data import to_tensor
-from pipeline.embedded.scenes import COLOURS, NONE, SHAPES, bounding_box, parse_prompt
+from pipeline.embedded.scenes import COLOURS, NONE, SHAPES, bounding_box
 from pipeline.errors import WeightsError
-from pipeline.schema import Batch, Mask, Pixels
+from pipeline.schema import Mask, Pixels
 
 CROP: Final = 32  # pixels; a mask's bounding box is resized to it
 
@@ -59,33 +59,6 @@ class JudgeNet(nn.Module):
         return answers
 
 
-class ShapesJudge:
-    """Metric: does the mask hold the shape and the colour that the prompt asks for?"""
-
-    columns: ClassVar[Mapping[str, str]] = {"judge_shape": "string", "judge_colour": "string", "judge_agrees": "bool"}
-
-    def __init__(self, net: JudgeNet) -> None:
-        self._net = net
-
-    @classmethod
-    def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
-        """Read the role ``judge``, a ``judge.safetensors`` with ``judge.json`` beside it.
-
-        Raises:
-            WeightsError: a file is missing, broken or of another architecture, or an option is unknown.
-        """
-        if options:
-            raise WeightsError(f"shapes judge takes no options, got {', '.join(sorted(options))}")
-        if "judge" not in weights:
-            raise WeightsError("shapes_judge needs weights for judge; embedded:shapes has them")
-        return cls(load_judge(Path(weights["judge"]).parent).to(device))
-
-    def score_batch(self, batch: Batch, edited: Pixels) -> list[dict[str, Any]]:
-        """The judge's words for each edited image [B, H, W, 3]; ``judge_agrees`` is null where a prompt names none."""
-        answers = self._net.judge(edited, batch.mask)
-        return [_row(answer, parse_prompt(prompt)) for answer, prompt in zip(answers, batch.prompt, strict=True)]
-
-
 def load_judge(folder: Path) -> JudgeNet:
     """Read the judge; float32, eval mode.
 
@@ -112,8 +85,3 @@ def crop(image: Pixels, mask: Mask) -> Tensor:
     x0, y0, x1, y1 = bounding_box(mask)
     box = to_tensor(image[None, y0:y1, x0:x1])
     return F.interpolate(box, (CROP, CROP), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _row(answer: tuple[str, str], wanted: tuple[str, str]) -> dict[str, Any]:
-    agrees = None if NONE in wanted else answer == wanted
-    return {"judge_shape": answer[0], "judge_colour": answer[1], "judge_agrees": agrees}

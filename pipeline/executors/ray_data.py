@@ -231,7 +231,8 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may
         )
         .map_batches(_write, fn_kwargs={"spec": plan.write, "told": told}, **on_cpus)
     )
-    for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    # Without prefetching, which gives a block away only when the next one is done: each would be heard of a block late.
+    for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         if rows.num_rows:
             yield rows
 

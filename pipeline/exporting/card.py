@@ -40,6 +40,7 @@ class Facts:
     columns: Mapping[str, str]  # name to type, of those beside the images
     selected: str  # which rows these are, in words
     stamped: bool
+    signed: bool
 
 
 def card(facts: Facts) -> str:
@@ -127,4 +128,6 @@ def _notes(facts: Facts) -> list[str]:
             "Each edited image says in its metadata what made it: job, editor, prompt, seed, hashes of the weights, "
             "and IPTC's `DigitalSourceType` (composite with trained algorithmic media)."
         )
+    if facts.signed:
+        notes.append("Each edited image carries that as signed Content Credentials (C2PA).")
     return [*notes, "The licence is that of the sources and of the weights; name it here."]

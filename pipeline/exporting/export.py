@@ -1,7 +1,7 @@
 """A run's finished edits as a dataset: chosen, checked, written, counted. Knows no file format's inside.
 
 In the destination ``export.json`` says what is there and what was left out, and comes last: a folder whose
-``export.json`` says ``unfinished`` is an export that was cut short. The same call gives the same bytes.
+``export.json`` says ``unfinished`` is an export that was cut short. The same call gives the same bytes, but for signatures.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.columns import without_credentials
 from pipeline.errors import ConfigError, RetouchError
 from pipeline.exporting.card import CARD, Facts, Format, card
 from pipeline.exporting.choosing import TEXTS, choose
+from pipeline.exporting.content_credentials import Signer, Signing
 from pipeline.exporting.folder import METADATA, Folder
 from pipeline.exporting.items import CHANGED, Item, Lacking, Layout, Origin, items
 from pipeline.exporting.parquet import Parquet
@@ -53,6 +54,7 @@ class Request:
     columns: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
     provenance: bool = True
+    signing: Signing | None = None
     overwrite: bool = False
     manifest: str | None = None  # as the run's record has it where None
 
@@ -101,8 +103,9 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     )
     types = pa.schema([choice.rows.schema.field(name) for name in choice.columns])
     writer = _writer(request, types, say)
+    signer = Signer(request.signing) if request.signing else None
     _make_room(request)
-    origin = Origin(request.output, record, asked.table, asked.changed, request.provenance)
+    origin = Origin(request.output, record, asked.table, asked.changed, request.provenance, signer)
     lacking: list[Lacking] = []
     rows = 0
     for some in items(origin, choice, request.layout):
@@ -122,6 +125,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
         {column.name: str(column.type) for column in types},
         _selected(request),
         request.provenance,
+        signer is not None,
     )
     storage.write_bytes(storage.join(request.dest, CARD), card(facts).encode("utf-8", "replace"))
     storage.write_bytes(storage.join(request.dest, EXPORT_FILE), _encoded(_said(request, record, done, types)))
@@ -208,6 +212,7 @@ def _said(request: Request, record: Mapping[str, Any], done: Exported, types: pa
         "where": request.where,
         "columns": {column.name: str(column.type) for column in types},
         "provenance": request.provenance,
+        "content_credentials": request.signing is not None,
         "rows": done.rows,
         "left_out": dict(done.left_out),
         "lacking": {row.key: f"{row.reason}: {row.detail}" for row in done.lacking},

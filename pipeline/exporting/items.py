@@ -17,6 +17,7 @@ from pipeline.config import MaskSpec
 from pipeline.errors import EditError, LoadError, ObjectMissing
 from pipeline.exporting import provenance
 from pipeline.exporting.choosing import Choice
+from pipeline.exporting.content_credentials import Signer
 from pipeline.specs import DecodeSpec
 from pipeline.stages import decode
 
@@ -59,6 +60,7 @@ class Origin:
     requests: pa.Table | None = None  # the manifest, for ``far_cells.filled``; needed for pairs
     changed: Collection[str] = ()  # keys whose request is not the one that was answered
     stamp: bool = True  # write where it comes from into each edited image
+    signer: Signer | None = None  # and sign it
 
 
 def items(origin: Origin, choice: Choice, layout: Layout) -> Iterator[list[Item | Lacking]]:
@@ -122,10 +124,20 @@ def _item(
         return Lacking(key, "image is another", str(error))
     except LoadError as error:
         return Lacking(key, "source not as edited", str(error))
-    edited = provenance.stamped(data, provenance.of_row(origin.record, row)) if origin.stamp else data
-    record = {name: row[name] for name in columns}
     extension = address.rpartition(".")[2].lower()
+    try:
+        edited = _with_origin(origin, row, data, extension)
+    except EditError as error:
+        return Lacking(key, "not signed", str(error))
+    record = {name: row[name] for name in columns}
     return Item(key, {**before, "edited": edited}, record, row.get("prompt") or "", extension)
+
+
+def _with_origin(origin: Origin, row: Mapping[str, Any], data: bytes, extension: str) -> bytes:
+    """The image's file with what is to be said of it. Raises EditError where it cannot be signed."""
+    facts = provenance.of_row(origin.record, row)
+    stamped = provenance.stamped(data, facts) if origin.stamp else data
+    return stamped if origin.signer is None else origin.signer.signed(stamped, extension, facts)
 
 
 def _before(origin: Origin, row: Mapping[str, Any], data: bytes, request: Mapping[str, Any] | None) -> dict[str, bytes]:

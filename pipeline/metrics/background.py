@@ -1,18 +1,22 @@
-"""How much the network changed outside the mask, before compositing hides it. Knows neither editors nor files."""
+"""How much the network changed outside the mask, before compositing hides it. Knows neither editors nor files.
+
+Importing this brings no torch, see ``editors.declared``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.errors import WeightsError
-from pipeline.models.clip import load_clip
-from pipeline.models.lpips import Distance, clip_features_distance, load_lpips
 from pipeline.schema import Batch, Mask, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.lpips import Distance
 
 
 class BackgroundL1:
@@ -52,6 +56,9 @@ class BackgroundLpips:
         Raises:
             WeightsError: there is neither, or what there is does not load.
         """
+        from pipeline.models.clip import load_clip
+        from pipeline.models.lpips import clip_features_distance, load_lpips
+
         if "lpips" in weights:
             return cls(load_lpips(weights["lpips"], net, device), net, device)
         if "clip" in weights:
@@ -66,15 +73,19 @@ class BackgroundLpips:
         scores = [self._score(*entry) for entry in zip(batch.image, edited, ~batch.mask, strict=True)]
         return [{"background_lpips": score, "background_lpips_by": self.by} for score in scores]
 
-    @torch.no_grad()
     def _score(self, image: Pixels, edited: Pixels, outside: Mask) -> float | None:
+        import torch
+
         if not outside.any():
             return None
         keep = torch.tensor(outside).to(self.device)
-        return float(self.distance(self._tensor(image) * keep, self._tensor(edited) * keep)[0])
+        with torch.no_grad():
+            return float(self.distance(self._tensor(image) * keep, self._tensor(edited) * keep)[0])
 
     def _tensor(self, pixels: Pixels) -> Tensor:
         """[1,3,H,W] in [-1,1] from [H,W,3] uint8."""
+        import torch
+
         return torch.tensor(pixels).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
 
 

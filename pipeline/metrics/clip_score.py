@@ -1,21 +1,23 @@
 """How well the edited region matches its prompt, by CLIP. Knows neither editors nor files.
 
-A CLIP that guided the edit flatters it; judge with another one where the number matters.
+A CLIP that guided the edit flatters it; judge with another one where the number matters. Importing this brings no
+torch, see ``editors.declared``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, interpolate
 
 from pipeline.errors import WeightsError
-from pipeline.models.clip import Clip, load_clip
 from pipeline.schema import Batch, Mask, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.clip import Clip
 
 
 class ClipScore:
@@ -38,6 +40,8 @@ class ClipScore:
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.clip import load_clip
+
         if "clip" not in weights:
             raise WeightsError("metric clip_score needs weights of role 'clip'; name them in the job's weights")
         return cls(load_clip(weights["clip"], device))
@@ -47,15 +51,17 @@ class ClipScore:
         # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
         return [{"clip_score": self._score(*entry)} for entry in zip(batch.prompt, batch.mask, edited, strict=True)]
 
-    @torch.no_grad()
     def _score(self, prompt: str, mask: Mask, edited: Pixels) -> float | None:
+        import torch
+
         if not prompt.strip() or not mask.any():
             return None
         top, left, side = square_around(mask)
-        crop = torch.tensor(edited[top : top + side, left : left + side]).to(self.clip.device)
-        image = self.clip.encode_image(_resized(crop.permute(2, 0, 1)[None] / 255, self.clip.image_size))
-        text = self.clip.encode_text([prompt], truncate=True)
-        return 100 * float(cosine_similarity(image, text)[0])
+        with torch.no_grad():
+            crop = torch.tensor(edited[top : top + side, left : left + side]).to(self.clip.device)
+            image = self.clip.encode_image(_resized(crop.permute(2, 0, 1)[None] / 255, self.clip.image_size))
+            text = self.clip.encode_text([prompt], truncate=True)
+            return 100 * float(torch.cosine_similarity(image, text)[0])
 
 
 def square_around(mask: Mask) -> tuple[int, int, int]:
@@ -75,4 +81,6 @@ def square_around(mask: Mask) -> tuple[int, int, int]:
 
 def _resized(x: Tensor, size: int) -> Tensor:
     """[1,3,size,size] in [0,1]; bicubic overshoots."""
+    from torch.nn.functional import interpolate
+
     return interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)

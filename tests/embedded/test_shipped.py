@@ -14,8 +14,9 @@ from pipeline.embedded.evaluate_domains import edited, shares
 from pipeline.embedded.evaluate_exemplar import PARAMS, Measure
 from pipeline.embedded.evaluate_exemplar import tasks as exemplar_tasks
 from pipeline.embedded.files import SHIPPED
-from pipeline.embedded.judge import ShapesJudge, load_judge
+from pipeline.embedded.judge import load_judge
 from pipeline.embedded.scenes import HELD_OUT, draw_scene
+from pipeline.embedded.shapes_judge import ShapesJudge
 from pipeline.embedded.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
 from pipeline.errors import WeightsError
 from pipeline.models.clip import load_clip

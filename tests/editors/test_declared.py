@@ -1,0 +1,61 @@
+"""Jobs are checked by classes that bring no torch, and the editors themselves are of these classes."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.editors import blended_diffusion, diffusionclip, paint_by_example
+from pipeline.plugins import find
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = {
+    "blended_diffusion": blended_diffusion.BlendedDiffusion,
+    "diffusionclip": diffusionclip.DiffusionClip,
+    "paint_by_example": paint_by_example.PaintByExample,
+}
+PLAN = """
+import sys
+from pipeline.config import load_job
+from pipeline.plan import make_plan
+job = load_job("jobs/{job}.yaml", ["output={output}"])
+print(make_plan(job).total, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("job", ["quickstart", "photos"])
+def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
+    script = PLAN.format(job=job, output=tmp_path / "output")
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows, torch = said.split()
+    assert int(rows) > 0
+    assert torch == "False"
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -> None:
+    there, here = find("editors", name), SHIPPED[name]
+    assert issubclass(here, there)
+    assert not inspect.isabstract(here)
+    for fact in ("version", "inputs", "Params", "rank_by", "columns"):
+        assert fact not in vars(here), "said twice"
+        assert hasattr(there, fact)
+
+
+def test_loading_the_declared_class_gives_the_editor() -> None:
+    from pipeline.weights import resolve
+
+    files = resolve("embedded:shapes").files
+    for name, here in SHIPPED.items():
+        declared: Any = find("editors", name)
+        params = {"t_0": 301, "n_inv": 4, "n_gen": 3} if name == "diffusionclip" else {}
+        roles = {"unet", "clip"} if name == "blended_diffusion" else set(files)
+        weights = {role: file for role, file in files.items() if role in roles}
+        if name == "diffusionclip":
+            weights["tuned"] = files["blue"] if "blue" in files else files["unet"]
+        assert type(declared.load(declared.Params(**params), weights, "cpu")) is here
