@@ -32,6 +32,7 @@ from pipeline.traces import Crew, Listener, Worker
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
+BLOCKS_A_WORKER: Final = 16  # starting a process for a stage takes seconds of a core, which fewer do not repay
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
 # Blocks given to an actor over those it can hold, from which a pool that may grow does, where there is room: at half,
 # as many as there are may start at once. Nothing is shed for being idle, since what is loaded took long to load.
@@ -147,6 +148,19 @@ def bounds(spec: RaySpec, pool: Resources, blocks: int, *, may_grow: bool) -> tu
     return min(asked, pool.actors), asked  # actors that took every CPU would starve the reads
 
 
+def at_once(blocks: int, pool: Resources, actors: int) -> int:
+    """How many tasks of a stage run at once at most.
+
+    Until the editors hold their CPUs the stages would take all of them, and what a short run waits for is its editors.
+
+    Args:
+        blocks: that are left to do.
+        pool: what an actor takes.
+        actors: of the pool at most. Those with GPUs are fed by as many tasks: a CPU is cheap beside them.
+    """
+    return max(math.ceil(blocks / BLOCKS_A_WORKER), actors if pool.gpus else 1)
+
+
 def gpus_of_an_actor(spec: RaySpec, there: float) -> float:
     """GPUs that an actor takes of a cluster that has so many."""
     if spec.gpus_per_actor == "auto":
@@ -210,10 +224,12 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may
         "batch_format": "pyarrow",
         "num_cpus": STAGE_CPUS,
         "memory": STAGE_MEMORY,
+        "compute": ray.data.TaskPoolStrategy(size=at_once(len(blocks), pool, most)),
     }
-    # from_arrow makes one block a table; read_parquet would pack a small manifest into a single one.
+    # One block a table; read_parquet would pack a small manifest into a single one, and from_arrow has every block's
+    # schema told by a task, for which three workers import pandas before the first editor starts.
     dataset = (
-        ray.data.from_arrow(blocks)
+        ray.data.from_blocks(blocks)
         .map_batches(_decode, fn_kwargs={"spec": plan.decode, "told": told}, **on_cpus)
         .map_batches(
             EditActor,
