@@ -1,7 +1,8 @@
 """A run's finished edits as a dataset: chosen, checked, written, counted. Knows no file format's inside.
 
 In the destination ``export.json`` says what is there and what was left out, and comes last: a folder whose
-``export.json`` says ``unfinished`` is an export that was cut short. The same call gives the same bytes, but for signatures.
+``export.json`` says ``unfinished`` is an export that was cut short. The same call gives the same bytes, signatures
+aside.
 """
 
 from __future__ import annotations
