@@ -20,9 +20,10 @@ from pipeline.config import EditJob
 from pipeline.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
 from pipeline.executors import local
 from pipeline.plan import claimed, make_plan
-from pipeline.run import WORTH_STOPPING, Summary, run
+from pipeline.run import WORTH_STOPPING, run
 from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
 from pipeline.status import read_status
+from pipeline.summary import Summary
 from pipeline.timing import PARTS
 from tests.answers import answered
 from tests.datasets import painter_job, picture, square, write_dataset

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from pipeline import images
 from pipeline.errors import ConfigError, EditError
 from pipeline.exporting.provenance import SOURCE_TYPE
 
@@ -49,7 +52,8 @@ class Signer:
         except self._c2pa.C2paError as error:
             raise _refused(signing, error) from None
         try:
-            self.signed(_dot(), "png", {})  # a key of another certificate is found now, not at the first row
+            # A key of another certificate is found now, not at the first row.
+            self.signed(images.encode(np.zeros((1, 1, 3), np.uint8)), "png", {})
         except EditError as error:
             raise _refused(signing, error) from None
 
@@ -132,12 +136,3 @@ def _refused(signing: Signing, error: Exception) -> ConfigError:
     return ConfigError(
         f"--c2pa-certificates {signing.certificates} with --c2pa-key {signing.key} sign nothing: {reason}"
     )
-
-
-def _dot() -> bytes:
-    """The smallest image file."""
-    from PIL import Image
-
-    to = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(to, "PNG")
-    return to.getvalue()

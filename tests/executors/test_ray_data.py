@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from rich.console import Console
 from pipeline import results
 from pipeline.config import EditJob, RaySpec
 from pipeline.errors import StopRun
-from pipeline.executors.ray_data import Resources, bounds, resources
-from pipeline.run import Summary, run
+from pipeline.events import read_events
+from pipeline.executors.ray_data import Resources, at_once, bounds, resources
+from pipeline.run import run
+from pipeline.summary import Summary
 from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 
@@ -78,6 +81,24 @@ def test_weights_that_a_worker_cannot_load_stop_the_run_in_one_line(tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
+def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    manifest = write_dataset(tmp_path, 3, {1: f"wait {heard}", 2: f"wait {heard}"})
+    editor = {"name": "tests.executors.slow:WaitingPainter", "weights": {}}
+    ray = {"batch_size": 1, "rows_per_block": 1, "actors": 1}
+    job = painter_job(tmp_path, manifest, editor=editor, ray=ray, max_failure_rate=1.0)
+
+    def tell() -> None:
+        for _ in _until(lambda: any(event["event"] == "answered" for event in read_events(job.output))):
+            pass
+        heard.touch()
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    assert quiet(job).statuses["success"] == 3
+    teller.join()
+
+
 def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     write_dataset(tmp_path, 40)
     job = painter_job(
@@ -114,6 +135,12 @@ def _until(done: Any, seconds: float = 120) -> Iterator[None]:
         assert time.monotonic() < deadline, "nothing was committed in time"
         yield
         time.sleep(0.05)
+
+
+def test_few_blocks_start_few_processes_for_their_stages() -> None:
+    on_cpus, on_gpus = Resources(2, 0.0, 1.0), Resources(8, 1.0, 0.0)
+    assert [at_once(blocks, on_cpus, 2) for blocks in (1, 16, 17, 1000)] == [1, 1, 2, 63]
+    assert [at_once(blocks, on_gpus, 8) for blocks in (8, 64, 1000)] == [8, 8, 63]
 
 
 @pytest.mark.parametrize(
