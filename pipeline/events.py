@@ -35,10 +35,19 @@ class Events:
             self._text = ""
         self._put = 0.0
 
-    def say(self, event: str, *, now: bool = True, **facts: Any) -> None:
-        """Note an event; with ``now=False`` it may reach storage up to ``INTERVAL`` seconds later."""
+    def say(self, event: str, *, now: bool | None = True, **facts: Any) -> None:
+        """Note an event.
+
+        Args:
+            event: its name.
+            now: True puts it on storage at once; False not within ``INTERVAL`` seconds after the last of its kind;
+                None leaves it to the next event, for what another one follows at once.
+            facts: of it.
+        """
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._text += json.dumps({"time": stamp, "event": event, **redacted_all(facts)}) + "\n"
-        if now or time.monotonic() - self._put >= INTERVAL:
+        due = now is False and time.monotonic() - self._put >= INTERVAL
+        if now or due:
             storage.write_bytes(self._uri, self._text.encode())
+        if due:
             self._put = time.monotonic()

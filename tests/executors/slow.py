@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import EditError
 from pipeline.schema import Batch, EditResult
-from tests.painters import Painter
+from tests.painters import Painter, PainterParams
 
 
 class SlowPainter(Painter):
@@ -17,13 +17,17 @@ class SlowPainter(Painter):
 
 
 class WaitingPainter(Painter):
-    """Paints a row whose prompt is ``wait FILE`` when there is such a file, and fails it after a minute without."""
+    """Paints its first batch at once, later ones when the file that a prompt names is there; fails after a minute."""
+
+    def __init__(self, params: PainterParams) -> None:
+        super().__init__(params)
+        self.began = False
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        for word, _, file in (prompt.partition(" ") for prompt in batch.prompt):
-            deadline = time.monotonic() + 60
-            while word == "wait" and not Path(file).exists():
-                if time.monotonic() > deadline:
-                    raise EditError(f"{file} did not come")
-                time.sleep(0.02)
+        deadline = time.monotonic() + 60
+        while self.began and not Path(batch.prompt[0]).exists():
+            if time.monotonic() > deadline:
+                raise EditError(f"{batch.prompt[0]} did not come")
+            time.sleep(0.02)
+        self.began = True
         return super().edit_batch(batch)

@@ -83,7 +83,7 @@ def test_weights_that_a_worker_cannot_load_stop_the_run_in_one_line(tmp_path: Pa
 
 def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> None:
     heard = tmp_path / "heard"
-    manifest = write_dataset(tmp_path, 3, {1: f"wait {heard}", 2: f"wait {heard}"})
+    manifest = write_dataset(tmp_path, 3, dict.fromkeys(range(3), str(heard)))
     editor = {"name": "tests.executors.slow:WaitingPainter", "weights": {}}
     ray = {"batch_size": 1, "rows_per_block": 1, "actors": 1}
     job = painter_job(tmp_path, manifest, editor=editor, ray=ray, max_failure_rate=1.0)
