@@ -77,7 +77,7 @@ bluestore block create = true
 osd memory target = 939524096
 
 rgw dns name = localhost
-rgw frontends = beast endpoint=127.0.0.1:$port
+rgw frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:$port
 rgw run sync thread = false
 rgw enable usage log = false
 CONF
