@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline import storage
 from pipeline.bench import objects
 from pipeline.cli import app
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 
 
 def test_on_s3_all_ways_are_told_and_nothing_is_left(moto_s3: str) -> None:
@@ -33,3 +33,8 @@ def test_a_local_folder_will_do(tmp_path: Path) -> None:
 def test_a_storage_without_a_bare_client_is_refused() -> None:
     with pytest.raises(ConfigError, match="no bare client is known"):
         objects.measure("memory://place", objects=10)
+
+
+def test_a_bucket_that_is_not_there_is_said_in_one_line(moto_s3: str) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        objects.measure("s3://nowhere/place", objects=10)
