@@ -1,24 +1,25 @@
 """Whether an edit goes the way from its source text to its target text, by CLIP. Knows neither editors nor files.
 
-A CLIP that an editor was tuned or guided with flatters it; judge with another one where the number matters.
+A CLIP that an editor was tuned or guided with flatters it; judge with another one where the number matters. Importing
+this brings no torch, see ``editors.declared``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
-
-from pipeline.diffusion.directional import clip_view, direction_loss, text_direction
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models.clip import Clip, load_clip
 from pipeline.models.templates import PLAIN, fill, imagenet_templates
 from pipeline.schema import Batch, Pixels
 
-TEMPLATES: Final = {"none": PLAIN, "imagenet": imagenet_templates()}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.clip import Clip
+
+# Made when asked for: the sentences come from a library that brings torch.
+TEMPLATES: Final[Mapping[str, Callable[[], Sequence[str]]]] = {"none": lambda: PLAIN, "imagenet": imagenet_templates}
 
 
 class DirectionalClip:
@@ -49,11 +50,13 @@ class DirectionalClip:
             ConfigError: ``templates`` is no name of a set.
             WeightsError: there is no CLIP, or it does not load.
         """
+        from pipeline.models.clip import load_clip
+
         if templates not in TEMPLATES:
             raise ConfigError(f"metric clip_direction: no templates {templates!r}; there are: {', '.join(TEMPLATES)}")
         if "clip" not in weights:
             raise WeightsError("metric clip_direction needs weights of role 'clip'; name them in the job's weights")
-        return cls(load_clip(weights["clip"], device), TEMPLATES[templates])
+        return cls(load_clip(weights["clip"], device), TEMPLATES[templates]())
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
         """One ``clip_direction`` and ``clip_target`` an entry; ``edited`` [B,H,W,3] uint8."""
@@ -62,23 +65,34 @@ class DirectionalClip:
         entries = zip(batch.image, edited, sources, batch.prompt, strict=True)
         return [dict(zip(self.columns, self._scores(*entry), strict=True)) for entry in entries]
 
-    @torch.no_grad()
     def _scores(self, image: Pixels, edited: Pixels, source: str, target: str) -> tuple[float | None, float | None]:
+        import torch
+
+        from pipeline.diffusion.directional import direction_loss
+
         if not target.strip():
             return None, None
-        after = self._encoded(edited)
-        likeness = 100 * float(cosine_similarity(after, self.clip.encode_text([target], truncate=True))[0])
-        direction = self._direction(source, target) if source.strip() else None
-        if direction is None or not direction.any():
-            return None, likeness
-        return 1 - float(direction_loss(direction, self._encoded(image), after)[0]), likeness
+        with torch.no_grad():
+            after = self._encoded(edited)
+            text = self.clip.encode_text([target], truncate=True)
+            likeness = 100 * float(torch.cosine_similarity(after, text)[0])
+            direction = self._direction(source, target) if source.strip() else None
+            if direction is None or not direction.any():
+                return None, likeness
+            return 1 - float(direction_loss(direction, self._encoded(image), after)[0]), likeness
 
     def _direction(self, source: str, target: str) -> Tensor:
+        from pipeline.diffusion.directional import text_direction
+
         if self._known is None or self._known[0] != (source, target):
             texts = (self.clip.encode_text(fill(self.templates, text), truncate=True) for text in (source, target))
             self._known = (source, target), text_direction(*texts)
         return self._known[1]
 
     def _encoded(self, pixels: Pixels) -> Tensor:
+        import torch
+
+        from pipeline.diffusion.directional import clip_view
+
         x = torch.tensor(pixels).to(self.clip.device).permute(2, 0, 1)[None] / 127.5 - 1
         return self.clip.encode_image(clip_view(x, self.clip.image_size).clamp(0, 1))

@@ -1,22 +1,23 @@
 """How much the edited region looks like its exemplar, by CLIP. Knows neither editors nor files.
 
 A CLIP that an editor was trained with or ranks by flatters it; judge with another one where the number matters.
+Importing this brings no torch, see ``editors.declared``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, interpolate
 
 from pipeline.errors import WeightsError
-from pipeline.metrics.clip_image import clip_image
-from pipeline.models.clip import Clip, load_clip
 from pipeline.schema import Batch, Mask, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.clip import Clip
 
 
 class RegionClip:
@@ -44,6 +45,8 @@ class RegionClip:
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.clip import load_clip
+
         if "clip" not in weights:
             raise WeightsError("metric region_clip needs weights of role 'clip'; name them in the job's weights")
         return cls(load_clip(weights["clip"], device), parity)
@@ -54,18 +57,22 @@ class RegionClip:
         # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
         return [{"region_clip": self._score(*e)} for e in zip(edited, batch.mask, exemplars, strict=True)]
 
-    @torch.no_grad()
     def _score(self, edited: Pixels, mask: Mask, exemplar: Pixels | None) -> float | None:
+        import torch
+
         box = published_box(mask) if self.parity else bounding_box(mask)
         if exemplar is None or box is None:
             return None
-        seen = clip_image(exemplar, self.clip, "squash")
+        with torch.no_grad():
+            return 100 * float(torch.cosine_similarity(*self._encoded(edited, box, exemplar))[0])
+
+    def _encoded(self, edited: Pixels, box: tuple[slice, slice], exemplar: Pixels) -> tuple[Tensor, Tensor]:
+        from pipeline.metrics.clip_image import clip_image
+
+        seen = self.clip.encode_image(clip_image(exemplar, self.clip, "squash"))
         if self.parity:
-            crop = published_crop(edited, box, self.clip)
-            a, b = self.clip.encode_image(crop, normalise=False), self.clip.encode_image(seen)
-        else:
-            a, b = (self.clip.encode_image(x) for x in (clip_image(edited[box], self.clip, "squash"), seen))
-        return 100 * float(cosine_similarity(a, b)[0])
+            return self.clip.encode_image(published_crop(edited, box, self.clip), normalise=False), seen
+        return self.clip.encode_image(clip_image(edited[box], self.clip, "squash")), seen
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice] | None:
@@ -84,6 +91,9 @@ def published_box(mask: Mask) -> tuple[slice, slice] | None:
 
 def published_crop(edited: Pixels, box: tuple[slice, slice], clip: Clip) -> Tensor:
     """[1,3,S,S] on CLIP's own scale: normalised, cropped, resized bilinearly without antialiasing."""
+    import torch
+    from torch.nn.functional import interpolate
+
     x = clip.normalise(torch.tensor(edited).to(clip.device).permute(2, 0, 1)[None] / 255)
     size = (clip.image_size, clip.image_size)
     return interpolate(x[:, :, box[0], box[1]], size, mode="bilinear", align_corners=False)
