@@ -16,6 +16,7 @@ job's, on the same kind of device.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -55,10 +56,14 @@ KEY = "image"  # of an edit that is given none
 
 
 class LoadedEditor:
-    """An editor with its networks on a device; call it with an image. Made by ``load_editor``."""
+    """An editor with its networks on a device; call it with an image. Made by ``load_editor``.
+
+    Threads may share one: decoding goes side by side, editing in turns.
+    """
 
     def __init__(self, engine: Engine, decode_spec: DecodeSpec) -> None:
         self._engine, self._decode = engine, decode_spec
+        self._in_turns = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -129,8 +134,9 @@ class LoadedEditor:
             "params": params,
         }
         sample = decode(request, self._decode)
-        self._engine.spec = replace(self._engine.spec, candidates=candidates, keep=candidates)
-        (answer,) = self._engine.answer([sample])
+        with self._in_turns:
+            self._engine.spec = replace(self._engine.spec, candidates=candidates, keep=candidates)
+            (answer,) = self._engine.answer([sample])
         if answer.failure is not None:
             raise answer.failure.error()
         return _edited(answer)

@@ -6,6 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_candidates_come_ranked_with_their_scores_and_the_seed_and_the_key_decid
     assert [candidate.seed for candidate in again.candidates] == [candidate.seed for candidate in edited.candidates]
     others = [painter(picture(0), square(), seed=1), painter(picture(0), square(), key="other")]
     assert len({other.seed for other in [*others, painter(picture(0), square())]}) == 3
+
+
+def test_threads_share_an_editor_and_each_gets_what_it_asked_for(painter: Any) -> None:
+    def numbers(candidates: int) -> list[int]:
+        return sorted(one.number for one in painter(picture(candidates), candidates=candidates).candidates)
+
+    asked = [1 + n % 5 for n in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(numbers, asked)) == [list(range(n)) for n in asked]
 
 
 def test_params_of_the_editor_and_of_one_image_reach_it(painter: Any) -> None:
