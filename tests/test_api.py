@@ -6,7 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from PIL import Image
 import pipeline
 from pipeline import images
 from pipeline.errors import ConfigError, EditError, LoadError, OutputError, PluginError
+from pipeline.schema import Batch, EditResult
 from tests.datasets import painter_job, picture, png, square, write_dataset
+from tests.executors.slow import SlowPainter
+from tests.painters import Painter
 
 ROOT = Path(__file__).parent.parent
 SHORT = {"preset": "balanced", "timesteps": 4, "skip_timesteps": 1, "clip_guidance_lambda": 300}
@@ -101,15 +104,22 @@ def test_candidates_come_ranked_with_their_scores_and_the_seed_and_the_key_decid
     assert len({other.seed for other in [*others, painter(picture(0), square())]}) == 3
 
 
-def test_threads_share_an_editor_and_each_gets_what_it_asked_for() -> None:
-    editor = pipeline.load_editor("tests.executors.slow:SlowPainter", batch_size=2)
+def test_threads_share_an_editor_and_each_gets_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    editor, begun = pipeline.load_editor("tests.executors.slow:SlowPainter", batch_size=2), threading.Event()
+
+    def edit_batch(self: Painter, batch: Batch) -> list[EditResult]:
+        begun.set()
+        return slowly(self, batch)
+
+    slowly = SlowPainter.edit_batch
+    monkeypatch.setattr(SlowPainter, "edit_batch", edit_batch)
 
     def numbers(candidates: int) -> list[int]:
         return sorted(one.number for one in editor(picture(candidates), candidates=candidates).candidates)
 
     with ThreadPoolExecutor(2) as threads:
         four = threads.submit(numbers, 4)
-        time.sleep(0.1)  # its first pass takes a quarter of a second
+        assert begun.wait(60)
         one = threads.submit(numbers, 1)
         assert (four.result(), one.result()) == ([0, 1, 2, 3], [0])
 
