@@ -23,7 +23,7 @@ def test_a_notebook_shows_rows_by_status_pace_and_where_the_gallery_is(tmp_path:
     summary = ended(tmp_path)
     shown = Shown(summary._repr_html_())
     assert "3 rows" in shown.text
-    for said in ("success", "2", "failed_to_edit", "1", "rows/s", summary.report):
+    for said in ("success2", "failed_to_edit1", "rows/s", f"gallery{summary.report}"):
         assert said in shown.text
     assert "skipped" not in shown.text  # of no row
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, ClassVar, Self, cast
 
 from pipeline.editors import blended_params, diffusionclip_params, exemplar_params
@@ -18,6 +19,13 @@ class _Declared(ABC):
     """What all of them have."""
 
     image_size: int
+    _module: ClassVar[str]  # where the editor itself is, a class of the same name
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the networks. Raises ConfigError, WeightsError."""
+        editor: Any = getattr(import_module(cls._module), cls.__name__)
+        return cast("Self", editor.load(params, weights, device))
 
     @abstractmethod
     def edit_batch(self, batch: Batch) -> list[EditResult]:
@@ -35,13 +43,7 @@ class BlendedDiffusion(_Declared):
     Params: ClassVar[type] = blended_params.Params
     rank_by: ClassVar[str | None] = "clip_distance"
     columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64"}
-
-    @classmethod
-    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Read the networks. Raises ConfigError, WeightsError."""
-        from pipeline.editors import blended_diffusion
-
-        return cast("Self", blended_diffusion.BlendedDiffusion.load(params, weights, device))
+    _module = "pipeline.editors.blended_diffusion"
 
 
 class PaintByExample(_Declared):
@@ -56,13 +58,7 @@ class PaintByExample(_Declared):
     Params: ClassVar[type] = exemplar_params.Params
     rank_by: ClassVar[str | None] = "exemplar_distance"
     columns: ClassVar[Mapping[str, str]] = {"exemplar_distance": "float64"}
-
-    @classmethod
-    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Read the networks. Raises ConfigError, WeightsError."""
-        from pipeline.editors import paint_by_example
-
-        return cast("Self", paint_by_example.PaintByExample.load(params, weights, device))
+    _module = "pipeline.editors.paint_by_example"
 
 
 class DiffusionClip(_Declared):
@@ -78,10 +74,4 @@ class DiffusionClip(_Declared):
     Params: ClassVar[type] = diffusionclip_params.Params
     rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; what the text asks for, metrics say
     columns: ClassVar[Mapping[str, str]] = {}
-
-    @classmethod
-    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Read the source network, and CLIP where the job optimises. Raises ConfigError, WeightsError."""
-        from pipeline.editors import diffusionclip
-
-        return cast("Self", diffusionclip.DiffusionClip.load(params, weights, device))
+    _module = "pipeline.editors.diffusionclip"

@@ -19,9 +19,9 @@ from pipeline import images
 from pipeline.errors import ConfigError, EditError
 from pipeline.exporting.provenance import SOURCE_TYPE
 
-KINDS: Final = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp"}
+KINDS: Final = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 FACTS: Final = "io.retouch.edit"  # label of our own assertion; C2PA wants them named like packages
-# By a P-curve's name; C2PA 2.2, section 13.2.1, allows no others.
+# By a curve's name; c2pa-rs signs with no others.
 _CURVES: Final = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -115,12 +115,13 @@ def _read(path: str, what: str) -> bytes:
 
 def _algorithm(key: bytes, path: str) -> str:
     """C2PA's name of what a private key signs with."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     try:
         loaded = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError) as error:  # TypeError: it has a password
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
         raise ConfigError(f"--c2pa-key {path} is no private key in PEM without a password: {error}") from None
     if isinstance(loaded, ed25519.Ed25519PrivateKey):
         return "ed25519"
