@@ -281,9 +281,11 @@ def _say_counts(rows: int, statuses: dict[str, int]) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point. Errors of ours are one line and their exit code; others keep their traceback."""
+    from pipeline import pandas_later
     from pipeline.errors import RetouchError
     from pipeline.redaction import redacted_streams
 
+    pandas_later.put_off()
     with redacted_streams():
         try:
             app(args=argv)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
@@ -40,14 +40,22 @@ def without_siblings(*packages: str) -> Iterator[None]:
 @contextmanager
 def absent(*modules: str) -> Iterator[None]:
     """Within, importing these raises ImportError, for libraries that have another way where they are not installed."""
-    before = {name: sys.modules[name] for name in modules if name in sys.modules}
-    sys.modules.update(dict.fromkeys(modules))  # type: ignore[arg-type]  # None is how Python writes it down
+    before = {name: sys.modules.pop(name) for name in modules if name in sys.modules}
+    finder = _Nowhere(frozenset(modules))
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        for name in modules:
-            del sys.modules[name]
+        sys.meta_path.remove(finder)
         sys.modules.update(before)
+
+
+def after(package: str, then: Callable[[], object]) -> None:
+    """Call a function as soon as a package has been imported: now, if it is there."""
+    if package in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _Followed(package, then))
 
 
 def forget(package: str) -> None:
@@ -108,3 +116,44 @@ class _Finder(MetaPathFinder):
             return None
         spec.loader = _Loader(spec.loader)
         return spec
+
+
+@dataclass(frozen=True)
+class _Nowhere(MetaPathFinder):
+    modules: frozenset[str]
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if name in self.modules:
+            raise ModuleNotFoundError(f"{name} is not to be found just now", name=name)
+
+
+@dataclass(frozen=True)
+class _Followed(MetaPathFinder):
+    """Finds one package, once, and calls a function when that has run."""
+
+    package: str
+    then: Callable[[], object]
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == self.package else None
+        if spec is None or spec.loader is None:
+            return None
+        sys.meta_path.remove(self)
+        spec.loader = _Then(spec.loader, self.then)
+        return spec
+
+
+class _Then(Loader):
+    def __init__(self, loader: Loader, then: Callable[[], object]) -> None:
+        self._loader, self._then = loader, then
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._then()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lean_imports import absent, forget, without_siblings
+from pipeline.lean_imports import absent, after, forget, without_siblings
 
 
 @pytest.fixture
@@ -86,3 +86,23 @@ def test_a_forgotten_package_is_imported_anew(package: str) -> None:
     found = light(package)
     forget(package)
     assert importlib.import_module(package).LIGHT is not found
+
+
+def test_what_is_absent_and_loaded_is_the_same_afterwards(package: str) -> None:
+    there = importlib.import_module(package)
+    with absent(package), pytest.raises(ModuleNotFoundError, match=package):
+        importlib.import_module(package)
+    assert importlib.import_module(package) is there
+
+
+def test_a_function_is_called_when_a_package_has_run(package: str) -> None:
+    names: list[str] = []
+    after(package, lambda: names.append(sys.modules[package].NAME))
+    assert names == []
+    assert importlib.import_module(package).__spec__ is not None
+    assert names == ["shelf"]
+    after(package, lambda: names.append("at once"))
+    assert names == ["shelf", "at once"]
+    forget(package)
+    importlib.import_module(package)
+    assert names == ["shelf", "at once"], "one import was asked for, not all"

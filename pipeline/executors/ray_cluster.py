@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pipeline import errors
 from pipeline.errors import Interrupted, RetouchError, StopRun, Unavailable
 
+LAST_STARTED: Final = "dashboard.err"  # of what ray.init starts before it waits
+LOOK: Final = 0.05  # seconds between two looks at whether Ray's daemons are there
 LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
 
 
 @contextmanager
 def cluster(
-    address: str | None, workers: int | None, spare_cpus: float = 0.0, gpus: int | None = None
+    address: str | None,
+    workers: int | None,
+    spare_cpus: float = 0.0,
+    gpus: int | None = None,
+    meanwhile: str | None = None,
 ) -> Iterator[bool]:
     """Connect to a cluster, or start one here and stop it again; whether nodes may join it while it is used.
 
@@ -27,6 +37,8 @@ def cluster(
         workers: of one CPU each, that a cluster started here must hold; None = one a core.
         spare_cpus: beyond those workers, for smaller tasks.
         gpus: that a cluster started here is told to have; None = those that are there.
+        meanwhile: a module that will be wanted, to be imported while Ray's daemons start; one that imports none of
+            Ray's, since two threads that import modules of each other's may find them half there.
 
     Raises:
         StopRun: there is no cluster at the address.
@@ -56,10 +68,31 @@ def cluster(
     # Short, for a socket's path has 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         try:
-            _start_here(cpus, gpus, folder, quiet)
+            with _importing(meanwhile, Path(folder)):
+                _start_here(cpus, gpus, folder, quiet)
             yield False
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _importing(module: str | None, folder: Path) -> Iterator[None]:
+    """Import a module in a thread as soon as this process has no more to do than to wait for Ray's daemons."""
+    over = threading.Event()
+
+    def wait_and_import(module: str) -> None:
+        while not over.is_set():
+            if any(folder.glob(f"session_*/logs/{LAST_STARTED}")):
+                importlib.import_module(module)
+                return
+            time.sleep(LOOK)
+
+    if module is not None:
+        threading.Thread(target=wait_and_import, args=(module,), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections import Counter
@@ -32,6 +33,7 @@ from pipeline.traces import Crew, Listener, Worker
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
+FEW_CORES: Final = 4  # on which editors that load side by side hold one another up, and Ray them all
 BLOCKS_A_WORKER: Final = 16  # starting a process for a stage takes seconds of a core, which fewer do not repay
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
 # Blocks given to an actor over those it can hold, from which a pool that may grow does, where there is room: at half,
@@ -85,7 +87,8 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
         Interrupted: no node that can came in time, or Ray gave up on the run; what is committed stays.
     """
     spec, heard = plan.job.ray, heard or Listener()
-    with cluster(address, None if spec.actors == "auto" else spec.actors, spare_cpus=2 * STAGE_CPUS) as may_grow:
+    workers = None if spec.actors == "auto" else spec.actors
+    with cluster(address, workers, spare_cpus=2 * STAGE_CPUS, meanwhile="pandas") as may_grow:  # which ray.data imports
         import ray
         from ray.data.exceptions import ExecutionTimeoutError
 
@@ -146,6 +149,22 @@ def bounds(spec: RaySpec, pool: Resources, blocks: int, *, may_grow: bool) -> tu
     if pool.gpus or spec.resources:
         return asked, asked  # those without a place wait for one, which an autoscaler sees
     return min(asked, pool.actors), asked  # actors that took every CPU would starve the reads
+
+
+def to_begin_with(spec: RaySpec, pool: Resources, least: int, *, may_grow: bool) -> int:
+    """How many editors load at once; the others of the pool load while those edit.
+
+    One, where the machine has few cores and nothing else to edit with: its first image is there sooner, and as much is
+    done in the end.
+
+    Args:
+        spec: the job's wishes; a number of actors is one.
+        pool: what an actor takes.
+        least: editors that the pool has at least.
+        may_grow: the cluster is not of this machine alone.
+    """
+    of_few = not may_grow and not pool.gpus and (os.cpu_count() or 1) <= FEW_CORES
+    return 1 if of_few and spec.actors == "auto" else least
 
 
 def at_once(blocks: int, pool: Resources, actors: int) -> int:
@@ -238,7 +257,7 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             compute=ray.data.ActorPoolStrategy(
-                min_size=least,
+                min_size=to_begin_with(spec, pool, least, may_grow=may_grow),
                 max_size=most,
                 max_tasks_in_flight_per_actor=2,
                 max_concurrent_calls_per_actor=2,  # one call at a time, but the next one's batch is made meanwhile

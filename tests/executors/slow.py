@@ -1,5 +1,6 @@
 """Editors that take their time. Reached as ``tests.executors.slow:SlowPainter``."""
 
+import os
 import time
 from pathlib import Path
 
@@ -30,4 +31,17 @@ class WaitingPainter(Painter):
                 raise EditError(f"{batch.prompt[0]} did not come")
             time.sleep(0.02)
         self.began = True
+        return super().edit_batch(batch)
+
+
+class MeetingPainter(Painter):
+    """Paints when two workers have left their mark in the folder that a prompt names; fails after a minute."""
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        deadline, folder = time.monotonic() + 60, Path(batch.prompt[0])
+        (folder / str(os.getpid())).touch()
+        while len(list(folder.iterdir())) < 2:
+            if time.monotonic() > deadline:
+                raise EditError("no other worker came")
+            time.sleep(0.02)
         return super().edit_batch(batch)

@@ -21,7 +21,7 @@ from pipeline import results
 from pipeline.config import EditJob, RaySpec
 from pipeline.errors import StopRun
 from pipeline.events import read_events
-from pipeline.executors.ray_data import Resources, at_once, bounds, resources
+from pipeline.executors.ray_data import Resources, at_once, bounds, resources, to_begin_with
 from pipeline.run import run
 from pipeline.summary import Summary
 from tests.answers import answered
@@ -99,6 +99,15 @@ def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> Non
     teller.join()
 
 
+def test_a_pool_that_begins_with_one_editor_is_soon_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.executors.ray_data.to_begin_with", lambda *_args, **_options: 1)
+    (tmp_path / "met").mkdir()
+    manifest = write_dataset(tmp_path, 8, dict.fromkeys(range(8), str(tmp_path / "met")))
+    editor = {"name": "tests.executors.slow:MeetingPainter", "weights": {}}
+    ray = {"batch_size": 1, "rows_per_block": 1, "actors": 2}
+    assert quiet(painter_job(tmp_path, manifest, editor=editor, ray=ray)).statuses["success"] == 8
+
+
 def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     write_dataset(tmp_path, 40)
     job = painter_job(
@@ -141,6 +150,23 @@ def test_few_blocks_start_few_processes_for_their_stages() -> None:
     on_cpus, on_gpus = Resources(2, 0.0, 1.0), Resources(8, 1.0, 0.0)
     assert [at_once(blocks, on_cpus, 2) for blocks in (1, 16, 17, 1000)] == [1, 1, 2, 63]
     assert [at_once(blocks, on_gpus, 8) for blocks in (8, 64, 1000)] == [8, 8, 63]
+
+
+@pytest.mark.parametrize(
+    ("spec", "gpus", "cores", "may_grow", "wanted"),
+    [
+        ({}, 0.0, 2, False, 1),
+        ({}, 0.0, 16, False, 4),  # they do not hold one another up
+        ({}, 0.0, 2, True, 4),  # the others have machines of their own
+        ({}, 1.0, 2, False, 4),
+        ({"actors": 4}, 0.0, 2, False, 4),  # as it was told
+    ],
+)
+def test_on_few_cores_one_editor_loads_before_the_others(
+    spec: dict[str, Any], gpus: float, cores: int, may_grow: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert to_begin_with(RaySpec(**spec), Resources(4, gpus, 1.0), 4, may_grow=may_grow) == wanted
 
 
 @pytest.mark.parametrize(
