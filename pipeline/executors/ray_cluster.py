@@ -6,6 +6,7 @@ import importlib
 import logging
 import math
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -17,7 +18,8 @@ from typing import Any, Final
 from pipeline import errors
 from pipeline.errors import Interrupted, RetouchError, StopRun, Unavailable
 
-LAST_STARTED: Final = "dashboard.err"  # of what ray.init starts before it waits
+LOOPBACK: Final = "127.0.0.1"
+RAYLET_LOG: Final = "raylet.err"  # is there when ray.init has no more to do than to wait
 LOOK: Final = 0.05  # seconds between two looks at whether Ray's daemons are there
 LOCAL_OBJECT_STORE = 1 << 30  # bytes, of a cluster started here: blocks are a few hundred MB at most
 
@@ -82,7 +84,7 @@ def _importing(module: str | None, folder: Path) -> Iterator[None]:
 
     def wait_and_import(module: str) -> None:
         while not over.is_set():
-            if any(folder.glob(f"session_*/logs/{LAST_STARTED}")):
+            if any(folder.glob(f"session_*/logs/{RAYLET_LOG}")):
                 importlib.import_module(module)
                 return
             time.sleep(LOOK)
@@ -95,21 +97,45 @@ def _importing(module: str | None, folder: Path) -> Iterator[None]:
         over.set()
 
 
+@contextmanager
+def _taken_port() -> Iterator[int]:
+    """A port that nothing else can have: given it for its API server, Ray starts none, and goes on.
+
+    Without a dashboard the server only reports usage statistics, and ``ray.init`` waits for it.
+    """
+    with socket.socket() as held:
+        held.bind((LOOPBACK, 0))
+        held.listen()
+        logger = logging.getLogger("ray._private.services")
+        logger.addFilter(_not_of_a_port)
+        try:
+            yield held.getsockname()[1]
+        finally:
+            logger.removeFilter(_not_of_a_port)
+
+
+def _not_of_a_port(record: logging.LogRecord) -> bool:
+    return "already occupied" not in str(record.msg)
+
+
 def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any]) -> None:
     """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
     import ray
 
     for tries_left in (2, 1, 0):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE,
-                _temp_dir=folder,
-                **quiet,
-            )
+            with _taken_port() as taken:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    dashboard_host=LOOPBACK,
+                    dashboard_port=taken,
+                    object_store_memory=LOCAL_OBJECT_STORE,
+                    _temp_dir=folder,
+                    **quiet,
+                )
             return
         except Exception as error:  # Ray raises nothing more special
             ray.shutdown()
