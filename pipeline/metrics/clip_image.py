@@ -1,18 +1,22 @@
-"""An image as CLIP's own tools show it to CLIP, and CLIP's vector of it. Knows no metric and no file."""
+"""An image as CLIP's own tools show it to CLIP, and CLIP's vector of it. Knows no metric and no file.
+
+Importing this brings no torch, see ``editors.declared``.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from pipeline.errors import EditError
-from pipeline.models.clip import Clip
 from pipeline.schema import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.clip import Clip
 
 # A part of metrics' ids: numbers of another preprocessing do not compare.
 CENTRE: Final = "shorter side to {size} px (bicubic, antialiased, 256 levels), centre square"
@@ -24,6 +28,9 @@ def clip_image(pixels: Pixels, clip: Clip, how: Literal["centre", "squash"]) -> 
     ``centre``: the shorter side becomes S, and the middle of the longer is taken, as OpenAI's transform does.
     ``squash``: the whole image, its proportions not kept.
     """
+    import torch
+    from torch.nn.functional import interpolate
+
     size = clip.image_size
     height, width = pixels.shape[:2]
     high = wide = size
@@ -37,14 +44,16 @@ def clip_image(pixels: Pixels, clip: Clip, how: Literal["centre", "squash"]) -> 
     return x[:, :, top : top + size, left : left + size].to(clip.device) / 255
 
 
-@torch.no_grad()
 def clip_features(clip: Clip, pixels: Pixels) -> npt.NDArray[np.float32]:
     """CLIP's image embedding [D], unnormalised, of an image's centre square.
 
     Raises:
         EditError: it is not finite.
     """
-    found: npt.NDArray[np.float32] = clip.encode_image(clip_image(pixels, clip, "centre"))[0].cpu().numpy()
+    import torch
+
+    with torch.no_grad():
+        found: npt.NDArray[np.float32] = clip.encode_image(clip_image(pixels, clip, "centre"))[0].cpu().numpy()
     if not np.isfinite(found).all():
         raise EditError("the image's CLIP features are not finite")
     return found

@@ -1,25 +1,26 @@
 """Frechet distance of two sets of images on a network's features. Knows neither files nor how sets are cut.
 
 The distance is biased upwards by few images, the more so the more features there are: numbers compare between sets of
-equal size, and within one id alone.
+equal size, and within one id alone. Importing this brings no torch, see ``editors.declared``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.metrics.clip_image import CENTRE, clip_features
 from pipeline.metrics.frechet import Moments, frechet_distance, merged
-from pipeline.models.clip import Clip, load_clip
-from pipeline.models.inception import IMAGE_SIZE, Inception, load_inception
 from pipeline.plugins import State
 from pipeline.schema import Pixels
+
+if TYPE_CHECKING:
+    from pipeline.models.clip import Clip
+    from pipeline.models.inception import Inception
 
 Features = npt.NDArray[np.float32]
 
@@ -73,6 +74,8 @@ class Fid(_Frechet):
     @property
     def id(self) -> Mapping[str, str]:
         """Which network, and how images are resized."""
+        from pipeline.models.inception import IMAGE_SIZE
+
         resized = f"squashed to {IMAGE_SIZE} px (bicubic, antialiased, float), [-1, 1]"
         return {"model": f"{self.inception.kind} InceptionV3, pool 2048", "preprocessing": resized}
 
@@ -83,6 +86,8 @@ class Fid(_Frechet):
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.inception import load_inception
+
         if "inception" not in weights:
             raise WeightsError(
                 "metric fid needs weights of role 'inception' (inception_v3_google-0cc3c7bd.pth or "
@@ -90,15 +95,17 @@ class Fid(_Frechet):
             )
         return cls(load_inception(weights["inception"], device))
 
-    @torch.no_grad()
     def features(self, image: Pixels) -> Features:
         """[2048] of one image [H,W,3] uint8.
 
         Raises:
             EditError: they are not finite.
         """
+        import torch
+
         x = torch.tensor(image).to(self.inception.device).permute(2, 0, 1)[None] / 255
-        found: Features = self.inception.features(x)[0].cpu().numpy()
+        with torch.no_grad():
+            found: Features = self.inception.features(x)[0].cpu().numpy()
         if not np.isfinite(found).all():
             raise EditError("the image's Inception features are not finite")
         return found
@@ -131,6 +138,8 @@ class ClipFid(_Frechet):
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.clip import load_clip
+
         if "clip" not in weights:
             raise WeightsError("metric fid_clip needs weights of role 'clip'; name them")
         return cls(load_clip(weights["clip"], device))

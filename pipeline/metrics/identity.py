@@ -1,16 +1,20 @@
-"""Whether an edited face is still the same person's, by ArcFace. Knows neither editors nor files."""
+"""Whether an edited face is still the same person's, by ArcFace. Knows neither editors nor files.
+
+Importing this brings no torch, see ``editors.declared``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline.errors import WeightsError
-from pipeline.models.arcface import ArcFace, identity_loss, load_arcface
 from pipeline.schema import Batch, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.arcface import ArcFace
 
 
 class IdentitySimilarity:
@@ -32,6 +36,8 @@ class IdentitySimilarity:
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.arcface import load_arcface
+
         if "arcface" not in weights:
             raise WeightsError(
                 "metric identity_similarity needs weights of role 'arcface' (model_ir_se50.pth); name them"
@@ -43,10 +49,16 @@ class IdentitySimilarity:
         # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
         return [{"identity_similarity": self._score(*pair)} for pair in zip(batch.image, edited, strict=True)]
 
-    @torch.no_grad()
     def _score(self, image: Pixels, edited: Pixels) -> float:
-        return 1 - float(identity_loss(self.arcface, self._tensor(edited), self._tensor(image))[0])
+        import torch
+
+        from pipeline.models.arcface import identity_loss
+
+        with torch.no_grad():
+            return 1 - float(identity_loss(self.arcface, self._tensor(edited), self._tensor(image))[0])
 
     def _tensor(self, pixels: Pixels) -> Tensor:
         """[1,3,H,W] in [-1,1] from [H,W,3] uint8."""
+        import torch
+
         return torch.tensor(pixels).to(self.arcface.device).permute(2, 0, 1)[None] / 127.5 - 1

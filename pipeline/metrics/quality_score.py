@@ -1,24 +1,25 @@
 """Quality Score: how likely images are under a mixture of Gaussians fitted to real ones (Gu et al. 2020, GIQA).
 
-Knows neither files nor how sets are cut.
+Knows neither files nor how sets are cut. Importing this brings no torch, see
+``editors.declared``, and no scikit-learn.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.metrics.clip_image import CENTRE, clip_features
-from pipeline.models.clip import Clip, load_clip
 from pipeline.plugins import State
 from pipeline.schema import Pixels
+
+if TYPE_CHECKING:
+    from pipeline.models.clip import Clip
 
 Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -61,6 +62,8 @@ class QualityScore:
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.clip import load_clip
+
         if "clip" not in weights:
             raise WeightsError("metric quality_score needs weights of role 'clip'; name them")
         return cls(load_clip(weights["clip"], device), components)
@@ -106,6 +109,9 @@ def fitted(features: npt.NDArray[Any], components: int = COMPONENTS) -> State:
     Raises:
         ConfigError: fewer features than components.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     if len(features) < components:
         raise ConfigError(f"a mixture of {components} needs as many images, the reference has {len(features)}")
     mixture = GaussianMixture(components, covariance_type="full", random_state=0)

@@ -1,16 +1,22 @@
-"""Whether an edit left things where they were: source and edited image segmented and compared. Knows no editor."""
+"""Whether an edit left things where they were: source and edited image segmented and compared. Knows no editor.
+
+Importing this brings no torch, see ``editors.declared``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pipeline.errors import WeightsError
-from pipeline.models.deeplab import IMAGE_SIZE, Segmenter, load_segmenter
 from pipeline.schema import Batch, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.deeplab import Segmenter
+
+IMAGE_SIZE: Final = 520  # px of the shorter side; the network's own default, whose module brings torch
 
 
 class SegmentationConsistency:
@@ -33,6 +39,8 @@ class SegmentationConsistency:
         Raises:
             WeightsError: there is none, or it does not load.
         """
+        from pipeline.models.deeplab import load_segmenter
+
         if "segmentation" not in weights:
             raise WeightsError(
                 "metric segmentation needs weights of role 'segmentation' (torchvision's deeplabv3_resnet50); name them"
@@ -46,6 +54,8 @@ class SegmentationConsistency:
         return [{"segmentation_agreement": agreement(*pair), "segmentation_miou": mean_iou(*pair)} for pair in pairs]
 
     def _labels(self, pixels: Pixels) -> Tensor:
+        import torch
+
         x = torch.tensor(pixels).to(self.segmenter.device).permute(2, 0, 1)[None] / 255
         return self.segmenter.labels(x)[0]
 
@@ -57,6 +67,8 @@ def agreement(a: Tensor, b: Tensor) -> float:
 
 def mean_iou(a: Tensor, b: Tensor) -> float:
     """Mean over the labels that either map has of their intersection over union."""
+    import torch
+
     ious = []
     for label in torch.cat([a.flatten(), b.flatten()]).unique():
         in_a, in_b = a == label, b == label

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from pipeline.errors import WeightsError
 from pipeline.metrics.background import BackgroundL1, BackgroundLpips
@@ -105,6 +104,8 @@ def _ssim(image: Pixels, edited: Pixels, mask: Mask) -> float | None:
         inside[:border] = inside[-border:] = inside[:, :border] = inside[:, -border:] = False
     if not inside.any():
         return None
+    from skimage.metrics import structural_similarity
+
     _, similarity = structural_similarity(
         image,
         edited,

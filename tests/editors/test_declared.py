@@ -37,6 +37,18 @@ def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
     assert torch == "False"
 
 
+def test_no_metric_brings_torch_or_what_else_takes_a_second_before_it_is_loaded() -> None:
+    script = (
+        "import sys\nfrom pipeline.plugins import available, find\n"
+        "names = [(kind, name) for kind in ('metrics', 'set_metrics') for name in available(kind)]\n"
+        "for kind, name in names:\n    find(kind, name)\n"
+        "print(len(names), *sorted({'torch', 'sklearn', 'skimage', 'pandas'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(said.split()[0]) > 10
+    assert said.split()[1:] == []
+
+
 @pytest.mark.parametrize("name", list(SHIPPED))
 def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -> None:
     there, here = find("editors", name), SHIPPED[name]

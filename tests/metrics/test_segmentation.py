@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import WeightsError
+from pipeline.metrics import segmentation
 from pipeline.metrics.segmentation import SegmentationConsistency, agreement, mean_iou
+from pipeline.models import deeplab
 from pipeline.plugins import Metric, column_types
 from pipeline.schema import Batch, Pixels
 from tests.models.test_deeplab import write_random
@@ -55,6 +57,10 @@ def test_the_numbers_are_those_of_the_two_label_maps(metric: SegmentationConsist
     a, b = (metric.segmenter.labels(torch.from_numpy(x).permute(0, 3, 1, 2) / 255)[0] for x in (image, edited))
     assert scores(metric, image, edited) == [(agreement(a, b), mean_iou(a, b))]
     assert 0 < agreement(a, b) < 1
+
+
+def test_the_size_is_the_networks_own() -> None:
+    assert segmentation.IMAGE_SIZE == deeplab.IMAGE_SIZE
 
 
 def test_counted_by_hand() -> None:
