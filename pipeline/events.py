@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipeline import storage
 from pipeline.errors import ObjectMissing
 from pipeline.redaction import redacted_all
 
 EVENTS_FILE: Final = "events.jsonl"
+Put = Literal["at once", "seldom", "with the next"]
 INTERVAL: Final = 30.0  # seconds; object stores cannot append, so the whole diary is put again
 
 
@@ -35,19 +36,19 @@ class Events:
             self._text = ""
         self._put = 0.0
 
-    def say(self, event: str, *, now: bool | None = True, **facts: Any) -> None:
+    def say(self, event: str, *, put: Put = "at once", **facts: Any) -> None:
         """Note an event.
 
         Args:
             event: its name.
-            now: True puts it on storage at once; False not within ``INTERVAL`` seconds after the last of its kind;
-                None leaves it to the next event, for what another one follows at once.
+            put: when it goes to storage: "seldom" is not within ``INTERVAL`` seconds after the last of its kind, "with
+                the next" is for what another event follows at once.
             facts: of it.
         """
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._text += json.dumps({"time": stamp, "event": event, **redacted_all(facts)}) + "\n"
-        due = now is False and time.monotonic() - self._put >= INTERVAL
-        if now or due:
+        due = put == "seldom" and time.monotonic() - self._put >= INTERVAL
+        if put == "at once" or due:
             storage.write_bytes(self._uri, self._text.encode())
         if due:
             self._put = time.monotonic()

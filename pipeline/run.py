@@ -172,7 +172,7 @@ def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, sum
                 counts.add(rows.select(TOLD).to_pylist())
                 edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
-                events.say("answered", now=False, edit_seconds=round(edited, 3), **told)
+                events.say("answered", put="seldom", edit_seconds=round(edited, 3), **told)
                 _keep_the_budget(plan, counts)
                 if meter.is_over and counts.done < plan.left:
                     raise OverCost("after a block")

@@ -30,10 +30,10 @@ class Workers:
             if who not in self._turns:
                 self._meter.saw(*who, worker["device"], replaced=worker["replaced"])
                 facts = {name: worker[name] for name in ("host", "pid", "device", "replaced")}
-                self._events.say("worker", now=None, **facts, loaded=round(worker["loaded"], 3))
+                self._events.say("worker", put="with the next", **facts, loaded=round(worker["loaded"], 3))
             turns = self._turns.setdefault(who, set())
             if worker["retried"] and worker["turn"] not in turns:
-                self._events.say("retried", now=None, rows=worker["retried"])
+                self._events.say("retried", put="with the next", rows=worker["retried"])
             turns.add(worker["turn"])
 
 
