@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,9 @@ def _taken_port() -> Iterator[int]:
         logger = logging.getLogger("ray._private.services")
         logger.addFilter(_not_of_a_port)
         try:
-            yield held.getsockname()[1]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves the socket open that found the port taken
+                yield held.getsockname()[1]
         finally:
             logger.removeFilter(_not_of_a_port)
 

@@ -32,7 +32,7 @@ with cluster(None, None, meanwhile="colorsys") as may_grow:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     folder: Path = tmp_path_factory.mktemp("started")
-    command = [sys.executable, "-c", LOCAL]
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", LOCAL]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -47,3 +47,4 @@ def test_no_api_server_is_started_and_nothing_said_of_it(started: subprocess.Com
     *_, daemons, servers = started.stdout.split()
     assert (daemons, servers) == ("True", "0"), started.stderr
     assert "occupied" not in started.stderr
+    assert "unclosed <socket" not in started.stderr
