@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.ray(own=True)
+
 # Of the processes that name the cluster's own folder, those that are of the API server.
 LOCAL = """
 import sys
