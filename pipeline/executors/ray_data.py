@@ -33,7 +33,7 @@ from pipeline.traces import Crew, Listener, Worker
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
 STAGE_CPUS = 0.5
-FEW_CORES: Final = 4  # on which editors that load side by side hold one another up, and Ray them all
+FEW_CORES: Final = 4  # on which editors that load side by side, one a core, hold one another up, and Ray them all
 BLOCKS_A_WORKER: Final = 16  # starting a process for a stage takes seconds of a core, which fewer do not repay
 STAGE_MEMORY = 512 << 20  # bytes of heap a decode or write task is accounted for; the heap is not budgeted by default
 # Blocks given to an actor over those it can hold, from which a pool that may grow does, where there is room: at half,
@@ -154,8 +154,8 @@ def bounds(spec: RaySpec, pool: Resources, blocks: int, *, may_grow: bool) -> tu
 def to_begin_with(spec: RaySpec, pool: Resources, least: int, *, may_grow: bool) -> int:
     """How many editors load at once; the others of the pool load while those edit.
 
-    One, where the machine has few cores and nothing else to edit with: its first image is there sooner, and as much is
-    done in the end.
+    One, where the machine has few cores and nothing else to edit with: its first image is there sooner, for which a core
+    is idle for some seconds.
 
     Args:
         spec: the job's wishes; a number of actors is one.
