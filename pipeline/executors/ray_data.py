@@ -154,7 +154,7 @@ def bounds(spec: RaySpec, pool: Resources, blocks: int, *, may_grow: bool) -> tu
 def to_begin_with(spec: RaySpec, pool: Resources, least: int, *, may_grow: bool) -> int:
     """How many editors load at once; the others of the pool load while those edit.
 
-    One, where the machine has few cores and nothing else to edit with: its first image is there sooner, for which a core
+    One, where the machine has few cores and nothing else to edit with: its first image comes sooner, for which a core
     is idle for some seconds.
 
     Args:
