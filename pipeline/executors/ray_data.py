@@ -234,7 +234,6 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may
     if plan.most_actors:
         least, most = min(least, plan.most_actors), min(most, plan.most_actors)
     heard.met(Crew(least, pool.gpus or pool.cpus, _device(plan, pool), pool.actors))
-    _configure(spec.stall_seconds, told)
     editing: dict[str, Any] = {"num_gpus": pool.gpus} if pool.gpus else {}
     if spec.resources:
         editing["resources"] = dict(spec.resources)
@@ -245,31 +244,32 @@ def _stream(plan: Plan, pool: Resources, heard: Listener, told: Reporter, *, may
         "memory": STAGE_MEMORY,
         "compute": ray.data.TaskPoolStrategy(size=at_once(len(blocks), pool, most)),
     }
-    # One block a table; read_parquet would pack a small manifest into a single one, and from_arrow has every block's
-    # schema told by a task, for which three workers import pandas before the first editor starts.
-    dataset = (
-        ray.data.from_blocks(blocks)
-        .map_batches(_decode, fn_kwargs={"spec": plan.decode, "told": told}, **on_cpus)
-        .map_batches(
-            EditActor,
-            fn_constructor_args=(plan.engine, pool.gpus, told),
-            batch_size=max(block.num_rows for block in blocks),
-            batch_format="pyarrow",
-            num_cpus=pool.cpus,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=to_begin_with(spec, pool, least, may_grow=may_grow),
-                max_size=most,
-                max_tasks_in_flight_per_actor=2,
-                max_concurrent_calls_per_actor=2,  # one call at a time, but the next one's batch is made meanwhile
-            ),
-            **editing,
+    with ray.data.DataContext.current(_context(spec.stall_seconds, told)):
+        # One block a table; read_parquet would pack a small manifest into a single one, and from_arrow has every
+        # block's schema told by a task, for which three workers import pandas before the first editor starts.
+        dataset = (
+            ray.data.from_blocks(blocks)
+            .map_batches(_decode, fn_kwargs={"spec": plan.decode, "told": told}, **on_cpus)
+            .map_batches(
+                EditActor,
+                fn_constructor_args=(plan.engine, pool.gpus, told),
+                batch_size=max(block.num_rows for block in blocks),
+                batch_format="pyarrow",
+                num_cpus=pool.cpus,
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=to_begin_with(spec, pool, least, may_grow=may_grow),
+                    max_size=most,
+                    max_tasks_in_flight_per_actor=2,
+                    max_concurrent_calls_per_actor=2,  # one call at a time, but the next one's batch is made meanwhile
+                ),
+                **editing,
+            )
+            .map_batches(_write, fn_kwargs={"spec": plan.write, "told": told}, **on_cpus)
         )
-        .map_batches(_write, fn_kwargs={"spec": plan.write, "told": told}, **on_cpus)
-    )
-    # Without prefetching, which gives a block away only when the next one is done: each would be heard of a block late.
-    for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        if rows.num_rows:
-            yield rows
+        # Without prefetching, which gives a block away only when the next one is done: each would be heard of late.
+        for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            if rows.num_rows:
+                yield rows
 
 
 def _device(plan: Plan, pool: Resources) -> str | None:
@@ -302,14 +302,15 @@ def _write(table: pa.Table, spec: WriteSpec, told: Reporter) -> pa.Table:
     return rows
 
 
-def _configure(stall_seconds: int, told: Reporter) -> None:
+def _context(stall_seconds: int, told: Reporter) -> Any:
+    """Ray Data's settings for a run. A copy: a program's own work with Ray Data, before and after, has its own."""
     from ray.data import DataContext
 
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":  # Ray's own files keep everything
             handler.setLevel(logging.CRITICAL)  # errors are raised, and said once
 
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False  # the driver counts committed rows, which Ray's bars do not know
     set_limit(context, stall_seconds, told)
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWS_FROM
@@ -318,3 +319,4 @@ def _configure(stall_seconds: int, told: Reporter) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         context.scheduling_strategy = "DEFAULT"  # spreading would decode on GPU nodes while others have CPUs free
     context.max_errored_blocks = 0  # more would drop whole blocks and say nothing
+    return context

@@ -108,6 +108,22 @@ def test_a_pool_that_begins_with_one_editor_is_soon_whole(tmp_path: Path, monkey
     assert quiet(painter_job(tmp_path, manifest, editor=editor, ray=ray)).statuses["success"] == 8
 
 
+def test_a_run_leaves_ray_datas_settings_as_they_were(tmp_path: Path) -> None:
+    """A later pipeline of the same program would take along who this run reports to, which ends the process."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = context.copy()
+    quiet(painter_job(tmp_path, write_dataset(tmp_path, 2)))
+    assert DataContext.get_current() is context
+    assert not context.custom_execution_callback_classes
+    assert vars(context).keys() == vars(before).keys()
+    assert (context.enable_progress_bars, context.execution_no_progress_timeout_s) == (
+        before.enable_progress_bars,
+        before.execution_no_progress_timeout_s,
+    )
+
+
 def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     write_dataset(tmp_path, 40)
     job = painter_job(
