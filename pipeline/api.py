@@ -24,22 +24,25 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from pipeline import job_fields, plugins, results, storage
-from pipeline.cells import ImageLike, image_cell, mask_cell
-from pipeline.config import EditJob, Job, Weights, load_job, parse_job
-from pipeline.devices import best_device
-from pipeline.edited import Candidate, Edited, read_edited
-from pipeline.engine import Engine
+from pipeline import plugins
+from pipeline import storage
+from pipeline.jobs import placeholders as job_fields
+from pipeline.outputs import results
+from pipeline.imaging.inputs import ImageLike, image_cell, mask_cell
+from pipeline.jobs.config import EditJob, Job, Weights, load_job, parse_job
+from pipeline.models.devices import best_device
+from pipeline.outputs.edited import Candidate, Edited, read_edited
+from pipeline.execution.engine import Engine
 from pipeline.errors import ConfigError, OutputError
-from pipeline.overrides import overridden
-from pipeline.plan import engine_spec
-from pipeline.progress import Mode
-from pipeline.run import Executor
-from pipeline.run import run as answer_rows
-from pipeline.samples import Answer, Kept
-from pipeline.specs import DecodeSpec
-from pipeline.stages import composed, decode
-from pipeline.summary import Summary
+from pipeline.jobs.overrides import overridden
+from pipeline.execution.plan import engine_spec
+from pipeline.execution.progress import Mode
+from pipeline.execution.edit import Executor
+from pipeline.execution.edit import run as answer_rows
+from pipeline.manifests.samples import Answer, Kept
+from pipeline.execution.specs import DecodeSpec
+from pipeline.execution.stages import composed, decode
+from pipeline.execution.summary import Summary
 
 __all__ = [
     "Candidate",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import field_errors
+from pipeline import validation as field_errors
 from pipeline.errors import ConfigError, EditError, PluginError
 from pipeline.schema import Batch, EditResult, Pixels
 

@@ -38,7 +38,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 # A cluster of two workers and their helpers, until its input ends; its address on the first line.
 RAY = """
 import sys
-from pipeline.executors.ray_cluster import cluster
+from pipeline.execution.executors.ray.cluster import cluster
 with cluster(None, 2, spare_cpus=1.0):
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)

@@ -12,10 +12,10 @@ from typing import Final
 
 import typer
 
-from pipeline.cli import app
-from pipeline.field_tables import row
-from pipeline.job_reference import job_reference
-from pipeline.manifest_view import columns_table
+from pipeline.cli.app import app
+from pipeline.jobs.field_tables import row
+from pipeline.jobs.job_reference import job_reference
+from pipeline.manifests.describe import columns_table
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = (

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 import pipeline
-from pipeline import images
+from pipeline.imaging import codec as images
 from pipeline.errors import ConfigError, EditError, LoadError, OutputError, PluginError
 from pipeline.schema import Batch, EditResult
 from tests.datasets import painter_job, picture, png, square, write_dataset

@@ -19,13 +19,14 @@ from rich.console import Console
 
 from manifests import bad_files, make_bad_inputs
 from manifests.bad_jobs import CANARY
-from pipeline import images, results
-from pipeline.config import EditJob, load_job
-from pipeline.doctor import Checkup, check
+from pipeline.imaging import codec as images
+from pipeline.outputs import results
+from pipeline.jobs.config import EditJob, load_job
+from pipeline.execution.check import Checkup, check
 from pipeline.errors import RetouchError
-from pipeline.run import run
+from pipeline.execution.edit import run
 from pipeline.schema import SUCCESS
-from pipeline.summary import Summary
+from pipeline.execution.summary import Summary
 from tests.datasets import painter_job
 
 # What each set of rows is for; the painter has no network, so that many rows cost little.

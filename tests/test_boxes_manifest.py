@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import make_boxes
-from pipeline import images
-from pipeline.config import TrainJob, load_job
-from pipeline.embedded.scenes import TUNING
-from pipeline.inpainting.boxes import usable
-from pipeline.inpainting.data import read_rows
-from pipeline.inpainting.params import TrainParams
+from pipeline.imaging import codec as images
+from pipeline.jobs.config import TrainJob, load_job
+from pipeline.models.embedded.scenes import TUNING
+from pipeline.training.exemplar.boxes import usable
+from pipeline.training.exemplar.data import read_rows
+from pipeline.jobs.train_params import TrainParams
 from pipeline.plugins import check_params
 
 ROOT = Path(__file__).parents[1]

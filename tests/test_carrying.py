@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import carrying
-from pipeline.carrying import Earlier, earlier, sources
+from pipeline.outputs import carry_over as carrying
+from pipeline.outputs.carry_over import Earlier, earlier, sources
 
 DECIDES = {"seed": 0, "manifest": "m.parquet", "editor": {"name": "painter"}}
 

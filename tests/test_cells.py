@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images
-from pipeline.cells import image_cell, mask_cell
+from pipeline.imaging import codec as images
+from pipeline.imaging.inputs import image_cell, mask_cell
 from pipeline.errors import LoadError
 from tests.datasets import picture, png
 

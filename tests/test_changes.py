@@ -9,8 +9,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import changes, pairs
-from pipeline.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare
+from pipeline.manifests import row_sets as pairs
+from pipeline.outputs import changes
+from pipeline.outputs.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare
 
 
 def table_of(some: Mapping[str, str] | Collection[str]) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
+from pipeline.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
 from pipeline.errors import ManifestError
 
 

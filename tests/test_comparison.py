@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import results, storage
-from pipeline.comparison import Beside, beside, compared
+from pipeline import storage
+from pipeline.outputs import results
+from pipeline.outputs.report.compare import Beside, beside, compared
 from pipeline.errors import OutputError
 from pipeline.schema import SUCCESS, results_schema
 

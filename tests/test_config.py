@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import KINDS, FinetuneJob, load_job
+from pipeline.jobs.config import KINDS, FinetuneJob, load_job
 from pipeline.errors import ConfigError
 
 JOB = {

@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
+from pipeline.deployment.kubernetes.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
 from pipeline.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.domains import Domain, domain, domains
+from pipeline.training.finetune.domains import Domain, domain, domains
 from pipeline.errors import ConfigError
 
 

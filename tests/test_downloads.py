@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import downloads, figures, storage
+from pipeline import storage
+from pipeline import telemetry as figures
+from pipeline.storage import download as downloads
 from pipeline.errors import ObjectMissing, StorageError
 from tests.conftest import new_bucket
 from tests.s3_server import Endpoint, Fault, faulty

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.config import DriftSpec, EditJob, load_job
-from pipeline.drift import _compared
-from pipeline.run import run
-from pipeline.summary import Summary
+from pipeline.jobs.config import DriftSpec, EditJob, load_job
+from pipeline.execution.drift import _compared
+from pipeline.execution.edit import run
+from pipeline.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import far_cells, images, results
-from pipeline.edited import Candidate, Edited, read_edited
+from pipeline.imaging import codec as images
+from pipeline.manifests import deferred_images as far_cells
+from pipeline.outputs import results
+from pipeline.outputs.edited import Candidate, Edited, read_edited
 from pipeline.errors import LoadError, OutputError
-from pipeline.run import run
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.test_untrusted_text import PLANTED
 

@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.config import EvaluateJob, parse_job
+from pipeline.cli.app import app
+from pipeline.jobs.config import EvaluateJob, parse_job
 from pipeline.errors import ConfigError, Interrupted, RetouchError
-from pipeline.evaluation import Evaluation, evaluate
+from pipeline.execution.evaluate import Evaluation, evaluate
 from pipeline.metrics.frechet import Moments, frechet_distance
-from pipeline.run import run
-from pipeline.scoring import Scorer
-from pipeline.states import read
+from pipeline.execution.edit import run
+from pipeline.execution.evaluation.scorer import Scorer
+from pipeline.execution.evaluation.metric_states import read
 from tests.datasets import painter_job, picture, png, write_dataset
 from tests.set_metrics import Colour
 from tests.tiny_clip import write_own_layout
@@ -71,7 +71,7 @@ def values(done: Evaluation) -> dict[str, float]:
 
 
 def test_the_number_is_that_of_the_images_that_the_run_made_against_the_real_ones(made: str, real: str) -> None:
-    from pipeline.finished import pixels, read_set
+    from pipeline.execution.evaluation.image_sets import pixels, read_set
 
     done = quiet(job_of(made, real))
     means = [
@@ -266,6 +266,6 @@ def test_the_command_prints_the_numbers_and_what_is_missing(made: str, real: str
 
 def test_ray_has_nothing_to_do_where_all_is_there(made: str, real: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = quiet(job_of(made, real))
-    monkeypatch.setattr("pipeline.executors.ray_shards.execute", None)  # would fail if it were called
+    monkeypatch.setattr("pipeline.execution.executors.ray.evaluate.execute", None)  # would fail if it were called
     again = evaluate(job_of(made, real), executor="ray", console=Console(file=io.StringIO()))
     assert again.record["metrics"] == done.record["metrics"]

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import far_cells, manifest, results
+from pipeline.manifests import deferred_images as far_cells
+from pipeline.manifests import reader as manifest
+from pipeline.outputs import results
 from pipeline.errors import ManifestError
-from pipeline.plan import make_plan
-from pipeline.run import run
+from pipeline.execution.plan import make_plan
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline import plugins
-from pipeline.config import parse_job
-from pipeline.editors.diffusionclip_params import Params
+from pipeline.jobs.config import parse_job
+from pipeline.editors.diffusionclip.params import Params
 from pipeline.errors import ConfigError, PluginError
-from pipeline.field_errors import nearest, unknown
+from pipeline.validation import nearest, unknown
 
 JOB = {
     "name": "n",

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import finished, pairs, results
+from pipeline.execution.evaluation import image_sets as finished
+from pipeline.manifests import row_sets as pairs
+from pipeline.outputs import results
 from pipeline.errors import ConfigError
-from pipeline.finished import Finished, ImageSet, pixels, read_set, with_requests
-from pipeline.run import run
+from pipeline.execution.evaluation.image_sets import Finished, ImageSet, pixels, read_set, with_requests
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, picture, png, write_dataset
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import flights, storage
-from pipeline.flights import EXIT_CODE, TRIES, Flights, Loss
+from pipeline import storage
+from pipeline.outputs import in_flight as flights
+from pipeline.outputs.in_flight import EXIT_CODE, TRIES, Flights, Loss
 
 # Does rows 'a' to 'd' in turns and dies, or hangs, with 'c' in hand.
 WORKER = """
 import os, sys, time
-from pipeline.flights import Flights
+from pipeline.outputs.in_flight import Flights
 from pipeline import storage
 output, how, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def work(rows):
@@ -97,7 +98,7 @@ def test_sweeping_takes_all_notes_away(tmp_path: Path) -> None:
 
 def _leave_behind(folder: Path, stage: str) -> None:
     code = (
-        "import os, sys; from pipeline.flights import Flights\n"
+        "import os, sys; from pipeline.outputs.in_flight import Flights\n"
         "with Flights(sys.argv[1], sys.argv[2]).over(['a', 'b']): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder), stage], check=False)

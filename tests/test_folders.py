@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import manifest, storage
+from pipeline import storage
+from pipeline.manifests import reader as manifest
 from pipeline.errors import ManifestError
-from pipeline.folders import from_folder
-from pipeline.specs import DecodeSpec
-from pipeline.stages import decode
+from pipeline.manifests.from_folder import from_folder
+from pipeline.execution.specs import DecodeSpec
+from pipeline.execution.stages import decode
 from tests.datasets import picture, png, square
 
 

@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import images, results
-from pipeline.engine import Engine
+from pipeline.imaging import codec as images
+from pipeline.outputs import results
+from pipeline.execution.engine import Engine
 from pipeline.errors import LoadError, NoFace, WeightsError
-from pipeline.faces import FaceDetector, Landmarks, ffhq_quad
-from pipeline.framing import detector_for, frame
-from pipeline.quads import Quad
-from pipeline.run import run
-from pipeline.samples import Sample
-from pipeline.specs import EngineSpec
+from pipeline.imaging.faces import FaceDetector, Landmarks, ffhq_quad
+from pipeline.imaging.framing import detector_for, frame
+from pipeline.imaging.quad import Quad
+from pipeline.execution.edit import run
+from pipeline.manifests.samples import Sample
+from pipeline.execution.specs import EngineSpec
 from tests import tiny_yunet
 from tests.datasets import painter_job, picture, write_dataset
 

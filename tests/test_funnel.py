@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.funnel import STATIONS, funnel
+from pipeline.outputs.report.funnel import STATIONS, funnel
 from pipeline.schema import STATUSES, SUCCESS
 
 STAGES = ("decode", "prepare", "edit", "score", "encode", "write")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import QualitySpec, Threshold
-from pipeline.gate import budget, decided_in, misses
-from pipeline.samples import Kept
+from pipeline.jobs.config import QualitySpec, Threshold
+from pipeline.execution.quality_gate import budget, decided_in, misses
+from pipeline.manifests.samples import Kept
 
 BOUND = {"score": Threshold(min=0.5)}
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from pipeline import images
+from pipeline.imaging import codec as images
 from pipeline.errors import EditError, LoadError
 from tests.golden_set import assert_within, golden
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import far_cells, inputs
+from pipeline.manifests import deferred_images as far_cells
+from pipeline.manifests import input_identity as inputs
 
 
 def test_files_are_known_by_their_content_and_what_is_not_there_by_nothing(tmp_path: Path) -> None:

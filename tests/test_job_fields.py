@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import EditJob, load_job
+from pipeline.jobs.config import EditJob, load_job
 from pipeline.errors import ConfigError
-from pipeline.job_fields import filled, the_date
+from pipeline.jobs.placeholders import filled, the_date
 
 DAY = "2026-11-25"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import KINDS
+from pipeline.jobs.config import KINDS
 from pipeline.errors import ConfigError
-from pipeline.field_tables import fields
-from pipeline.job_reference import job_reference
-from pipeline.job_schema import job_schema
+from pipeline.jobs.field_tables import fields
+from pipeline.jobs.job_reference import job_reference
+from pipeline.jobs.schema import job_schema
 
 
 def test_no_field_of_any_kind_of_job_and_no_parameter_is_without_a_meaning() -> None:

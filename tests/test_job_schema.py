@@ -10,10 +10,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from pipeline.config import KINDS
-from pipeline.editors.diffusionclip_params import Params
+from pipeline.jobs.config import KINDS
+from pipeline.editors.diffusionclip.params import Params
 from pipeline.errors import ConfigError
-from pipeline.job_schema import comments, job_schema
+from pipeline.jobs.schema import comments, job_schema
 
 SHIPPED = Path("jobs/schema.json")
 JOBS = sorted(Path("jobs").glob("*.yaml"))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import config, plan
-from pipeline.engine import Engine
+from pipeline.execution import plan
+from pipeline.jobs import config
+from pipeline.execution.engine import Engine
 from pipeline.errors import StorageError
-from pipeline.latents import StoredLatents
-from pipeline.samples import Sample
-from pipeline.specs import EngineSpec
+from pipeline.execution.latent_cache import StoredLatents
+from pipeline.manifests.samples import Sample
+from pipeline.execution.specs import EngineSpec
 from tests.editors.families import SIZE, write_family, write_unet
 
 LATENT = np.random.default_rng(0).standard_normal((3, 4, 5), dtype=np.float32)
@@ -86,7 +87,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def engine_spec(family: dict[str, str], address: Path | None, **changes: Any) -> EngineSpec:
     params = {"t_0": 301, "n_inv": 6, "n_gen": 3}
     spec = EngineSpec(
-        editor="pipeline.editors.diffusionclip:DiffusionClip",
+        editor="pipeline.editors.diffusionclip.editor:DiffusionClip",
         params=params,
         weights=family,
         batch_size=2,

@@ -15,7 +15,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import lease, storage
+from pipeline import storage
+from pipeline.outputs import lease
 from pipeline.errors import Busy, LeaseLost
 
 SHORT = 1.5  # seconds of a lease in these tests

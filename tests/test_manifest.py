@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest, pairs, storage
+from pipeline import storage
+from pipeline.manifests import reader as manifest
+from pipeline.manifests import row_sets as pairs
 from pipeline.errors import ManifestError
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import far_cells
+from pipeline.manifests import deferred_images as far_cells
 from pipeline.errors import ManifestError
-from pipeline.manifest_view import MEANINGS, OTHERS, columns_table, show
+from pipeline.manifests.describe import MEANINGS, OTHERS, columns_table, show
 from pipeline.schema import REQUEST_COLUMNS
 
 ROOT = Path(__file__).parent.parent

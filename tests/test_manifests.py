@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 
 from manifests import make_domains, make_photos, make_shapes
-from pipeline import images, manifest, storage
-from pipeline.config import load_job
-from pipeline.embedded.domains import DOMAINS, LEARNED, in_all, only, scenes
-from pipeline.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
-from pipeline.samples import Sample
-from pipeline.specs import DecodeSpec
-from pipeline.stages import decode
+from pipeline import storage
+from pipeline.imaging import codec as images
+from pipeline.manifests import reader as manifest
+from pipeline.jobs.config import load_job
+from tools.embedded_models.domains import DOMAINS, LEARNED, in_all, only, scenes
+from pipeline.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
+from pipeline.manifests.samples import Sample
+from pipeline.execution.specs import DecodeSpec
+from pipeline.execution.stages import decode
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "manifests"

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import errors, results
-from pipeline.cli import main
+from pipeline import errors
+from pipeline.outputs import results
+from pipeline.cli.app import main
 from pipeline.schema import results_schema
 from tests.datasets import picture, square
 from tests.manual import BLOCK, DOCUMENTS, ROOT, commands, written_again
@@ -53,7 +54,7 @@ def test_every_part_that_can_be_made_stands_in_the_manual() -> None:
 def test_every_command_says_what_it_does_in_one_sentence() -> None:
     import typer
 
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     for name, said in commands(typer.main.get_command(app)):
         assert said.endswith("."), name

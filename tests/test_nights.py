@@ -14,16 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline import addresses, changes, lease, report, results, storage
-from pipeline.carrying import answered_again
-from pipeline.config import EditJob, load_job
+from pipeline import storage
+from pipeline.outputs import changes
+from pipeline.outputs import image_paths as addresses
+from pipeline.outputs import lease
+from pipeline.outputs import results
+from pipeline.outputs.report import gallery as report
+from pipeline.outputs.carry_over import answered_again
+from pipeline.jobs.config import EditJob, load_job
 from pipeline.errors import Busy
 from pipeline.models.pixel_unet import PixelUNet
-from pipeline.nights import look_back
-from pipeline.plan import make_plan
-from pipeline.rerun import rerun
-from pipeline.run import run
-from pipeline.summary import Summary
+from pipeline.execution.incremental import look_back
+from pipeline.execution.plan import make_plan
+from pipeline.execution.rerun import rerun
+from pipeline.execution.edit import run
+from pipeline.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 from tests.painters import Painter
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.config import EditJob, load_job
+from pipeline.jobs.config import EditJob, load_job
 from pipeline.errors import ConfigError
-from pipeline.overrides import environment, from_environment, overridden
-from pipeline.run import run
+from pipeline.jobs.overrides import environment, from_environment, overridden
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import parts, results
+from pipeline.outputs import result_files as parts
+from pipeline.outputs import results
 from pipeline.errors import OutputError
 from pipeline.schema import FAILED_TO_EDIT, SUCCESS, results_schema
 

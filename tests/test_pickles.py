@@ -23,23 +23,26 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import manifest, samples, stages, states
-from pipeline.embedded.judge import load_judge
+from pipeline.execution import stages
+from pipeline.execution.evaluation import metric_states as states
+from pipeline.manifests import reader as manifest
+from pipeline.manifests import samples
+from pipeline.models.embedded.judge import load_judge
 from pipeline.errors import ConfigError, ManifestError, WeightsError
-from pipeline.faces import FaceDetector
-from pipeline.finetuning.target import STATE, tune
-from pipeline.importers import cocoee
-from pipeline.inpainting.start import load_start
-from pipeline.inpainting.task import StorageKeeper, read_state
-from pipeline.latents import StoredLatents
+from pipeline.imaging.faces import FaceDetector
+from pipeline.training.finetune.target import STATE, tune
+from pipeline.manifests.importers import cocoee
+from pipeline.training.exemplar.initial_weights import load_start
+from pipeline.training.exemplar.train import StorageKeeper, read_state
+from pipeline.execution.latent_cache import StoredLatents
 from pipeline.models.arcface import load_arcface
 from pipeline.models.clip import load_clip
 from pipeline.models.deeplab import load_segmenter
 from pipeline.models.inception import load_inception
-from pipeline.models.latent import load_latent
+from pipeline.models.paint_by_example import load_latent
 from pipeline.models.lpips import load_lpips
 from pipeline.models.unet import load_unet
-from pipeline.specs import DecodeSpec
+from pipeline.execution.specs import DecodeSpec
 from tests.datasets import png, square
 from tests.finetuning import tiny
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.prices import SHIPPED, Prices, load, unknown
+from pipeline.jobs.prices import SHIPPED, Prices, load, unknown
 
 OWN = """
 currency: EUR

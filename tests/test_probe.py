@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline import storage
-from pipeline.config import EditJob
+from pipeline.jobs.config import EditJob
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.forecast import Measured
-from pipeline.plan import make_plan
-from pipeline.probe import PASSES, _place, probe, rows_a_pass
-from pipeline.strata import strata
+from pipeline.execution.planning.forecast import Measured
+from pipeline.execution.plan import make_plan
+from pipeline.execution.planning.probe import PASSES, _place, probe, rows_a_pass
+from pipeline.execution.planning.strata import strata
 from tests.datasets import painter_job, write_dataset
 
 

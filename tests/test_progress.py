@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.errors import ConfigError
-from pipeline.progress import INTERVAL, Mode, Tally, Voice, mode_of, tally
-from pipeline.run import run
+from pipeline.execution.progress import INTERVAL, Mode, Tally, Voice, mode_of, tally
+from pipeline.execution.edit import run
 from pipeline.schema import STATUSES
 from tests.datasets import painter_job, write_dataset
 

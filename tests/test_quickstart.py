@@ -16,9 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import addresses, images, results, storage
-from pipeline.config import EditJob, load_job
-from pipeline.run import run
+from pipeline import storage
+from pipeline.imaging import codec as images
+from pipeline.outputs import image_paths as addresses
+from pipeline.outputs import results
+from pipeline.jobs.config import EditJob, load_job
+from pipeline.execution.edit import run
 
 SHORT = ["editor.params.timesteps=5", "editor.params.skip_timesteps=1", "editor.params.aug_num=2", "candidates=2"]
 ROWS = 6

@@ -17,15 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import manifest, report, results, stages, storage
-from pipeline.config import EditJob
-from pipeline.embedded.scenes import draw_scene, edit_task
+from pipeline import storage
+from pipeline.execution import stages
+from pipeline.manifests import reader as manifest
+from pipeline.outputs import results
+from pipeline.outputs.report import gallery as report
+from pipeline.jobs.config import EditJob
+from pipeline.models.embedded.scenes import draw_scene, edit_task
 from pipeline.errors import OutputError
-from pipeline.images import Region
-from pipeline.plan import Plan, engine_spec, open_run
-from pipeline.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from pipeline.imaging.codec import Region
+from pipeline.execution.plan import Plan, engine_spec, open_run
+from pipeline.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
 from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, results_schema
-from pipeline.specs import DecodeSpec, WriteSpec
+from pipeline.execution.specs import DecodeSpec, WriteSpec
 
 NASTY = """<script>alert("x")</script> & 'quotes' "too" \u202e</p>"""
 

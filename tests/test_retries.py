@@ -7,7 +7,7 @@ import errno
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from pipeline import retries
+from pipeline.storage import retries
 from pipeline.errors import ObjectMissing, StorageError
 
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from pipeline import storage
-from pipeline.config import parse_job
+from pipeline.jobs.config import parse_job
 from pipeline.errors import ConfigError
-from pipeline.overrides import overridden
-from pipeline.pods import JOB_FOLDER
-from pipeline.schedule import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
+from pipeline.jobs.overrides import overridden
+from pipeline.deployment.kubernetes.pods import JOB_FOLDER
+from pipeline.deployment.kubernetes.render import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
 from tests.cluster.checked import faults, objects
 from tests.jobs_on_s3 import ALL, EDIT
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import states
-from pipeline.config import MetricSpec
+from pipeline.execution.evaluation import metric_states as states
+from pipeline.jobs.config import MetricSpec
 from pipeline.errors import ConfigError, PluginError
-from pipeline.finished import read_set, with_requests
+from pipeline.execution.evaluation.image_sets import read_set, with_requests
 from pipeline.schema import Batch, Pixels
-from pipeline.scoring import Scorer, ScoreSpec, Shard, row_metric_id
+from pipeline.execution.evaluation.scorer import Scorer, ScoreSpec, Shard, row_metric_id
 from tests.datasets import picture, png, write_dataset
 from tests.set_metrics import Colour
 

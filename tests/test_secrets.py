@@ -21,16 +21,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline import results, status, storage
-from pipeline.cli import main
-from pipeline.config import EditJob, EvaluateJob, FinetuneJob, parse_job
+from pipeline import storage
+from pipeline.outputs import results
+from pipeline.outputs import status
+from pipeline.cli.app import main
+from pipeline.jobs.config import EditJob, EvaluateJob, FinetuneJob, parse_job
 from pipeline.errors import ManifestError
-from pipeline.evaluation import evaluate
-from pipeline.exemplar_training import train
-from pipeline.manifest import read
-from pipeline.plan import make_plan, refuse_another_job
-from pipeline.run import run
-from pipeline.training import finetune
+from pipeline.execution.evaluate import evaluate
+from pipeline.execution.train import train
+from pipeline.manifests.reader import read
+from pipeline.execution.plan import make_plan, refuse_another_job
+from pipeline.execution.edit import run
+from pipeline.execution.finetune import finetune
 from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.finetuning import tiny
 from tests.inpainting import training

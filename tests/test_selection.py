@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.schema import RESULT_FIELDS, results_schema
-from pipeline.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
+from pipeline.outputs.report.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("ground", pa.string())]))
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import Job, parse_job
+from pipeline.jobs.config import Job, parse_job
 from pipeline.errors import ConfigError
-from pipeline.shares import share
+from pipeline.deployment.kubernetes.sizing import share
 from tests.jobs_on_s3 import ALL
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError, OverCost
-from pipeline.prices import Prices
-from pipeline.spending import Meter, Spending, spent
-from pipeline.traces import Crew
+from pipeline.jobs.prices import Prices
+from pipeline.execution.cost_meter import Meter, Spending, spent
+from pipeline.execution.traces import Crew
 
 PRICES = Prices.model_validate(
     {"currency": "USD", "devices": [{"names": ["cpu"], "per_hour": 3600}, {"names": ["big"], "per_hour": 7200}]}

@@ -15,10 +15,12 @@ import fsspec
 import pytest
 import stamina
 
-from pipeline import remote_files, retries, storage
+from pipeline import storage
+from pipeline.storage import remote as remote_files
+from pipeline.storage import retries
 from pipeline.errors import ObjectMissing, StorageError, Unavailable
-from pipeline.specs import DecodeSpec
-from pipeline.stages import decode
+from pipeline.execution.specs import DecodeSpec
+from pipeline.execution.stages import decode
 from tests.conftest import new_bucket
 from tests.s3_server import Endpoint, Fault, faulty
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import manifest
-from pipeline.strata import Kind, chosen, size_class, size_name, strata
+from pipeline.manifests import reader as manifest
+from pipeline.execution.planning.strata import Kind, chosen, size_class, size_name, strata
 from tests.datasets import picture, png, write_dataset
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.run import run
-from pipeline.summary import Summary
+from pipeline.execution.edit import run
+from pipeline.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 from tests.test_edited import Shown
 

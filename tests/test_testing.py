@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import weights
-from pipeline.editors.blended_diffusion import BlendedDiffusion
+from pipeline.models import weights
+from pipeline.editors.blended_diffusion.editor import BlendedDiffusion
 from pipeline.errors import PluginError
 from pipeline.testing import check_editor
 from tests.painters import Neighbourly, Painter

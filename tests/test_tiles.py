@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images, storage
-from pipeline.config import MaskSpec
-from pipeline.tiles import Tile, make_tile, reader
+from pipeline import storage
+from pipeline.imaging import codec as images
+from pipeline.jobs.config import MaskSpec
+from pipeline.outputs.report.tiles import Tile, make_tile, reader
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 MASK = np.zeros((32, 32), bool)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline import timing
-from pipeline.timing import PARTS, Stopwatch, line
-from pipeline.traces import WORKER
+from pipeline.execution import timing
+from pipeline.execution.timing import PARTS, Stopwatch, line
+from pipeline.execution.traces import WORKER
 
 
 @pytest.fixture

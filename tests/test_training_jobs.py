@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import FinetuneJob, TrainJob, parse_job
+from pipeline.jobs.config import FinetuneJob, TrainJob, parse_job
 from pipeline.errors import ConfigError
 
 TRAIN = {"kind": "train", "name": "t", "manifest": "boxes.parquet", "output": "out/", "weights": "embedded:shapes"}

@@ -15,7 +15,8 @@ from threading import Thread
 
 import pytest
 
-from pipeline import storage, weights
+from pipeline import storage
+from pipeline.models import weights
 from pipeline.errors import WeightsError
 from tests.s3_server import Endpoint
 
@@ -236,7 +237,7 @@ def test_a_file_of_the_hub_comes_with_its_configuration(tmp_path: Path) -> None:
     files = {"/me/net/resolve/main/a/unet.bin": b"net", "/me/net/resolve/main/a/unet.json": b"{}"}
     files["/me/net/resolve/v2/plain.bin"] = b"plain"
     code = (
-        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.weights import resolve\n"
+        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.models.weights import resolve\n"
         "file = Path(resolve('hf://me/net/a/unet.bin').files['unet'])\n"
         "assert (file.read_bytes(), file.with_suffix('.json').read_bytes()) == (b'net', b'{}')\n"
         "assert Path(resolve('hf://me/net@v2/plain.bin').files['unet']).read_bytes() == b'plain'\n"
@@ -255,7 +256,7 @@ def test_a_repository_of_the_hub_is_a_folder_of_diffusers(tmp_path: Path) -> Non
     siblings = [{"rfilename": name} for name in (*COMPONENTS, *BESIDE)]
     files["/api/models/me/net"] = json.dumps({"id": "me/net", "sha": "c" * 40, "siblings": siblings}).encode()
     code = (
-        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.weights import resolve\n"
+        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.models.weights import resolve\n"
         "index = Path(resolve('hf://me/net').files['model_index'])\n"
         "assert (index.parent / 'unet/diffusion_pytorch_model.bin').read_bytes() == b'unet'\n"
         "assert not (index.parent / 'model.ckpt').exists()\n"

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import downloads, plan, storage, weights, weights_fetch
+from pipeline import storage
+from pipeline.execution import plan
+from pipeline.models import weights
+from pipeline.models.weights import fetch as weights_fetch
+from pipeline.storage import download as downloads
 from pipeline.errors import StorageError, WeightsError
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving

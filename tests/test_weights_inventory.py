@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage, weights
-from pipeline.config import parse_job
-from pipeline.weights_inventory import Entry, cached, embedded, entries, fault, of_job
+from pipeline import storage
+from pipeline.models import weights
+from pipeline.jobs.config import parse_job
+from pipeline.models.weights.inventory import Entry, cached, embedded, entries, fault, of_job
 from tests.test_weights import COMPONENTS, family
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.events import Events, read_events
-from pipeline.prices import Prices
-from pipeline.spending import Meter
-from pipeline.traces import Crew, Worker
-from pipeline.workers import Workers
+from pipeline.outputs.event_log import Events, read_events
+from pipeline.jobs.prices import Prices
+from pipeline.execution.cost_meter import Meter
+from pipeline.execution.traces import Crew, Worker
+from pipeline.execution.worker_log import Workers
 
 
 def rows(*facts: dict[str, object]) -> pa.Table:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.sampling import Network
-from pipeline.editors.blending import ImageEncoder
+from pipeline.editors.blended_diffusion.sampler import ImageEncoder
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

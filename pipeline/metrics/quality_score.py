@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.metrics.clip_image import CENTRE, clip_features
+from pipeline.metrics.clip_preprocess import CENTRE, clip_features
 from pipeline.plugins import State
 from pipeline.schema import Pixels
 

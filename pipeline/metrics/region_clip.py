@@ -67,7 +67,7 @@ class RegionClip:
             return 100 * float(torch.cosine_similarity(*self._encoded(edited, box, exemplar))[0])
 
     def _encoded(self, edited: Pixels, box: tuple[slice, slice], exemplar: Pixels) -> tuple[Tensor, Tensor]:
-        from pipeline.metrics.clip_image import clip_image
+        from pipeline.metrics.clip_preprocess import clip_image
 
         seen = self.clip.encode_image(clip_image(exemplar, self.clip, "squash"))
         if self.parity:

@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pipeline.lean_imports import absent, forget, without_siblings
+from pipeline.models.lean_imports import absent, forget, without_siblings
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.errors import WeightsError
 from pipeline.models.checkpoint import load_strictly, read_state_dict, reason
 from pipeline.models.exemplar_encoder import POSITION_IDS
-from pipeline.models.latent import CLIP_MEAN, CLIP_STD
+from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD
 
 # What a hit among the specially cared for concepts adds to all other scores: they are judged more strictly then.
 SPECIAL_CARE = 0.01

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.bench import beside
-from pipeline.bench.subjects import subject
+from pipeline.cli.bench import compare as beside
+from pipeline.cli.bench.subjects import subject
 from pipeline.schema import Batch
 
 

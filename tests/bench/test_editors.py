@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.bench import editors
-from pipeline.bench.editors import NullEditor, SimulatedEditor
+from pipeline.cli.bench import editors
+from pipeline.cli.bench.editors import NullEditor, SimulatedEditor
 from pipeline.plugins import find
 from pipeline.schema import Batch
 from pipeline.testing import check_editor

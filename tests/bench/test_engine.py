@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.bench.beside import compare
-from pipeline.bench.engine import PARTS, measure, table
-from pipeline.bench.subjects import EDITORS, subject
-from pipeline.cli import main
+from pipeline.cli.bench.compare import compare
+from pipeline.cli.bench.engine import PARTS, measure, table
+from pipeline.cli.bench.subjects import EDITORS, subject
+from pipeline.cli.app import main
 
 # Passes of the network: 2 of 2 steps, 3 with PLMS's look ahead of DDIM's 2, 1 up and 2 down.
 CALLS = {"blended_diffusion": 2, "paint_by_example": 2, "diffusionclip": 3}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.bench.laps import Laps
+from pipeline.cli.bench.profiler import Laps
 
 
 def work(seconds: float) -> None:

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import storage
-from pipeline.bench import objects
-from pipeline.cli import app
+from pipeline.cli.bench import objects
+from pipeline.cli.app import app
 from pipeline.errors import ConfigError, StorageError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.bench.originals import PACKAGES, Original
-from pipeline.bench.subjects import subject
+from pipeline.cli.bench.original_blended_diffusion import PACKAGES, Original
+from pipeline.cli.bench.subjects import subject
 from pipeline.errors import ConfigError
 
 CLONE = os.environ.get("RETOUCH_BLENDED_DIFFUSION")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.bench.editors import SIMULATED
-from pipeline.bench.pipeline import measure, simulate
-from pipeline.cli import main
+from pipeline.cli.bench.editors import SIMULATED
+from pipeline.cli.bench.pipeline import measure, simulate
+from pipeline.cli.app import main
 from pipeline.errors import ConfigError
 
 SIZES = {"rows", "seconds", "rows_per_second"}
@@ -71,7 +71,7 @@ def test_numbers_of_actors_that_mean_nothing_are_refused(numbers: str, capsys: p
 
 
 def test_a_line_for_people_says_what_a_record_holds() -> None:
-    from pipeline.commands.bench_pipeline import _line
+    from pipeline.cli.bench.bench_pipeline import _line
 
     record = {"what": "ray", "actors": 2, "rows": 72, "seconds": 91.2, "rows_per_second": 0.789, "efficiency": 0.971}
     assert _line({**record, "start": {"plan": 2.1}}) == (

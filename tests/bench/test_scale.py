@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import results
-from pipeline.bench import scale
-from pipeline.cli import app
+from pipeline.outputs import results
+from pipeline.cli.bench import scale
+from pipeline.cli.app import app
 from pipeline.errors import RetouchError
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench.subjects import ADM_CONFIGS, DDPM_CONFIGS, EDITORS, LATENT_CONFIGS, subject
+from pipeline.cli.bench.subjects import ADM_CONFIGS, DDPM_CONFIGS, EDITORS, LATENT_CONFIGS, subject
 from pipeline.errors import ConfigError
 from pipeline.models.adm import build_adm
 from pipeline.models.ddpm import build_ddpm
-from pipeline.models.latent import build_latent
+from pipeline.models.paint_by_example import build_latent
 
 
 def parameters(module: torch.nn.Module) -> float:

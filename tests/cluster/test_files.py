@@ -13,9 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.config import load_job
-from pipeline.kube_jobs import NIGHT_ACCOUNT
+from pipeline.cli.app import app
+from pipeline.jobs.config import load_job
+from pipeline.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
 from pipeline.redaction import redacted
 from tests.cluster.checked import faults, objects
 

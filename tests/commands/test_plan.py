@@ -11,9 +11,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.cli import main
-from pipeline.config import EditJob
-from pipeline.run import run
+from pipeline.cli.app import main
+from pipeline.jobs.config import EditJob
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline import lease, storage
-from pipeline.cli import main
-from pipeline.commands.status import readings
-from pipeline.events import Events
-from pipeline.plan import make_plan, open_run
-from pipeline.run import run
-from pipeline.status import DIED, read_status
+from pipeline import storage
+from pipeline.outputs import lease
+from pipeline.cli.app import main
+from pipeline.cli.status import readings
+from pipeline.outputs.event_log import Events
+from pipeline.execution.plan import make_plan, open_run
+from pipeline.execution.edit import run
+from pipeline.outputs.status import DIED, read_status
 from tests.datasets import painter_job, write_dataset
 
 

@@ -10,8 +10,8 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline import storage
-from pipeline.cli import main
-from pipeline.weights_inventory import cached
+from pipeline.cli.app import main
+from pipeline.models.weights.inventory import cached
 from tests.datasets import painter_job
 from tests.tiny_clip import write_openai_layout
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.editors.blended_diffusion import BlendedDiffusion
-from pipeline.editors.blended_params import Params
+from pipeline.editors.blended_diffusion.editor import BlendedDiffusion
+from pipeline.editors.blended_diffusion.params import Params
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.models.pixel_unet import PixelUNet
 from pipeline.plugins import Editor, find

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.editors.blended_params import PRESETS, Params
+from pipeline.editors.blended_diffusion.params import PRESETS, Params
 from pipeline.errors import ConfigError
 from pipeline.plugins import check_params
 

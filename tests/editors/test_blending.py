@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline.diffusion.noise import Noise
-from pipeline.editors.blended_params import Params
-from pipeline.editors.blending import background_loss, clip_distance, edit
+from pipeline.editors.blended_diffusion.params import Params
+from pipeline.editors.blended_diffusion.sampler import background_loss, clip_distance, edit
 from pipeline.errors import ConfigError
 from tests.editors.tiny import tiny_networks
 

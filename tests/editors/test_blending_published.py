@@ -9,8 +9,8 @@ import torch
 from pipeline.diffusion.guidance import by_gradient
 from pipeline.diffusion.sampling import denoiser, downward, predict_x0, q_sample
 from pipeline.diffusion.schedule import named, respace
-from pipeline.editors.blended_params import Params
-from pipeline.editors.blending import blended, clip_distance, edit, guidance_loss, pasted, schedule_of
+from pipeline.editors.blended_diffusion.params import Params
+from pipeline.editors.blended_diffusion.sampler import blended, clip_distance, edit, guidance_loss, pasted, schedule_of
 from tests.editors.tiny import GivenDraws, golden_networks
 from tests.golden_set import assert_within, golden
 

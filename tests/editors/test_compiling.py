@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.bench.subjects import subject
+from pipeline.cli.bench.subjects import subject
 from pipeline.editors.compiling import compiled, refuse_changed
 from pipeline.errors import ConfigError
 from tests.editors.tiny import TinyUNet

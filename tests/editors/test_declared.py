@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.editors import blended_diffusion, diffusionclip, paint_by_example
+from pipeline.editors.blended_diffusion import editor as blended_diffusion
+from pipeline.editors.diffusionclip import editor as diffusionclip
+from pipeline.editors.paint_by_example import editor as paint_by_example
 from pipeline.plugins import find
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +23,8 @@ SHIPPED = {
 }
 PLAN = """
 import sys
-from pipeline.config import load_job
-from pipeline.plan import make_plan
+from pipeline.jobs.config import load_job
+from pipeline.execution.plan import make_plan
 job = load_job("jobs/{job}.yaml", ["output={output}"])
 print(make_plan(job).total, "torch" in sys.modules)
 """
@@ -60,7 +62,7 @@ def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -
 
 
 def test_loading_the_declared_class_gives_the_editor() -> None:
-    from pipeline.weights import resolve
+    from pipeline.models.weights import resolve
 
     files = resolve("embedded:shapes").files
     for name, here in SHIPPED.items():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.editors.diffusionclip import DiffusionClip
-from pipeline.editors.diffusionclip_params import Params
-from pipeline.embedded.files import SHIPPED
-from pipeline.embedded.scenes import HELD_OUT, draw_scene
+from pipeline.editors.diffusionclip.editor import DiffusionClip
+from pipeline.editors.diffusionclip.params import Params
+from pipeline.models.embedded.files import SHIPPED
+from pipeline.models.embedded.scenes import HELD_OUT, draw_scene
 from pipeline.errors import ConfigError, EditError, WeightsError
 from pipeline.plugins import Editor
 from pipeline.schema import Batch

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipeline.editors.diffusionclip_params import Params
+from pipeline.editors.diffusionclip.params import Params
 from pipeline.errors import ConfigError
 from pipeline.plugins import check_params
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from pipeline.diffusion.noise import Noise
 from pipeline.diffusion.sampling import Network
 from pipeline.diffusion.schedule import named, scaled_linear
-from pipeline.editors.exemplar_edit import Condition, conditioned, edit, guided, latent_mask, square_exemplar, walk
-from pipeline.editors.exemplar_params import Params
+from pipeline.editors.paint_by_example.sampler import Condition, conditioned, edit, guided, latent_mask, square_exemplar, walk
+from pipeline.editors.paint_by_example.params import Params
 from pipeline.editors.pixels import from_uint8, to_uint8
 from pipeline.models.checkpoint import load_strictly
-from pipeline.models.latent import CLIP_MEAN, CLIP_STD
-from pipeline.models.ldm import UNET, convert_unet
+from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD
+from pipeline.models.ldm_keys import UNET, convert_unet
 from tests.editors.tiny import GivenDraws
 from tests.golden_set import assert_within, golden, tolerance, weights_of
 from tests.models.tiny_latent import tiny, unet_keywords

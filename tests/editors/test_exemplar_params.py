@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.editors.exemplar_params import Params
+from pipeline.editors.paint_by_example.params import Params
 from pipeline.errors import ConfigError
 
 

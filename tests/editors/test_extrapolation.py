@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.editors.extrapolation import extrapolate, shifted
+from pipeline.editors.blended_diffusion.extrapolation import extrapolate, shifted
 from pipeline.errors import ConfigError
 from pipeline.schema import EditResult
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.editors.exemplar_params import Params
-from pipeline.editors.paint_by_example import PaintByExample
-from pipeline.engine import Engine
+from pipeline.editors.paint_by_example.params import Params
+from pipeline.editors.paint_by_example.editor import PaintByExample
+from pipeline.execution.engine import Engine
 from pipeline.errors import ConfigError, EditError, Filtered, WeightsError
-from pipeline.models.latent import CLIP_MEAN, CLIP_STD, save_latent
+from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD, save_latent
 from pipeline.plugins import Editor
-from pipeline.samples import Failure, Sample
+from pipeline.manifests.samples import Failure, Sample
 from pipeline.schema import FILTERED, Batch
-from pipeline.specs import EngineSpec
+from pipeline.execution.specs import EngineSpec
 from pipeline.testing import check_editor
-from pipeline.weights import resolve
+from pipeline.models.weights import resolve
 from tests.models.test_latent import saved_folder
 from tests.models.test_safety import checker, write_checker
 from tests.models.tiny_latent import tiny
@@ -228,7 +228,7 @@ def test_in_a_job_only_the_flagged_rows_are_filtered_and_their_mates_are_what_th
         Sample(str(i), f"fp-{i}", source=given.image[i], mask=given.mask[i], exemplar=given.exemplar[i])
         for i in range(6)
     ]
-    spec = EngineSpec("pipeline.editors.paint_by_example:PaintByExample", {"steps": 4}, weights, batch_size=4)
+    spec = EngineSpec("pipeline.editors.paint_by_example.editor:PaintByExample", {"steps": 4}, weights, batch_size=4)
     plain = Engine(spec, "cpu").answer(samples)
     assert [answer.failure for answer in plain] == [None] * 6
     probe = checker()

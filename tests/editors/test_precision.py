@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.bench.subjects import subject
+from pipeline.cli.bench.subjects import subject
 from pipeline.editors.precision import encoder_in_precision, in_precision
 from tests.editors.tiny import TinyUNet
 

@@ -8,9 +8,9 @@ import torch
 from pipeline.diffusion.mixing import by_ratio, hybrid
 from pipeline.diffusion.sampling import denoiser
 from pipeline.diffusion.schedule import named
-from pipeline.editors.diffusionclip_params import Params
+from pipeline.editors.diffusionclip.params import Params
 from pipeline.editors.pixels import from_uint8
-from pipeline.editors.translation import generated, generated_from_noise, inverted, optimised, purified
+from pipeline.editors.diffusionclip.sampler import generated, generated_from_noise, inverted, optimised, purified
 from pipeline.models.ddpm import ddpm_config
 from pipeline.models.unet import ddpm_network
 from tests.editors.tiny import GivenDraws, tiny_networks
@@ -137,7 +137,7 @@ TEXTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
 
 @torch.no_grad()
 def test_an_optimised_latent_is_nearer_to_its_text_and_no_graph_hangs_on_it():
-    from pipeline.diffusion.directional import clip_view, global_loss
+    from pipeline.diffusion.clip_losses import clip_view, global_loss
 
     latent, source, tiny = optimise(LATENTS, LATENTS.clamp(-1, 1), TEXTS, latent_lr=0.1, l1_weight=0.0)
     how = Params(n_gen=3)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.editors.tuned import TunedNetworks
+from pipeline.editors.diffusionclip.networks import TunedNetworks
 from pipeline.errors import WeightsError
 from tests.editors.families import write_family
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embedded.domains import DOMAINS, scenes
-from pipeline.embedded.evaluate import edits, judge_accuracy, tasks, zero_shot
-from pipeline.embedded.evaluate_domains import edited, shares
-from pipeline.embedded.evaluate_exemplar import PARAMS, Measure
-from pipeline.embedded.evaluate_exemplar import tasks as exemplar_tasks
-from pipeline.embedded.files import SHIPPED
-from pipeline.embedded.judge import load_judge
-from pipeline.embedded.scenes import HELD_OUT, draw_scene
-from pipeline.embedded.shapes_judge import ShapesJudge
-from pipeline.embedded.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
+from tools.embedded_models.domains import DOMAINS, scenes
+from tools.embedded_models.evaluate import edits, judge_accuracy, tasks, zero_shot
+from tools.embedded_models.evaluate_domains import edited, shares
+from tools.embedded_models.evaluate_exemplar import PARAMS, Measure
+from tools.embedded_models.evaluate_exemplar import tasks as exemplar_tasks
+from pipeline.models.embedded.files import SHIPPED
+from pipeline.models.embedded.judge import load_judge
+from pipeline.models.embedded.scenes import HELD_OUT, draw_scene
+from pipeline.metrics.shapes_judge import ShapesJudge
+from tools.embedded_models.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
 from pipeline.errors import WeightsError
 from pipeline.models.clip import load_clip
 from pipeline.models.unet import load_unet

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.embedded.train_clip import ClipTraining, train_clip
-from pipeline.embedded.train_judge import JudgeTraining, judge_example, train_judge
-from pipeline.embedded.train_unet import UNetTraining, learning_rate, train_unet
+from tools.embedded_models.train_clip import ClipTraining, train_clip
+from tools.embedded_models.train_judge import JudgeTraining, judge_example, train_judge
+from tools.embedded_models.train_unet import UNetTraining, learning_rate, train_unet
 from pipeline.models.clip import load_clip
 from pipeline.models.pixel_unet import load_pixel_unet
 

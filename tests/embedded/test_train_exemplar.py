@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pipeline.diffusion.schedule import scaled_linear
-from pipeline.embedded.exemplar_pools import pair_pool, reference_pool
-from pipeline.embedded.fitting import Fit, fit, learning_rate
-from pipeline.embedded.train_exemplar import (
+from tools.embedded_models.exemplar_pools import pair_pool, reference_pool
+from tools.embedded_models.fitting import Fit, fit, learning_rate
+from tools.embedded_models.train_exemplar import (
     ExemplarTraining,
     Painter,
     class_tokens,
@@ -20,9 +20,9 @@ from pipeline.embedded.train_exemplar import (
     small_mask,
     train_exemplar,
 )
-from pipeline.embedded.train_vae import VaeTraining, encode, holed, load_vae, train_vae
+from tools.embedded_models.train_vae import VaeTraining, encode, holed, load_vae, train_vae
 from pipeline.models.exemplar_encoder import ExemplarEncoder
-from pipeline.models.latent import load_latent
+from pipeline.models.paint_by_example import load_latent
 
 ROLES = ("exemplar_vae", "exemplar_unet", "exemplar_encoder")
 

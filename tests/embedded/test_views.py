@@ -1,7 +1,7 @@
 import torch
 
 from pipeline.diffusion.schedule import cosine
-from pipeline.embedded.views import seen_views
+from tools.embedded_models.views import seen_views
 from pipeline.models.pixel_unet import PixelUNet, cosine_alphas_cumprod
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import load_job
+from pipeline.jobs.config import load_job
 from pipeline.errors import ConfigError
-from pipeline.executors.job_package import pack
+from pipeline.deployment.job_package import pack
 
 JOB: dict[str, Any] = {
     "name": "night",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import ConfigError, StopRun
-from pipeline.executors.ray_jobs import JobState, connect, next_id
+from pipeline.deployment.ray_jobs import JobState, connect, next_id
 from tests.ray_nodes import free_port
 
 NIGHT = "quickstart-2026-11-26"

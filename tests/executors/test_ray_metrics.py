@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from pipeline import storage
-from pipeline.executors.ray_metrics import Board
-from pipeline.run import run
+from pipeline.execution.executors.ray.metrics import Board
+from pipeline.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 pytestmark = pytest.mark.ray

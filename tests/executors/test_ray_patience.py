@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import downloads, weights_fetch
+from pipeline.models.weights import fetch as weights_fetch
+from pipeline.storage import download as downloads
 from pipeline.errors import Interrupted
-from pipeline.executors import ray_data
-from pipeline.executors.ray_metrics import reporting
-from pipeline.executors.ray_patience import set_limit
-from pipeline.plan import Plan, make_plan, open_run
-from pipeline.traces import Listener
+from pipeline.execution.executors.ray import edit as ray_data
+from pipeline.execution.executors.ray.metrics import reporting
+from pipeline.execution.executors.ray.stall_timeout import set_limit
+from pipeline.execution.plan import Plan, make_plan, open_run
+from pipeline.execution.traces import Listener
 from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.config import FinetuneJob, TaskSpec, parse_job
+from pipeline.jobs.config import FinetuneJob, TaskSpec, parse_job
 from pipeline.errors import StopRun
-from pipeline.executors.ray_tasks import execute, options
-from pipeline.training import finetune, tasks_of
+from pipeline.execution.executors.ray.finetune import execute, options
+from pipeline.execution.finetune import finetune, tasks_of
 from tests.finetuning.tiny import PARAMS, job, write_networks, write_rows
 
 

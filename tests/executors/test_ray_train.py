@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import storage
-from pipeline.config import TrainJob, WorkersSpec
+from pipeline.jobs.config import TrainJob, WorkersSpec
 from pipeline.errors import ManifestError, StopRun
-from pipeline.executors.ray_train import _scaling
-from pipeline.exemplar_training import Trained, train
-from pipeline.inpainting.data import row_of
+from pipeline.execution.executors.ray.train import _scaling
+from pipeline.execution.train import Trained, train
+from pipeline.training.exemplar.data import row_of
 from tests.inpainting.training import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.exporting.choosing import Choice, choose
+from pipeline.outputs.export.row_filter import Choice, choose
 from pipeline.schema import results_schema
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("label", pa.string())]))

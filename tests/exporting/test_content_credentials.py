@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pipeline import images
-from pipeline.cli import main
+from pipeline.imaging import codec as images
+from pipeline.cli.app import main
 from pipeline.errors import ConfigError, EditError
-from pipeline.exporting.content_credentials import FACTS, Signer, Signing
-from pipeline.exporting.provenance import SOURCE_TYPE, of_row, stamped
+from pipeline.outputs.export.content_credentials import FACTS, Signer, Signing
+from pipeline.outputs.export.provenance import SOURCE_TYPE, of_row, stamped
 from tests.datasets import picture
 from tests.exporting.outputs import KEYS, edited, finished
 from tests.exporting.test_provenance import RECORD, ROW

@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import far_cells, images, manifest, pairs, results, storage
-from pipeline.exporting import items as module
-from pipeline.exporting.choosing import Choice, choose
-from pipeline.exporting.items import Item, Origin, items
-from pipeline.record import read_run
+from pipeline import storage
+from pipeline.imaging import codec as images
+from pipeline.manifests import deferred_images as far_cells
+from pipeline.manifests import reader as manifest
+from pipeline.manifests import row_sets as pairs
+from pipeline.outputs import results
+from pipeline.outputs.export import items as module
+from pipeline.outputs.export.row_filter import Choice, choose
+from pipeline.outputs.export.items import Item, Origin, items
+from pipeline.outputs.run_record import read_run
 from tests.datasets import picture, png
 from tests.exporting.outputs import KEYS, finished
 

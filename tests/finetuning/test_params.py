@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.finetuning.params import FinetuneParams
+from pipeline.jobs.finetune_params import FinetuneParams
 from pipeline.plugins import check_params
 
 

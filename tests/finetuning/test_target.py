@@ -22,10 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError, ManifestError, OutputError, StopRun, WeightsError
-from pipeline.finetuning import target
-from pipeline.finetuning.target import TargetTask, tune
-from pipeline.finetuning.texts import Texts
-from pipeline.finetuning.trainer import Trainer
+from pipeline.training.finetune import target
+from pipeline.training.finetune.target import TargetTask, tune
+from pipeline.training.finetune.texts import Texts
+from pipeline.training.finetune.trainer import Trainer
 from pipeline.models import unet
 from pipeline.models.adm import adm_config
 from pipeline.models.ddpm import ddpm_config

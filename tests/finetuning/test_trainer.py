@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.finetuning.losses import Asked, Losses
-from pipeline.finetuning.params import FinetuneParams
-from pipeline.finetuning.trainer import Trainer, latents, learning_rate, translated
+from pipeline.training.finetune.losses import Asked, Losses
+from pipeline.jobs.finetune_params import FinetuneParams
+from pipeline.training.finetune.trainer import Trainer, latents, learning_rate, translated
 from tests.finetuning.tiny import SIZE, images, likeness, network, params, trainer
 
 Weights = dict[str, Tensor]

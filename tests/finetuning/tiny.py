@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.noise import Noise
-from pipeline.finetuning.losses import Asked, Losses
-from pipeline.finetuning.params import FinetuneParams
-from pipeline.finetuning.target import TargetTask
-from pipeline.finetuning.texts import Texts
-from pipeline.finetuning.trainer import Material, Trainer
+from pipeline.training.finetune.losses import Asked, Losses
+from pipeline.jobs.finetune_params import FinetuneParams
+from pipeline.training.finetune.target import TargetTask
+from pipeline.training.finetune.texts import Texts
+from pipeline.training.finetune.trainer import Material, Trainer
 from pipeline.models.unet import Network
 from tests.datasets import write_dataset
 from tests.editors.families import write_unet

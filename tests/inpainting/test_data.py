@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.inpainting.data import Samples, read_rows, row_of, share
-from pipeline.inpainting.examples import Sizes
-from pipeline.inpainting.params import TrainParams
-from pipeline.inpainting.spec import UNREADABLE, WITHOUT_BOX
+from pipeline.training.exemplar.data import Samples, read_rows, row_of, share
+from pipeline.training.exemplar.examples import Sizes
+from pipeline.jobs.train_params import TrainParams
+from pipeline.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 from tests.inpainting.training import write_rows
 
 

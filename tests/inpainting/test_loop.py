@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.inpainting.crew import Crew
-from pipeline.inpainting.data import Samples, read_rows
-from pipeline.inpainting.examples import Sizes
-from pipeline.inpainting.loop import Trainer, learning_rate
-from pipeline.inpainting.params import TrainParams
-from pipeline.inpainting.spec import UNREADABLE
-from pipeline.inpainting.start import load_start
+from pipeline.training.exemplar.distributed import Crew
+from pipeline.training.exemplar.data import Samples, read_rows
+from pipeline.training.exemplar.examples import Sizes
+from pipeline.training.exemplar.trainer import Trainer, learning_rate
+from pipeline.jobs.train_params import TrainParams
+from pipeline.training.exemplar.task import UNREADABLE
+from pipeline.training.exemplar.initial_weights import load_start
 from tests.inpainting.training import write_networks, write_rows
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.diffusion.noise import derive_seed
-from pipeline.inpainting.examples import Example
-from pipeline.inpainting.painter import Painter, drops, prepare
+from pipeline.training.exemplar.examples import Example
+from pipeline.training.exemplar.loss import Painter, drops, prepare
 from tests.models.tiny_latent import tiny
 
 SEEDS = [derive_seed(0, "noise", number) for number in range(2000)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.inpainting.params import TrainParams
+from pipeline.jobs.train_params import TrainParams
 
 
 def test_the_defaults_are_the_published_recipe() -> None:

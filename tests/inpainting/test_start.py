@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import WeightsError
-from pipeline.inpainting.start import load_start
-from pipeline.models.latent import LatentConfig, LatentNetworks, build_latent
-from pipeline.models.ldm import UNET, VAE
+from pipeline.training.exemplar.initial_weights import load_start
+from pipeline.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
+from pipeline.models.ldm_keys import UNET, VAE
 from tests.inpainting.training import write_networks
 from tests.models.test_latent import NARROW, published_state
 from tests.models.tiny_latent import TINY

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from pipeline.errors import WeightsError
-from pipeline.inpainting.widen import widened, widened_config
+from pipeline.training.exemplar.widen import widened, widened_config
 from tests.models.tiny_latent import TINY
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import EditError
-from pipeline.metrics.clip_image import clip_features, clip_image
+from pipeline.metrics.clip_preprocess import clip_features, clip_image
 from pipeline.models.clip import Clip, load_clip
 from pipeline.schema import Pixels
 from tests.tiny_clip import write_own_layout

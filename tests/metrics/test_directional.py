@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.metrics.directional import DirectionalClip
+from pipeline.metrics.clip_direction import DirectionalClip
 from pipeline.models.clip import Clip
-from pipeline.models.templates import fill, imagenet_templates
+from pipeline.models.prompt_templates import fill, imagenet_templates
 from pipeline.plugins import Metric, column_types
 from pipeline.schema import Batch, Pixels
 from tests.tiny_clip import write_own_layout

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from pipeline.errors import ConfigError, EditError, WeightsError
-from pipeline.metrics.clip_image import clip_image
+from pipeline.metrics.clip_preprocess import clip_image
 from pipeline.metrics.fid import ClipFid, Fid
 from pipeline.models.clip import Clip, load_clip
 from pipeline.models.inception import Inception

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from pipeline.errors import WeightsError
-from pipeline.metrics.clip_image import clip_image
+from pipeline.metrics.clip_preprocess import clip_image
 from pipeline.metrics.region_clip import RegionClip, bounding_box, published_box, published_crop
 from pipeline.models.clip import Clip
 from pipeline.plugins import Metric, column_types

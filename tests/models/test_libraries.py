@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.embedded.files import SHIPPED
+from pipeline.models.embedded.files import SHIPPED
 from pipeline.models import libraries
 from pipeline.models.clip import load_clip
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import WeightsError
-from pipeline.models.recognition import convert, read_checkpoint, recognised
+from pipeline.models.recognize import convert, read_checkpoint, recognised
 from tests.tiny_clip import write_openai_layout
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig
 
 from pipeline.errors import WeightsError
-from pipeline.models.latent import CLIP_MEAN, CLIP_STD
+from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD
 from pipeline.models.safety import load_safety
 
 CONFIG: dict[str, Any] = {
