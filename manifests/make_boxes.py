@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.models.embedded.scenes import SIZE, draw_scene
+from retouch.models.embedded.scenes import SIZE, draw_scene
 
 HERE = Path(__file__).parent
 ROWS: Final = 64

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tools.embedded_models.domains import DOMAINS, LEARNED, Domain, in_all, only, scenes
-from pipeline.models.embedded.scenes import HELD_OUT, Scene
+from embedded_models.domains import DOMAINS, LEARNED, Domain, in_all, only, scenes
+from retouch.models.embedded.scenes import HELD_OUT, Scene
 
 HERE = Path(__file__).parent
 ROWS: Final = 72  # 64 to learn from, 8 for the contact sheet

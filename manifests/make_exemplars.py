@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tools.embedded_models.exemplars import ExemplarTask, exemplar_task
-from pipeline.models.embedded.scenes import HELD_OUT, SIZE
+from embedded_models.exemplars import ExemplarTask, exemplar_task
+from retouch.models.embedded.scenes import HELD_OUT, SIZE
 
 HERE = Path(__file__).parent
 ROWS = 32

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, EditTask, edit_task
+from retouch.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, EditTask, edit_task
 
 HERE = Path(__file__).parent
 ROWS = 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.outputs import results
+from retouch.outputs import results
 
 
 def answered(output: str) -> dict[str, tuple[str, str]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARENT = "from tests.commands_in_turn import serve; serve()"
-IMPORTED = ("diffusers.models.unets.unet_2d", "open_clip", "pydantic", "pyarrow.parquet", "ray.data", "pipeline.cli.app")
+IMPORTED = ("diffusers.models.unets.unet_2d", "open_clip", "pydantic", "pyarrow.parquet", "ray.data", "retouch.cli.app")
 ROOT = Path(__file__).parent.parent
 
 
@@ -77,7 +77,7 @@ def _carry_out(arguments: list[str], environment: dict[str, str], said: list[str
     os.environ.update(environment)
     for number, file in enumerate(said, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    from pipeline.cli.app import main
+    from retouch.cli.app import main
 
     code = 0
     try:

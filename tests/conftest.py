@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
+from retouch import storage
 from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
 
@@ -38,7 +38,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 # A cluster of two workers and their helpers, until its input ends; its address on the first line.
 RAY = """
 import sys
-from pipeline.execution.executors.ray.cluster import cluster
+from retouch.execution.executors.ray.cluster import cluster
 with cluster(None, 2, spare_cpus=1.0):
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.jobs.config import EditJob, parse_job
+from retouch.jobs.config import EditJob, parse_job
 
 
 def png(pixels: np.ndarray) -> bytes:

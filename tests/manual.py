@@ -12,10 +12,10 @@ from typing import Final
 
 import typer
 
-from pipeline.cli.app import app
-from pipeline.jobs.field_tables import row
-from pipeline.jobs.job_reference import job_reference
-from pipeline.manifests.describe import columns_table
+from retouch.cli.app import app
+from retouch.jobs.field_tables import row
+from retouch.jobs.job_reference import job_reference
+from retouch.manifests.describe import columns_table
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = (

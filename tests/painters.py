@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pipeline.errors import EditError
-from pipeline.schema import Batch, EditResult, Pixels
+from retouch.errors import EditError
+from retouch.schema import Batch, EditResult, Pixels
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from pipeline.errors import ConfigError, EditError
-from pipeline.metrics.frechet import Moments, frechet_distance, merged
-from pipeline.plugins import State
-from pipeline.schema import Pixels
+from retouch.errors import ConfigError, EditError
+from retouch.metrics.frechet import Moments, frechet_distance, merged
+from retouch.plugins import State
+from retouch.schema import Pixels
 
 
 class Colour:

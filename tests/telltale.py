@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.schema import Batch, EditResult
+from retouch.schema import Batch, EditResult
 from tests.painters import Painter
 
 PLANTED = "plantd"  # in every secret of the tests

@@ -7,7 +7,7 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.outputs.image_paths import image_path, rows_digest, safe_name
+from retouch.outputs.image_paths import image_path, rows_digest, safe_name
 
 awkward = st.sampled_from(
     [

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from PIL import Image
 
-import pipeline
-from pipeline.imaging import codec as images
-from pipeline.errors import ConfigError, EditError, LoadError, OutputError, PluginError
-from pipeline.schema import Batch, EditResult
+import retouch
+from retouch.imaging import codec as images
+from retouch.errors import ConfigError, EditError, LoadError, OutputError, PluginError
+from retouch.schema import Batch, EditResult
 from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.executors.slow import SlowPainter
 from tests.painters import Painter

@@ -19,14 +19,14 @@ from rich.console import Console
 
 from manifests import bad_files, make_bad_inputs
 from manifests.bad_jobs import CANARY
-from pipeline.imaging import codec as images
-from pipeline.outputs import results
-from pipeline.jobs.config import EditJob, load_job
-from pipeline.execution.check import Checkup, check
-from pipeline.errors import RetouchError
-from pipeline.execution.edit import run
-from pipeline.schema import SUCCESS
-from pipeline.execution.summary import Summary
+from retouch.imaging import codec as images
+from retouch.outputs import results
+from retouch.jobs.config import EditJob, load_job
+from retouch.execution.check import Checkup, check
+from retouch.errors import RetouchError
+from retouch.execution.edit import run
+from retouch.schema import SUCCESS
+from retouch.execution.summary import Summary
 from tests.datasets import painter_job
 
 # What each set of rows is for; the painter has no network, so that many rows cost little.

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import make_boxes
-from pipeline.imaging import codec as images
-from pipeline.jobs.config import TrainJob, load_job
-from pipeline.models.embedded.scenes import TUNING
-from pipeline.training.exemplar.boxes import usable
-from pipeline.training.exemplar.data import read_rows
-from pipeline.jobs.train_params import TrainParams
-from pipeline.plugins import check_params
+from retouch.imaging import codec as images
+from retouch.jobs.config import TrainJob, load_job
+from retouch.models.embedded.scenes import TUNING
+from retouch.training.exemplar.boxes import usable
+from retouch.training.exemplar.data import read_rows
+from retouch.jobs.train_params import TrainParams
+from retouch.plugins import check_params
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.outputs import carry_over as carrying
-from pipeline.outputs.carry_over import Earlier, earlier, sources
+from retouch.outputs import carry_over as carrying
+from retouch.outputs.carry_over import Earlier, earlier, sources
 
 DECIDES = {"seed": 0, "manifest": "m.parquet", "editor": {"name": "painter"}}
 

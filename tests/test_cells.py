@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.imaging import codec as images
-from pipeline.imaging.inputs import image_cell, mask_cell
-from pipeline.errors import LoadError
+from retouch.imaging import codec as images
+from retouch.imaging.inputs import image_cell, mask_cell
+from retouch.errors import LoadError
 from tests.datasets import picture, png
 
 

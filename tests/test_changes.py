@@ -9,9 +9,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.manifests import row_sets as pairs
-from pipeline.outputs import changes
-from pipeline.outputs.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare
+from retouch.manifests import row_sets as pairs
+from retouch.outputs import changes
+from retouch.outputs.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare
 
 
 def table_of(some: Mapping[str, str] | Collection[str]) -> pa.Table:

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.cli.app import main
-from pipeline.execution.edit import run
+from retouch.cli.app import main
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 
 def retouch(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); from pipeline.cli.app import main; main()"
+    code = f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); from retouch.cli.app import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
@@ -40,7 +40,7 @@ def test_help_names_the_commands_and_importing_the_command_leaves_torch_and_ray_
     assert found.returncode == 0
     for command in ("run", "status", "verify", "report", "plugins"):
         assert command in found.stdout
-    code = "import sys, pipeline.cli.app; sys.exit(bool({'torch', 'ray', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    code = "import sys, retouch.cli.app; sys.exit(bool({'torch', 'ray', 'pyarrow', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
-from pipeline.errors import ManifestError
+from retouch.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
+from retouch.errors import ManifestError
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_binary(), IMAGE_STRUCT])

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.outputs.report.compare import Beside, beside, compared
-from pipeline.errors import OutputError
-from pipeline.schema import SUCCESS, results_schema
+from retouch import storage
+from retouch.outputs import results
+from retouch.outputs.report.compare import Beside, beside, compared
+from retouch.errors import OutputError
+from retouch.schema import SUCCESS, results_schema
 
 SCHEMA = results_schema({"clip_score": pa.float64(), "background_l1": pa.float64(), "right": pa.bool_()}, pa.schema([]))
 

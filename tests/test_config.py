@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.jobs.config import KINDS, FinetuneJob, load_job
-from pipeline.errors import ConfigError
+from retouch.jobs.config import KINDS, FinetuneJob, load_job
+from retouch.errors import ConfigError
 
 JOB = {
     "kind": "edit",

@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
-from pipeline.deployment.kubernetes.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
-from pipeline.errors import ConfigError
+from retouch.deployment.kubernetes.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
+from retouch.errors import ConfigError
 
 
 @pytest.mark.parametrize(

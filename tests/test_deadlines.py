@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.timeouts import each
+from retouch.execution.timeouts import each
 
 # A thread that never comes back, and a command that ends all the same.
 HANGS = """
 import threading
-from pipeline.execution.timeouts import each
+from retouch.execution.timeouts import each
 print(each([0, 1], lambda n: n or threading.Event().wait(), threads=1, seconds=0.2, late=lambda n: "late"))
 """
 

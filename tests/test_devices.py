@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from pipeline.models.devices import CPU, best_device, name_of
+from retouch.models.devices import CPU, best_device, name_of
 
-ASKED = "import sys; from pipeline.models.devices import best_device; print(best_device(), 'torch' in sys.modules)"
+ASKED = "import sys; from retouch.models.devices import best_device; print(best_device(), 'torch' in sys.modules)"
 
 
 def test_the_device_is_the_one_that_torch_sees() -> None:

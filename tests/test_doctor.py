@@ -16,15 +16,15 @@ import pytest
 from rich.console import Console
 
 from manifests import bad_files
-from pipeline import storage
-from pipeline.execution import check as doctor
-from pipeline.outputs import results
-from pipeline.cli.app import main
-from pipeline.jobs.config import EditJob
-from pipeline.execution.check import Checkup, check
-from pipeline.errors import ConfigError, OutputError, StopRun
-from pipeline.execution.edit import run
-from pipeline.manifests.samples import Failure
+from retouch import storage
+from retouch.execution import check as doctor
+from retouch.outputs import results
+from retouch.cli.app import main
+from retouch.jobs.config import EditJob
+from retouch.execution.check import Checkup, check
+from retouch.errors import ConfigError, OutputError, StopRun
+from retouch.execution.edit import run
+from retouch.manifests.samples import Failure
 from tests.datasets import painter_job, png, write_dataset
 
 
@@ -57,7 +57,7 @@ def test_a_good_manifest_is_fine_and_takes_no_torch(tmp_path: Path) -> None:
         "3 rows read: 3 fine, 0 would fail",
         "hint: columns passed through to the results: label",
     ]
-    code = f"import sys, pipeline.execution.check; pipeline.execution.check.check({str(manifest)!r}); sys.exit('torch' in sys.modules)"
+    code = f"import sys, retouch.execution.check; retouch.execution.check.check({str(manifest)!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

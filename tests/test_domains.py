@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from pipeline.training.finetune.domains import Domain, domain, domains
-from pipeline.errors import ConfigError
+from retouch.training.finetune.domains import Domain, domain, domains
+from retouch.errors import ConfigError
 
 
 def test_there_are_the_54_published_names_in_their_groups() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline import telemetry as figures
-from pipeline.storage import download as downloads
-from pipeline.errors import ObjectMissing, StorageError
+from retouch import storage
+from retouch import telemetry as figures
+from retouch.storage import download as downloads
+from retouch.errors import ObjectMissing, StorageError
 from tests.conftest import new_bucket
 from tests.s3_server import Endpoint, Fault, faulty
 from tests.web_files import Web, serving
@@ -156,7 +156,7 @@ def test_a_big_file_says_how_far_it_is(
 def test_a_process_that_dies_while_it_fetches_keeps_nobody_waiting(web: Web, tmp_path: Path) -> None:
     path, uri = tmp_path / "net.pt", f"{web.url}/net.pt"
     code = (
-        "import sys; from pathlib import Path; from pipeline import downloads\n"
+        "import sys; from pathlib import Path; from retouch import downloads\n"
         f"downloads.PART, downloads.SIDE_BY_SIDE = {PART}, 1\n"
         "with downloads.watched(lambda count: (print(count, flush=True), sys.stdin.readline())):\n"
         "    downloads.fetch(sys.argv[1], Path(sys.argv[2]))\n"
@@ -185,7 +185,7 @@ def test_whoever_waits_for_another_process_says_so_once(
 ) -> None:
     path = tmp_path / "net.pt"
     code = (
-        "import sys; from pathlib import Path; from pipeline import local_files\n"
+        "import sys; from pathlib import Path; from retouch import local_files\n"
         "with local_files.locked(Path(sys.argv[1])):\n"
         "    print('held', flush=True); sys.stdin.readline()\n"
     )

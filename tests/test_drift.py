@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.jobs.config import DriftSpec, EditJob, load_job
-from pipeline.execution.drift import _compared
-from pipeline.execution.edit import run
-from pipeline.execution.summary import Summary
+from retouch.jobs.config import DriftSpec, EditJob, load_job
+from retouch.execution.drift import _compared
+from retouch.execution.edit import run
+from retouch.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.imaging import codec as images
-from pipeline.manifests import deferred_images as far_cells
-from pipeline.outputs import results
-from pipeline.outputs.edited import Candidate, Edited, read_edited
-from pipeline.errors import LoadError, OutputError
-from pipeline.execution.edit import run
+from retouch.imaging import codec as images
+from retouch.manifests import deferred_images as far_cells
+from retouch.outputs import results
+from retouch.outputs.edited import Candidate, Edited, read_edited
+from retouch.errors import LoadError, OutputError
+from retouch.execution.edit import run
 from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.test_untrusted_text import PLANTED
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.jobs.config import MetricSpec, QualitySpec, Threshold
-from pipeline.execution.engine import Engine
-from pipeline.errors import ConfigError, PluginError, StorageError
-from pipeline.execution.candidates import candidate_seed
-from pipeline.manifests.samples import Answer, Failure, Sample, failed_to_load
-from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
-from pipeline.execution.specs import EngineSpec
+from retouch import storage
+from retouch.jobs.config import MetricSpec, QualitySpec, Threshold
+from retouch.execution.engine import Engine
+from retouch.errors import ConfigError, PluginError, StorageError
+from retouch.execution.candidates import candidate_seed
+from retouch.manifests.samples import Answer, Failure, Sample, failed_to_load
+from retouch.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
+from retouch.execution.specs import EngineSpec
 from tests.painters import Painter, PainterParams
 
 SPEC = EngineSpec(
@@ -368,5 +368,5 @@ def test_a_seed_belongs_to_run_key_and_candidate() -> None:
 
 
 def test_importing_the_engine_leaves_ray_out() -> None:
-    code = "import sys, pipeline.execution.engine; sys.exit('ray' in sys.modules)"
+    code = "import sys, retouch.execution.engine; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

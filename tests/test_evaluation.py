@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
-from pipeline.jobs.config import EvaluateJob, parse_job
-from pipeline.errors import ConfigError, Interrupted, RetouchError
-from pipeline.execution.evaluate import Evaluation, evaluate
-from pipeline.metrics.frechet import Moments, frechet_distance
-from pipeline.execution.edit import run
-from pipeline.execution.evaluation.scorer import Scorer
-from pipeline.execution.evaluation.metric_states import read
+from retouch.cli.app import app
+from retouch.jobs.config import EvaluateJob, parse_job
+from retouch.errors import ConfigError, Interrupted, RetouchError
+from retouch.execution.evaluate import Evaluation, evaluate
+from retouch.metrics.frechet import Moments, frechet_distance
+from retouch.execution.edit import run
+from retouch.execution.evaluation.scorer import Scorer
+from retouch.execution.evaluation.metric_states import read
 from tests.datasets import painter_job, picture, png, write_dataset
 from tests.set_metrics import Colour
 from tests.tiny_clip import write_own_layout
@@ -71,7 +71,7 @@ def values(done: Evaluation) -> dict[str, float]:
 
 
 def test_the_number_is_that_of_the_images_that_the_run_made_against_the_real_ones(made: str, real: str) -> None:
-    from pipeline.execution.evaluation.image_sets import pixels, read_set
+    from retouch.execution.evaluation.image_sets import pixels, read_set
 
     done = quiet(job_of(made, real))
     means = [
@@ -179,7 +179,7 @@ def test_what_was_kept_under_another_id_is_refused(made: str, real: str) -> None
 
 
 def test_row_metrics_are_scored_on_the_finished_images_with_the_runs_manifest(made: str) -> None:
-    rows = ["tests.painters:Redness", "pipeline.metrics.background:BackgroundL1"]
+    rows = ["tests.painters:Redness", "retouch.metrics.background:BackgroundL1"]
     done = quiet(job_of(made, metrics=[], row_metrics=rows))
     redness, background = done.record["row_metrics"]
     assert background["values"]["background_l1"] == {"images": ROWS - 2, "mean": 0.0}  # composited images
@@ -196,7 +196,7 @@ def test_a_folder_of_another_systems_images_is_scored_against_a_manifest(tmp_pat
     for number in (0, 1):
         (folder / f"row-{number:03d}.png").write_bytes(png(255 - picture(number)))
     manifest = str(write_dataset(tmp_path, 3))
-    rows = ["pipeline.metrics.background:BackgroundL1"]
+    rows = ["retouch.metrics.background:BackgroundL1"]
     done = quiet(job_of(str(folder), metrics=[], row_metrics=rows, manifest=manifest))
     assert done.record["results"]["missing"]["keys"] == {"row-002": "no image of this key"}
     assert done.record["row_metrics"][0]["values"]["background_l1"]["mean"] > 50
@@ -207,8 +207,8 @@ def test_a_folder_of_another_systems_images_is_scored_against_a_manifest(tmp_pat
 def test_clip_metrics_of_a_run_are_on_its_own_images(made: str, real: str, tmp_path: Path) -> None:
     clip = {"clip": write_own_layout(tmp_path)[0]}
     specs = [
-        {"name": "pipeline.metrics.fid:ClipFid", "weights": clip},
-        {"name": "pipeline.metrics.quality_score:QualityScore", "weights": clip, "options": {"components": 2}},
+        {"name": "retouch.metrics.fid:ClipFid", "weights": clip},
+        {"name": "retouch.metrics.quality_score:QualityScore", "weights": clip, "options": {"components": 2}},
     ]
     done = quiet(job_of(made, real, metrics=specs))
     found = values(done)
@@ -266,6 +266,6 @@ def test_the_command_prints_the_numbers_and_what_is_missing(made: str, real: str
 
 def test_ray_has_nothing_to_do_where_all_is_there(made: str, real: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = quiet(job_of(made, real))
-    monkeypatch.setattr("pipeline.execution.executors.ray.evaluate.execute", None)  # would fail if it were called
+    monkeypatch.setattr("retouch.execution.executors.ray.evaluate.execute", None)  # would fail if it were called
     again = evaluate(job_of(made, real), executor="ray", console=Console(file=io.StringIO()))
     assert again.record["metrics"] == done.record["metrics"]

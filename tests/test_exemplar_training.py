@@ -15,17 +15,17 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline import storage
-from pipeline.models import weights
-from pipeline.cli.app import app
-from pipeline.jobs.config import TrainJob
-from pipeline.diffusion.noise import Noise
-from pipeline.editors.paint_by_example.sampler import edit
-from pipeline.editors.paint_by_example.params import Params
-from pipeline.errors import ConfigError, ManifestError, OutputError, WeightsError
-from pipeline.execution.train import Trained, train
-from pipeline.training.exemplar.task import UNREADABLE
-from pipeline.models.paint_by_example import load_latent
+from retouch import storage
+from retouch.models import weights
+from retouch.cli.app import app
+from retouch.jobs.config import TrainJob
+from retouch.diffusion.noise import Noise
+from retouch.editors.paint_by_example.sampler import edit
+from retouch.editors.paint_by_example.params import Params
+from retouch.errors import ConfigError, ManifestError, OutputError, WeightsError
+from retouch.execution.train import Trained, train
+from retouch.training.exemplar.task import UNREADABLE
+from retouch.models.paint_by_example import load_latent
 from tests.inpainting.training import losses, train_job, write_rows
 
 
@@ -73,7 +73,7 @@ def test_a_training_that_stops_goes_on_from_its_last_checkpoint(tmp_path: Path) 
     whole = here(train_job(tmp_path, output=str(tmp_path / "whole"), params={"steps": 6}))
     images = {path: path.read_bytes() for path in (tmp_path / "files").iterdir()}
     job = train_job(tmp_path, params={"steps": 6}, max_failure_rate=0.0)
-    from pipeline.training.exemplar.data import row_of
+    from retouch.training.exemplar.data import row_of
 
     late = tmp_path / "files" / f"{row_of(job.seed, 9, 12)}.png"
     late.write_bytes(b"")

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from manifests import make_exemplars
-from pipeline.imaging import codec as images
-from pipeline.jobs.config import load_job
+from retouch.imaging import codec as images
+from retouch.jobs.config import load_job
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
-from pipeline.errors import LoadError, WeightsError
-from pipeline.imaging.faces import FaceDetector, Landmarks, ffhq_quad
+from retouch.errors import LoadError, WeightsError
+from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
 from tests import tiny_yunet
 
 UPRIGHT = [40.0, 50.0, 60.0, 50.0, 50.0, 60.0, 42.0, 70.0, 58.0, 70.0]

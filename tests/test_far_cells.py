@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.manifests import deferred_images as far_cells
-from pipeline.manifests import reader as manifest
-from pipeline.outputs import results
-from pipeline.errors import ManifestError
-from pipeline.execution.plan import make_plan
-from pipeline.execution.edit import run
+from retouch.manifests import deferred_images as far_cells
+from retouch.manifests import reader as manifest
+from retouch.outputs import results
+from retouch.errors import ManifestError
+from retouch.execution.plan import make_plan
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 

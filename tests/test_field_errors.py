@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import plugins
-from pipeline.jobs.config import parse_job
-from pipeline.editors.diffusionclip.params import Params
-from pipeline.errors import ConfigError, PluginError
-from pipeline.validation import nearest, unknown
+from retouch import plugins
+from retouch.jobs.config import parse_job
+from retouch.editors.diffusionclip.params import Params
+from retouch.errors import ConfigError, PluginError
+from retouch.validation import nearest, unknown
 
 JOB = {
     "name": "n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.jobs.field_tables import Field, fields, markdown
+from retouch.jobs.field_tables import Field, fields, markdown
 
 ROOT: dict[str, Any] = {
     "properties": {

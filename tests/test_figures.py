@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import telemetry as figures
+from retouch import telemetry as figures
 
 
 def test_no_thread_loses_a_count() -> None:

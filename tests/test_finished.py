@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.evaluation import image_sets as finished
-from pipeline.manifests import row_sets as pairs
-from pipeline.outputs import results
-from pipeline.errors import ConfigError
-from pipeline.execution.evaluation.image_sets import Finished, ImageSet, pixels, read_set, with_requests
-from pipeline.execution.edit import run
+from retouch.execution.evaluation import image_sets as finished
+from retouch.manifests import row_sets as pairs
+from retouch.outputs import results
+from retouch.errors import ConfigError
+from retouch.execution.evaluation.image_sets import Finished, ImageSet, pixels, read_set, with_requests
+from retouch.execution.edit import run
 from tests.datasets import painter_job, picture, png, write_dataset
 
 
@@ -94,7 +94,7 @@ def test_a_relative_folder_is_found_from_everywhere(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_on_other_storage_is_read_alike(place: str) -> None:
-    from pipeline import storage
+    from retouch import storage
 
     storage.write_bytes(f"{place}/x.png", png(picture(3)))
     found = read_set(place)

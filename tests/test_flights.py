@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.outputs import in_flight as flights
-from pipeline.outputs.in_flight import EXIT_CODE, TRIES, Flights, Loss
+from retouch import storage
+from retouch.outputs import in_flight as flights
+from retouch.outputs.in_flight import EXIT_CODE, TRIES, Flights, Loss
 
 # Does rows 'a' to 'd' in turns and dies, or hangs, with 'c' in hand.
 WORKER = """
 import os, sys, time
-from pipeline.outputs.in_flight import Flights
-from pipeline import storage
+from retouch.outputs.in_flight import Flights
+from retouch import storage
 output, how, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def work(rows):
     with open(output + "/log", "a") as log:
@@ -98,7 +98,7 @@ def test_sweeping_takes_all_notes_away(tmp_path: Path) -> None:
 
 def _leave_behind(folder: Path, stage: str) -> None:
     code = (
-        "import os, sys; from pipeline.outputs.in_flight import Flights\n"
+        "import os, sys; from retouch.outputs.in_flight import Flights\n"
         "with Flights(sys.argv[1], sys.argv[2]).over(['a', 'b']): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder), stage], check=False)

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.manifests import reader as manifest
-from pipeline.errors import ManifestError
-from pipeline.manifests.from_folder import from_folder
-from pipeline.execution.specs import DecodeSpec
-from pipeline.execution.stages import decode
+from retouch import storage
+from retouch.manifests import reader as manifest
+from retouch.errors import ManifestError
+from retouch.manifests.from_folder import from_folder
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
 from tests.datasets import picture, png, square
 
 

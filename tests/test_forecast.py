@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.planning.forecast import Forecast, Measured, Span, Start, Work, forecast, makespan
-from pipeline.jobs.prices import Prices
+from retouch.execution.planning.forecast import Forecast, Measured, Span, Start, Work, forecast, makespan
+from retouch.jobs.prices import Prices
 
 PRICES = Prices.model_validate({"currency": "USD", "devices": [{"names": ["cpu"], "per_hour": 2.0}]})
 START = Start(cluster=4.0, load=20.0, warm_up=1.0, finish=2.0)

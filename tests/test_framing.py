@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.imaging import codec as images
-from pipeline.outputs import results
-from pipeline.execution.engine import Engine
-from pipeline.errors import LoadError, NoFace, WeightsError
-from pipeline.imaging.faces import FaceDetector, Landmarks, ffhq_quad
-from pipeline.imaging.framing import detector_for, frame
-from pipeline.imaging.quad import Quad
-from pipeline.execution.edit import run
-from pipeline.manifests.samples import Sample
-from pipeline.execution.specs import EngineSpec
+from retouch.imaging import codec as images
+from retouch.outputs import results
+from retouch.execution.engine import Engine
+from retouch.errors import LoadError, NoFace, WeightsError
+from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
+from retouch.imaging.framing import detector_for, frame
+from retouch.imaging.quad import Quad
+from retouch.execution.edit import run
+from retouch.manifests.samples import Sample
+from retouch.execution.specs import EngineSpec
 from tests import tiny_yunet
 from tests.datasets import painter_job, picture, write_dataset
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.outputs.report.funnel import STATIONS, funnel
-from pipeline.schema import STATUSES, SUCCESS
+from retouch.outputs.report.funnel import STATIONS, funnel
+from retouch.schema import STATUSES, SUCCESS
 
 STAGES = ("decode", "prepare", "edit", "score", "encode", "write")
 

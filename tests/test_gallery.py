@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.outputs.report import gallery as report
-from pipeline.outputs.report.gallery import MOST_PICTURES
+from retouch import storage
+from retouch.outputs import results
+from retouch.outputs.report import gallery as report
+from retouch.outputs.report.gallery import MOST_PICTURES
 from tests.test_report import CHROMIUM, carry_out, drawn, gallery, in_browser, job_of
 
 pytestmark = [in_browser, pytest.mark.slow]

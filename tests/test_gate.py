@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.jobs.config import QualitySpec, Threshold
-from pipeline.execution.quality_gate import budget, decided_in, misses
-from pipeline.manifests.samples import Kept
+from retouch.jobs.config import QualitySpec, Threshold
+from retouch.execution.quality_gate import budget, decided_in, misses
+from retouch.manifests.samples import Kept
 
 BOUND = {"score": Threshold(min=0.5)}
 

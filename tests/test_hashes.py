@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import file_hashes as hashes
+from retouch.storage import file_hashes as hashes
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from manifests import bad_files
-from pipeline.execution import check_hints as hints
-from pipeline.jobs.config import MaskSpec
-from pipeline.execution.check_hints import least_tokens, looks_inverted
-from pipeline.execution.specs import DecodeSpec
-from pipeline.execution.stages import decode
+from retouch.execution import check_hints as hints
+from retouch.jobs.config import MaskSpec
+from retouch.execution.check_hints import least_tokens, looks_inverted
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
 
 PICTURE = bad_files.stored(bad_files.picture())
 TOKENIZER = SimpleTokenizer()

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from pipeline.imaging import codec as images
-from pipeline.errors import EditError, LoadError
+from retouch.imaging import codec as images
+from retouch.errors import EditError, LoadError
 from tests.golden_set import assert_within, golden
 
 RNG = np.random.default_rng(0)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.manifests import reader as manifest
-from pipeline.cli.app import app
-from pipeline.errors import ManifestError
-from pipeline.manifests.importers import coco, cocoee, openimages
-from pipeline.execution.edit import run
-from pipeline.execution.specs import DecodeSpec
-from pipeline.execution.stages import decode
+from retouch.manifests import reader as manifest
+from retouch.cli.app import app
+from retouch.errors import ManifestError
+from retouch.manifests.importers import coco, cocoee, openimages
+from retouch.execution.edit import run
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
 from tests.datasets import painter_job, picture, png, square
 
 AREAS = (0.02, 0.8)
@@ -128,7 +128,7 @@ def test_coco_grouped_gives_a_row_an_image_to_train_on(tmp_path: Path) -> None:
 
 @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_boxes_are_kept_by_their_share_of_the_image_bounds_included(width: float, height: float) -> None:
-    from pipeline.manifests.importers import _fits
+    from retouch.manifests.importers import _fits
 
     box = (1.0, 2.0, 1 + 200 * width, 2 + 100 * height)
     share = (box[2] - box[0]) * (box[3] - box[1]) / 20000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.manifests import deferred_images as far_cells
-from pipeline.manifests import input_identity as inputs
+from retouch.manifests import deferred_images as far_cells
+from retouch.manifests import input_identity as inputs
 
 
 def test_files_are_known_by_their_content_and_what_is_not_there_by_nothing(tmp_path: Path) -> None:

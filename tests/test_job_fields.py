@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.jobs.config import EditJob, load_job
-from pipeline.errors import ConfigError
-from pipeline.jobs.placeholders import filled, the_date
+from retouch.jobs.config import EditJob, load_job
+from retouch.errors import ConfigError
+from retouch.jobs.placeholders import filled, the_date
 
 DAY = "2026-11-25"
 

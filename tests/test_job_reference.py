@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.jobs.config import KINDS
-from pipeline.errors import ConfigError
-from pipeline.jobs.field_tables import fields
-from pipeline.jobs.job_reference import job_reference
-from pipeline.jobs.schema import job_schema
+from retouch.jobs.config import KINDS
+from retouch.errors import ConfigError
+from retouch.jobs.field_tables import fields
+from retouch.jobs.job_reference import job_reference
+from retouch.jobs.schema import job_schema
 
 
 def test_no_field_of_any_kind_of_job_and_no_parameter_is_without_a_meaning() -> None:

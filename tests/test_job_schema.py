@@ -10,10 +10,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from pipeline.jobs.config import KINDS
-from pipeline.editors.diffusionclip.params import Params
-from pipeline.errors import ConfigError
-from pipeline.jobs.schema import comments, job_schema
+from retouch.jobs.config import KINDS
+from retouch.editors.diffusionclip.params import Params
+from retouch.errors import ConfigError
+from retouch.jobs.schema import comments, job_schema
 
 SHIPPED = Path("jobs/schema.json")
 JOBS = sorted(Path("jobs").glob("*.yaml"))

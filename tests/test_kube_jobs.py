@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT, QUEUE_LABEL, Origin, cron_job, kube_object, ray_job_spec
-from pipeline.deployment.kubernetes.pods import Cluster, Workers
+from retouch.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT, QUEUE_LABEL, Origin, cron_job, kube_object, ray_job_spec
+from retouch.deployment.kubernetes.pods import Cluster, Workers
 
 CLUSTER = Cluster("retouch:1", "2.60.0", "retouch", Workers())
 ORIGIN = Origin("nightly", "batch", "gpus")

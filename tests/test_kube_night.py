@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.deployment.kubernetes import nightly as kube_night
-from pipeline.errors import ConfigError, Interrupted
-from pipeline.deployment.kubernetes.nightly import RayJobs, Run, carry_out, due, tonight
-from pipeline.deployment.kubernetes.render import Wishes, render
+from retouch.deployment.kubernetes import nightly as kube_night
+from retouch.errors import ConfigError, Interrupted
+from retouch.deployment.kubernetes.nightly import RayJobs, Run, carry_out, due, tonight
+from retouch.deployment.kubernetes.render import Wishes, render
 from tests.cluster import crds, rules
 from tests.cluster.checked import objects
 from tests.jobs_on_s3 import EDIT

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.execution import plan
-from pipeline.jobs import config
-from pipeline.execution.engine import Engine
-from pipeline.errors import StorageError
-from pipeline.execution.latent_cache import StoredLatents
-from pipeline.manifests.samples import Sample
-from pipeline.execution.specs import EngineSpec
+from retouch.execution import plan
+from retouch.jobs import config
+from retouch.execution.engine import Engine
+from retouch.errors import StorageError
+from retouch.execution.latent_cache import StoredLatents
+from retouch.manifests.samples import Sample
+from retouch.execution.specs import EngineSpec
 from tests.editors.families import SIZE, write_family, write_unet
 
 LATENT = np.random.default_rng(0).standard_normal((3, 4, 5), dtype=np.float32)
@@ -68,7 +68,7 @@ def test_a_storage_out_of_reach_is_said_once_and_costs_no_row(
 
     for door in ("read_bytes", "write_bytes"):
         with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
-            patch.setattr(f"pipeline.storage.{door}", refuses)
+            patch.setattr(f"retouch.storage.{door}", refuses)
             kept = StoredLatents(str(tmp_path), DECIDES)
             for _ in range(3):
                 assert kept.get("a") is None
@@ -87,7 +87,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def engine_spec(family: dict[str, str], address: Path | None, **changes: Any) -> EngineSpec:
     params = {"t_0": 301, "n_inv": 6, "n_gen": 3}
     spec = EngineSpec(
-        editor="pipeline.editors.diffusionclip.editor:DiffusionClip",
+        editor="retouch.editors.diffusionclip.editor:DiffusionClip",
         params=params,
         weights=family,
         batch_size=2,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.lean_imports import absent, after, forget, without_siblings
+from retouch.models.lean_imports import absent, after, forget, without_siblings
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import storage
-from pipeline.outputs import lease
-from pipeline.errors import Busy, LeaseLost
+from retouch import storage
+from retouch.outputs import lease
+from retouch.errors import Busy, LeaseLost
 
 SHORT = 1.5  # seconds of a lease in these tests
 HOLDER = """
 import sys, time
-from pipeline import lease
+from retouch import lease
 with lease.held(sys.argv[1], seconds=float(sys.argv[2])) as held:
     print(held.epoch, flush=True)
     time.sleep(600)

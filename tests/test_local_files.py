@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import local as local_files
+from retouch.storage import local as local_files
 
 
 def test_nothing_is_left_beside_a_file_that_could_not_be_put_in_place(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.manifests import reader as manifest
-from pipeline.manifests import row_sets as pairs
-from pipeline.errors import ManifestError
+from retouch import storage
+from retouch.manifests import reader as manifest
+from retouch.manifests import row_sets as pairs
+from retouch.errors import ManifestError
 
 
 def saved(folder: str | Path, columns: dict[str, Any] | pa.Table, name: str = "m.parquet") -> str:

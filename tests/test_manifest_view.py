@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.manifests import deferred_images as far_cells
-from pipeline.errors import ManifestError
-from pipeline.manifests.describe import MEANINGS, OTHERS, columns_table, show
-from pipeline.schema import REQUEST_COLUMNS
+from retouch.manifests import deferred_images as far_cells
+from retouch.errors import ManifestError
+from retouch.manifests.describe import MEANINGS, OTHERS, columns_table, show
+from retouch.schema import REQUEST_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from manifests import make_domains, make_photos, make_shapes
-from pipeline import storage
-from pipeline.imaging import codec as images
-from pipeline.manifests import reader as manifest
-from pipeline.jobs.config import load_job
-from tools.embedded_models.domains import DOMAINS, LEARNED, in_all, only, scenes
-from pipeline.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
-from pipeline.manifests.samples import Sample
-from pipeline.execution.specs import DecodeSpec
-from pipeline.execution.stages import decode
+from retouch import storage
+from retouch.imaging import codec as images
+from retouch.manifests import reader as manifest
+from retouch.jobs.config import load_job
+from embedded_models.domains import DOMAINS, LEARNED, in_all, only, scenes
+from retouch.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
+from retouch.manifests.samples import Sample
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "manifests"

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import errors
-from pipeline.outputs import results
-from pipeline.cli.app import main
-from pipeline.schema import results_schema
+from retouch import errors
+from retouch.outputs import results
+from retouch.cli.app import main
+from retouch.schema import results_schema
 from tests.datasets import picture, square
 from tests.manual import BLOCK, DOCUMENTS, ROOT, commands, written_again
 from tests.test_folders import fill
@@ -54,7 +54,7 @@ def test_every_part_that_can_be_made_stands_in_the_manual() -> None:
 def test_every_command_says_what_it_does_in_one_sentence() -> None:
     import typer
 
-    from pipeline.cli.app import app
+    from retouch.cli.app import app
 
     for name, said in commands(typer.main.get_command(app)):
         assert said.endswith("."), name

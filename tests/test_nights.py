@@ -14,21 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.outputs import changes
-from pipeline.outputs import image_paths as addresses
-from pipeline.outputs import lease
-from pipeline.outputs import results
-from pipeline.outputs.report import gallery as report
-from pipeline.outputs.carry_over import answered_again
-from pipeline.jobs.config import EditJob, load_job
-from pipeline.errors import Busy
-from pipeline.models.pixel_unet import PixelUNet
-from pipeline.execution.incremental import look_back
-from pipeline.execution.plan import make_plan
-from pipeline.execution.rerun import rerun
-from pipeline.execution.edit import run
-from pipeline.execution.summary import Summary
+from retouch import storage
+from retouch.outputs import changes
+from retouch.outputs import image_paths as addresses
+from retouch.outputs import lease
+from retouch.outputs import results
+from retouch.outputs.report import gallery as report
+from retouch.outputs.carry_over import answered_again
+from retouch.jobs.config import EditJob, load_job
+from retouch.errors import Busy
+from retouch.models.pixel_unet import PixelUNet
+from retouch.execution.incremental import look_back
+from retouch.execution.plan import make_plan
+from retouch.execution.rerun import rerun
+from retouch.execution.edit import run
+from retouch.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 from tests.painters import Painter
 

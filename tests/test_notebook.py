@@ -14,7 +14,7 @@ from tests.test_edited import Shown
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 EDIT = """
-from pipeline import load_editor, run_job
+from retouch import load_editor, run_job
 
 editor = load_editor("blended_diffusion", "embedded:shapes", timesteps=4, skip_timesteps=1)
 editor("manifests/photos/coffee.jpg", bbox=(80, 60, 160, 140), prompt="a red circle", candidates=2)

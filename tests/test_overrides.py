@@ -10,10 +10,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.jobs.config import EditJob, load_job
-from pipeline.errors import ConfigError
-from pipeline.jobs.overrides import environment, from_environment, overridden
-from pipeline.execution.edit import run
+from retouch.jobs.config import EditJob, load_job
+from retouch.errors import ConfigError
+from retouch.jobs.overrides import environment, from_environment, overridden
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 

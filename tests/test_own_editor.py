@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import read_edited, read_results
-from pipeline.imaging import codec as images
+from retouch import read_edited, read_results
+from retouch.imaging import codec as images
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jobs/own-editor"

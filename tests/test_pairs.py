@@ -6,8 +6,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.manifests import row_sets as pairs
-from pipeline.outputs.image_paths import rows_digest
+from retouch.manifests import row_sets as pairs
+from retouch.outputs.image_paths import rows_digest
 
 SOME = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), st.sampled_from(["1", "2", "22"]))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BEGIN = "import sys; from pipeline.cli.pandas_later import put_off; put_off(); put_off()\n"
+BEGIN = "import sys; from retouch.cli.pandas_later import put_off; put_off(); put_off()\n"
 ARROW = "import pyarrow as pa; array = pa.array([1.0, None])\n"
 PANDAS = "import pandas as pd\n"
 # Of a Series a missing number is null, of a list not; of a DataFrame a table is made, of something else none.
@@ -51,7 +51,7 @@ def test_a_table_becomes_a_data_frame_though_nobody_has_imported_pandas() -> Non
 
 
 def test_a_command_does_not_import_pandas() -> None:
-    code = "import sys; from pipeline.cli.app import main\ntry:\n    main(['status', 'runs/none'])\nfinally:\n"
+    code = "import sys; from retouch.cli.app import main\ntry:\n    main(['status', 'runs/none'])\nfinally:\n"
     done = run(f"{code}    assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules")
     assert "AssertionError" not in done.stderr, done.stderr
     assert "runs/none" in done.stderr

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.outputs import result_files as parts
-from pipeline.outputs import results
-from pipeline.errors import OutputError
-from pipeline.schema import FAILED_TO_EDIT, SUCCESS, results_schema
+from retouch.outputs import result_files as parts
+from retouch.outputs import results
+from retouch.errors import OutputError
+from retouch.schema import FAILED_TO_EDIT, SUCCESS, results_schema
 
 SCHEMA = results_schema({}, pa.schema([("label", pa.string())]))
 ANSWERS = st.lists(

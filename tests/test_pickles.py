@@ -23,26 +23,26 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.execution import stages
-from pipeline.execution.evaluation import metric_states as states
-from pipeline.manifests import reader as manifest
-from pipeline.manifests import samples
-from pipeline.models.embedded.judge import load_judge
-from pipeline.errors import ConfigError, ManifestError, WeightsError
-from pipeline.imaging.faces import FaceDetector
-from pipeline.training.finetune.target import STATE, tune
-from pipeline.manifests.importers import cocoee
-from pipeline.training.exemplar.initial_weights import load_start
-from pipeline.training.exemplar.train import StorageKeeper, read_state
-from pipeline.execution.latent_cache import StoredLatents
-from pipeline.models.arcface import load_arcface
-from pipeline.models.clip import load_clip
-from pipeline.models.deeplab import load_segmenter
-from pipeline.models.inception import load_inception
-from pipeline.models.paint_by_example import load_latent
-from pipeline.models.lpips import load_lpips
-from pipeline.models.unet import load_unet
-from pipeline.execution.specs import DecodeSpec
+from retouch.execution import stages
+from retouch.execution.evaluation import metric_states as states
+from retouch.manifests import reader as manifest
+from retouch.manifests import samples
+from retouch.models.embedded.judge import load_judge
+from retouch.errors import ConfigError, ManifestError, WeightsError
+from retouch.imaging.faces import FaceDetector
+from retouch.training.finetune.target import STATE, tune
+from retouch.manifests.importers import cocoee
+from retouch.training.exemplar.initial_weights import load_start
+from retouch.training.exemplar.train import StorageKeeper, read_state
+from retouch.execution.latent_cache import StoredLatents
+from retouch.models.arcface import load_arcface
+from retouch.models.clip import load_clip
+from retouch.models.deeplab import load_segmenter
+from retouch.models.inception import load_inception
+from retouch.models.paint_by_example import load_latent
+from retouch.models.lpips import load_lpips
+from retouch.models.unet import load_unet
+from retouch.execution.specs import DecodeSpec
 from tests.datasets import png, square
 from tests.finetuning import tiny
 
@@ -244,6 +244,6 @@ def test_no_line_of_the_package_opens_a_pickle_unrestricted() -> None:
     for path, call in calls_of("np.load"):
         assert "allow_pickle=True" not in ast.unparse(call), path
     assert [path for path, _ in calls_of("pickle.loads")] == ["pipeline/samples.py"]  # blocks of this run alone
-    assert [path for path, _ in calls_of("torch.jit.load")] == ["pipeline/models/clip.py"]
+    assert [path for path, _ in calls_of("torch.jit.load")] == ["pipeline/retouch/models/clip.py"]
     for name in ("pickle.load", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load", "eval", "exec", "joblib.load"):
         assert not calls_of(name), name

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import plugins
-from pipeline.errors import PluginError
-from pipeline.jobs.plugin_catalog import installed, named
+from retouch import plugins
+from retouch.errors import PluginError
+from retouch.jobs.plugin_catalog import installed, named
 
 
 def test_an_editor_says_its_package_its_inputs_its_columns_and_every_parameter_with_its_meaning() -> None:
@@ -30,7 +30,7 @@ def test_a_metrics_options_are_those_of_its_load() -> None:
 
 
 def test_one_that_does_not_import_is_listed_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("broken", "no.such:Thing", "pipeline.outputs.sinks")
+    broken = EntryPoint("broken", "no.such:Thing", "retouch.outputs.sinks")
     there = plugins.available
 
     def with_broken(kind: plugins.Kind) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.deployment.kubernetes.pods import CPU_WORKER, ENVIRONMENT, GROWING, WITHOUT_GPU, Cluster, Workers, ray_cluster_spec
+from retouch.deployment.kubernetes.pods import CPU_WORKER, ENVIRONMENT, GROWING, WITHOUT_GPU, Cluster, Workers, ray_cluster_spec
 
 SPOT_KEYS = {"eks.amazonaws.com/capacityType", "karpenter.sh/capacity-type", "cloud.google.com/gke-spot"}
 

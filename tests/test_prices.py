@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.jobs.prices import SHIPPED, Prices, load, unknown
+from retouch.errors import ConfigError
+from retouch.jobs.prices import SHIPPED, Prices, load, unknown
 
 OWN = """
 currency: EUR

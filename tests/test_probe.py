@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
-from pipeline.jobs.config import EditJob
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.execution.planning.forecast import Measured
-from pipeline.execution.plan import make_plan
-from pipeline.execution.planning.probe import PASSES, _place, probe, rows_a_pass
-from pipeline.execution.planning.strata import strata
+from retouch import storage
+from retouch.jobs.config import EditJob
+from retouch.errors import ConfigError, WeightsError
+from retouch.execution.planning.forecast import Measured
+from retouch.execution.plan import make_plan
+from retouch.execution.planning.probe import PASSES, _place, probe, rows_a_pass
+from retouch.execution.planning.strata import strata
 from tests.datasets import painter_job, write_dataset
 
 

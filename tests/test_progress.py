@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.errors import ConfigError
-from pipeline.execution.progress import INTERVAL, Mode, Tally, Voice, mode_of, tally
-from pipeline.execution.edit import run
-from pipeline.schema import STATUSES
+from retouch.errors import ConfigError
+from retouch.execution.progress import INTERVAL, Mode, Tally, Voice, mode_of, tally
+from retouch.execution.edit import run
+from retouch.schema import STATUSES
 from tests.datasets import painter_job, write_dataset
 
 

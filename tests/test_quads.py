@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from pipeline.imaging.quad import FADE, FEATHER, Quad
-from pipeline.imaging.regions import changed_outside, composite, extract, extract_mask, whole
+from retouch.imaging.quad import FADE, FEATHER, Quad
+from retouch.imaging.regions import changed_outside, composite, extract, extract_mask, whole
 
 
 def square(x: float, y: float, side: float, degrees: float = 0.0) -> Quad:

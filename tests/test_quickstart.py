@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.imaging import codec as images
-from pipeline.outputs import image_paths as addresses
-from pipeline.outputs import results
-from pipeline.jobs.config import EditJob, load_job
-from pipeline.execution.edit import run
+from retouch import storage
+from retouch.imaging import codec as images
+from retouch.outputs import image_paths as addresses
+from retouch.outputs import results
+from retouch.jobs.config import EditJob, load_job
+from retouch.execution.edit import run
 
 SHORT = ["editor.params.timesteps=5", "editor.params.skip_timesteps=1", "editor.params.aug_num=2", "candidates=2"]
 ROWS = 6

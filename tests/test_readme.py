@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.imaging import codec as images
-from pipeline.outputs import results
+from retouch.imaging import codec as images
+from retouch.outputs import results
 from tests.commands_in_turn import Done, commands_in
 
 # All share what the first to come runs, so each may be the one that takes long.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RetouchError
-from pipeline.redaction import MASK, redacted, redacted_all, redacted_streams
+from retouch.errors import RetouchError
+from retouch.redaction import MASK, redacted, redacted_all, redacted_streams
 
 SECRET = "wJalrXUtnFEMI"
 V4 = f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F20260101&X-Amz-Date=1&X-Amz-Signature={SECRET}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.imaging.regions import (
+from retouch.imaging.regions import (
     Region,
     changed_outside,
     composite,

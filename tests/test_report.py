@@ -17,19 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.execution import stages
-from pipeline.manifests import reader as manifest
-from pipeline.outputs import results
-from pipeline.outputs.report import gallery as report
-from pipeline.jobs.config import EditJob
-from pipeline.models.embedded.scenes import draw_scene, edit_task
-from pipeline.errors import OutputError
-from pipeline.imaging.codec import Region
-from pipeline.execution.plan import Plan, engine_spec, open_run
-from pipeline.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
-from pipeline.schema import FAILED_QUALITY, FAILED_TO_EDIT, results_schema
-from pipeline.execution.specs import DecodeSpec, WriteSpec
+from retouch import storage
+from retouch.execution import stages
+from retouch.manifests import reader as manifest
+from retouch.outputs import results
+from retouch.outputs.report import gallery as report
+from retouch.jobs.config import EditJob
+from retouch.models.embedded.scenes import draw_scene, edit_task
+from retouch.errors import OutputError
+from retouch.imaging.codec import Region
+from retouch.execution.plan import Plan, engine_spec, open_run
+from retouch.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from retouch.schema import FAILED_QUALITY, FAILED_TO_EDIT, results_schema
+from retouch.execution.specs import DecodeSpec, WriteSpec
 
 NASTY = """<script>alert("x")</script> & 'quotes' "too" \u202e</p>"""
 

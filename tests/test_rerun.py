@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.cli.app import main
-from pipeline.jobs.config import EditJob
-from pipeline.errors import ConfigError, ManifestError, OutputError, RetouchError, StopRun
-from pipeline.execution.rerun import DIFFERENT, IDENTICAL, TOLERANCE, WITHIN_TOLERANCE, rerun
-from pipeline.execution.edit import run
+from retouch import storage
+from retouch.outputs import results
+from retouch.cli.app import main
+from retouch.jobs.config import EditJob
+from retouch.errors import ConfigError, ManifestError, OutputError, RetouchError, StopRun
+from retouch.execution.rerun import DIFFERENT, IDENTICAL, TOLERANCE, WITHIN_TOLERANCE, rerun
+from retouch.execution.edit import run
 from tests.datasets import painter_job, picture, png, write_dataset
 from tests.painters import Painter
 from tests.test_quickstart import short_job

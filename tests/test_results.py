@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.errors import OutputError
-from pipeline.schema import FAILED_TO_EDIT, SUCCESS, results_schema
-from pipeline.outputs.sinks import FileSink
-from pipeline.outputs.verify import leave_proof
+from retouch import storage
+from retouch.outputs import results
+from retouch.errors import OutputError
+from retouch.schema import FAILED_TO_EDIT, SUCCESS, results_schema
+from retouch.outputs.sinks import FileSink
+from retouch.outputs.verify import leave_proof
 from tests.answers import answered
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("label", pa.string())]))

@@ -7,8 +7,8 @@ import errno
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from pipeline.storage import retries
-from pipeline.errors import ObjectMissing, StorageError
+from retouch.storage import retries
+from retouch.errors import ObjectMissing, StorageError
 
 
 def client_error(status: int, code: str) -> OSError:

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.candidates import Row, batch_of, candidate_seed, entries
-from pipeline.manifests.samples import Sample
-from pipeline.execution.specs import EngineSpec
+from retouch.execution.candidates import Row, batch_of, candidate_seed, entries
+from retouch.manifests.samples import Sample
+from retouch.execution.specs import EngineSpec
 
 
 def row(key: str, **sample: Any) -> Row:

@@ -15,16 +15,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.outputs import results
-from pipeline.jobs.config import EditJob
-from pipeline.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
-from pipeline.execution.executors import local
-from pipeline.execution.plan import claimed, make_plan
-from pipeline.execution.edit import WORTH_STOPPING, run
-from pipeline.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
-from pipeline.outputs.status import read_status
-from pipeline.execution.summary import Summary
-from pipeline.execution.timing import PARTS
+from retouch.outputs import results
+from retouch.jobs.config import EditJob
+from retouch.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
+from retouch.execution.executors import local
+from retouch.execution.plan import claimed, make_plan
+from retouch.execution.edit import WORTH_STOPPING, run
+from retouch.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
+from retouch.outputs.status import read_status
+from retouch.execution.summary import Summary
+from retouch.execution.timing import PARTS
 from tests.answers import answered
 from tests.datasets import painter_job, picture, square, write_dataset
 
@@ -93,7 +93,7 @@ def test_what_was_committed_before_a_kill_is_kept_and_the_rest_is_done(tmp_path:
     whole = painter_job(tmp_path, job.manifests[0], output=str(tmp_path / "whole"))
     quiet(whole)
     plan = make_plan(job)
-    from pipeline.execution.plan import open_run
+    from retouch.execution.plan import open_run
 
     open_run(plan)
     blocks = local.execute(plan)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import storage
-from pipeline.jobs.config import parse_job
-from pipeline.errors import ConfigError
-from pipeline.jobs.overrides import overridden
-from pipeline.deployment.kubernetes.pods import JOB_FOLDER
-from pipeline.deployment.kubernetes.render import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
+from retouch import storage
+from retouch.jobs.config import parse_job
+from retouch.errors import ConfigError
+from retouch.jobs.overrides import overridden
+from retouch.deployment.kubernetes.pods import JOB_FOLDER
+from retouch.deployment.kubernetes.render import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
 from tests.cluster.checked import faults, objects
 from tests.jobs_on_s3 import ALL, EDIT
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.execution.evaluation import metric_states as states
-from pipeline.jobs.config import MetricSpec
-from pipeline.errors import ConfigError, PluginError
-from pipeline.execution.evaluation.image_sets import read_set, with_requests
-from pipeline.schema import Batch, Pixels
-from pipeline.execution.evaluation.scorer import Scorer, ScoreSpec, Shard, row_metric_id
+from retouch.execution.evaluation import metric_states as states
+from retouch.jobs.config import MetricSpec
+from retouch.errors import ConfigError, PluginError
+from retouch.execution.evaluation.image_sets import read_set, with_requests
+from retouch.schema import Batch, Pixels
+from retouch.execution.evaluation.scorer import Scorer, ScoreSpec, Shard, row_metric_id
 from tests.datasets import picture, png, write_dataset
 from tests.set_metrics import Colour
 
@@ -73,7 +73,7 @@ def test_row_metrics_see_the_finished_image_beside_its_source_and_mask(tmp_path:
     folder = Path(write_images(tmp_path / "images", 4))
     inverted = 255 - picture(1)
     (folder / "row-001.png").write_bytes(png(inverted))
-    spec = ScoreSpec((), (REDNESS, MetricSpec(name="pipeline.metrics.background:BackgroundL1")))
+    spec = ScoreSpec((), (REDNESS, MetricSpec(name="retouch.metrics.background:BackgroundL1")))
     shard = shard_of(tmp_path, str(folder), scores=True)
     Scorer(spec, "cpu").score(Shard(shard.name, shard.base, shard.rows, {}, shard.scores))
     rows = {row["key"]: row for row in pq.read_table(shard.scores).to_pylist()}
@@ -133,7 +133,7 @@ def test_an_id_holds_name_options_model_preprocessing_and_the_hash_of_the_weight
     from tests.tiny_clip import write_own_layout
 
     clip = write_own_layout(tmp_path)[0]
-    spec = MetricSpec(name="pipeline.metrics.fid:ClipFid", weights={"clip": clip, "unet": clip})
+    spec = MetricSpec(name="retouch.metrics.fid:ClipFid", weights={"clip": clip, "unet": clip})
     (loaded,) = Scorer(ScoreSpec((spec,)), "cpu").set_metrics
     assert loaded.id["metric"] == spec.name
     assert list(loaded.id["weights"]) == ["clip", "clip.json"]  # the unet decides nothing
@@ -146,7 +146,7 @@ def test_metrics_without_weights_take_the_runs(tmp_path: Path) -> None:
     from tests.tiny_clip import write_own_layout
 
     spec = ScoreSpec(
-        (MetricSpec(name="pipeline.metrics.fid:ClipFid"),), weights={"clip": write_own_layout(tmp_path)[0]}
+        (MetricSpec(name="retouch.metrics.fid:ClipFid"),), weights={"clip": write_own_layout(tmp_path)[0]}
     )
     assert Scorer(spec, "cpu").set_metrics[0].id["weights"]
 

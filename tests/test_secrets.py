@@ -21,18 +21,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.outputs import status
-from pipeline.cli.app import main
-from pipeline.jobs.config import EditJob, EvaluateJob, FinetuneJob, parse_job
-from pipeline.errors import ManifestError
-from pipeline.execution.evaluate import evaluate
-from pipeline.execution.train import train
-from pipeline.manifests.reader import read
-from pipeline.execution.plan import make_plan, refuse_another_job
-from pipeline.execution.edit import run
-from pipeline.execution.finetune import finetune
+from retouch import storage
+from retouch.outputs import results
+from retouch.outputs import status
+from retouch.cli.app import main
+from retouch.jobs.config import EditJob, EvaluateJob, FinetuneJob, parse_job
+from retouch.errors import ManifestError
+from retouch.execution.evaluate import evaluate
+from retouch.execution.train import train
+from retouch.manifests.reader import read
+from retouch.execution.plan import make_plan, refuse_another_job
+from retouch.execution.edit import run
+from retouch.execution.finetune import finetune
 from tests.datasets import painter_job, picture, png, square, write_dataset
 from tests.finetuning import tiny
 from tests.inpainting import training

@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.schema import RESULT_FIELDS, results_schema
-from pipeline.outputs.report.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
+from retouch.schema import RESULT_FIELDS, results_schema
+from retouch.outputs.report.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("ground", pa.string())]))
 

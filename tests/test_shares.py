@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.jobs.config import Job, parse_job
-from pipeline.errors import ConfigError
-from pipeline.deployment.kubernetes.sizing import share
+from retouch.jobs.config import Job, parse_job
+from retouch.errors import ConfigError
+from retouch.deployment.kubernetes.sizing import share
 from tests.jobs_on_s3 import ALL
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import plugins
-from pipeline import storage
-from pipeline.outputs.image_paths import fetch
-from pipeline.errors import ConfigError, ObjectMissing
-from pipeline.outputs.sinks import FileSink, Sink, TarSink
+from retouch import plugins
+from retouch import storage
+from retouch.outputs.image_paths import fetch
+from retouch.errors import ConfigError, ObjectMissing
+from retouch.outputs.sinks import FileSink, Sink, TarSink
 
 ROWS = [(f"key/{i}", f"{i:064x}") for i in range(20)]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, OverCost
-from pipeline.jobs.prices import Prices
-from pipeline.execution.cost_meter import Meter, Spending, spent
-from pipeline.execution.traces import Crew
+from retouch.errors import ConfigError, OverCost
+from retouch.jobs.prices import Prices
+from retouch.execution.cost_meter import Meter, Spending, spent
+from retouch.execution.traces import Crew
 
 PRICES = Prices.model_validate(
     {"currency": "USD", "devices": [{"names": ["cpu"], "per_hour": 3600}, {"names": ["big"], "per_hour": 7200}]}

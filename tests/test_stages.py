@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import storage
-from pipeline.imaging import codec as images
-from pipeline.outputs import image_paths as addresses
-from pipeline.outputs import lease
-from pipeline.outputs import results
-from pipeline.jobs.config import MaskSpec
-from pipeline.execution.engine import Engine
-from pipeline.errors import LeaseLost
-from pipeline.manifests.samples import Failure, Sample, travellers, with_travellers
-from pipeline.schema import FAILED_TO_LOAD, SUCCESS, results_schema
-from pipeline.execution.specs import DecodeSpec, EngineSpec, WriteSpec
-from pipeline.execution.stages import decode, decode_block, write_block
+from retouch import storage
+from retouch.imaging import codec as images
+from retouch.outputs import image_paths as addresses
+from retouch.outputs import lease
+from retouch.outputs import results
+from retouch.jobs.config import MaskSpec
+from retouch.execution.engine import Engine
+from retouch.errors import LeaseLost
+from retouch.manifests.samples import Failure, Sample, travellers, with_travellers
+from retouch.schema import FAILED_TO_LOAD, SUCCESS, results_schema
+from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
+from retouch.execution.stages import decode, decode_block, write_block
 from tests.datasets import picture, png, square
 
 DECODE = DecodeSpec(frozenset({"mask", "prompt", "exemplar"}))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.execution.evaluation import metric_states as states
-from pipeline.errors import ConfigError
-from pipeline.execution.evaluation.metric_states import Kept
+from retouch.execution.evaluation import metric_states as states
+from retouch.errors import ConfigError
+from retouch.execution.evaluation.metric_states import Kept
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_count_its_id_and_its_failures(place: str) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.jobs.prices import Prices
-from pipeline.execution.edit import run
-from pipeline.outputs.status import read_status
+from retouch.jobs.prices import Prices
+from retouch.execution.edit import run
+from retouch.outputs.status import read_status
 from tests.datasets import painter_job, write_dataset
 
 START = datetime(2026, 11, 26, tzinfo=UTC)

@@ -15,12 +15,12 @@ import fsspec
 import pytest
 import stamina
 
-from pipeline import storage
-from pipeline.storage import remote as remote_files
-from pipeline.storage import retries
-from pipeline.errors import ObjectMissing, StorageError, Unavailable
-from pipeline.execution.specs import DecodeSpec
-from pipeline.execution.stages import decode
+from retouch import storage
+from retouch.storage import remote as remote_files
+from retouch.storage import retries
+from retouch.errors import ObjectMissing, StorageError, Unavailable
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
 from tests.conftest import new_bucket
 from tests.s3_server import Endpoint, Fault, faulty
 
@@ -156,7 +156,7 @@ def test_a_writer_killed_half_way_leaves_no_part_of_a_file(tmp_path: Path) -> No
     target = tmp_path / "x"
     storage.write_bytes(str(target), b"old")
     code = (
-        "import os, pathlib; from pipeline import storage\n"
+        "import os, pathlib; from retouch import storage\n"
         "def part(self, data): os.write(os.open(self, os.O_CREAT | os.O_WRONLY), data[:3]); os._exit(9)\n"
         "pathlib.Path.write_bytes = part\n"
         f"storage.write_bytes({str(target)!r}, b'new content')\n"
@@ -328,7 +328,7 @@ def test_a_gateway_that_refuses_checksum_trailers_is_served_without_settings(
 ) -> None:
     monkeypatch.delenv("AWS_REQUEST_CHECKSUM_CALCULATION")
     code = (
-        "import sys; from pipeline import storage\n"
+        "import sys; from retouch import storage\n"
         "assert storage.create_if_absent(sys.argv[1], b'x' * 100_000)\n"
         "assert storage.read_bytes(sys.argv[1]) == b'x' * 100_000\n"
     )
@@ -339,7 +339,7 @@ def test_a_gateway_that_refuses_checksum_trailers_is_served_without_settings(
 def test_a_wrong_secret_is_an_error_of_one_line(real_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     code = (
-        "import sys; from pipeline import storage; from pipeline.errors import ObjectMissing, StorageError\n"
+        "import sys; from retouch import storage; from retouch.errors import ObjectMissing, StorageError\n"
         "try: storage.read_bytes(sys.argv[1])\n"
         "except StorageError as error: assert not isinstance(error, ObjectMissing); print(error)\n"
     )

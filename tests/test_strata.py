@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.manifests import reader as manifest
-from pipeline.execution.planning.strata import Kind, chosen, size_class, size_name, strata
+from retouch.manifests import reader as manifest
+from retouch.execution.planning.strata import Kind, chosen, size_class, size_name, strata
 from tests.datasets import picture, png, write_dataset
 
 
@@ -79,7 +79,7 @@ def test_files_without_a_head_have_no_size_and_are_counted_all_the_same(tmp_path
 
 
 def test_heads_are_read_from_an_object_store(moto_s3: str, tmp_path: Path) -> None:
-    from pipeline import storage
+    from retouch import storage
 
     storage.write_bytes(f"{moto_s3}/a.png", png(picture(1, 300, 500)))
     table = pa.table({"key": ["a"], "image": [f"{moto_s3}/a.png"]})

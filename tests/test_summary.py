@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.execution.edit import run
-from pipeline.execution.summary import Summary
+from retouch.execution.edit import run
+from retouch.execution.summary import Summary
 from tests.datasets import painter_job, write_dataset
 from tests.test_edited import Shown
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.execution.evaluation import aggregate as tallies
-from pipeline.execution.evaluation.image_sets import Finished, ImageSet
+from retouch.execution.evaluation import aggregate as tallies
+from retouch.execution.evaluation.image_sets import Finished, ImageSet
 
 IMAGES = ImageSet(
     None, (Finished("b", "b.png", ""), Finished("a", "a.png", "")), {"c": "failed_to_edit: no", "d": "gone"}

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pipeline.execution.signals import terminated_like_interrupted
+from retouch.execution.signals import terminated_like_interrupted
 
 
 def test_a_schedulers_stop_arrives_as_ctrl_c_does() -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.models import weights
-from pipeline.editors.blended_diffusion.editor import BlendedDiffusion
-from pipeline.errors import PluginError
-from pipeline.testing import check_editor
+from retouch.models import weights
+from retouch.editors.blended_diffusion.editor import BlendedDiffusion
+from retouch.errors import PluginError
+from retouch.testing import check_editor
 from tests.painters import Neighbourly, Painter
 
 

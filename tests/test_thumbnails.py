@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.outputs.report.thumbnails import LARGEST, Picture, difference, histogram, overlay, thumbnail
+from retouch.outputs.report.thumbnails import LARGEST, Picture, difference, histogram, overlay, thumbnail
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

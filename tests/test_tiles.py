@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.imaging import codec as images
-from pipeline.jobs.config import MaskSpec
-from pipeline.outputs.report.tiles import Tile, make_tile, reader
+from retouch import storage
+from retouch.imaging import codec as images
+from retouch.jobs.config import MaskSpec
+from retouch.outputs.report.tiles import Tile, make_tile, reader
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 MASK = np.zeros((32, 32), bool)

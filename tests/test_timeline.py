@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.outputs.report.timeline import timeline
+from retouch.outputs.report.timeline import timeline
 
 BEGAN = datetime(2026, 11, 27, tzinfo=UTC)
 

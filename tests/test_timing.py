@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.execution import timing
-from pipeline.execution.timing import PARTS, Stopwatch, line
-from pipeline.execution.traces import WORKER
+from retouch.execution import timing
+from retouch.execution.timing import PARTS, Stopwatch, line
+from retouch.execution.traces import WORKER
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.execution import traces
-from pipeline.execution.executors import local
-from pipeline.execution.plan import make_plan, open_run
-from pipeline.execution.traces import Crew, Listener, Worker
+from retouch.execution import traces
+from retouch.execution.executors import local
+from retouch.execution.plan import make_plan, open_run
+from retouch.execution.traces import Crew, Listener, Worker
 from tests.datasets import painter_job, write_dataset
 
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.execution import finetune as training
-from pipeline.jobs.config import FinetuneJob, parse_job
-from pipeline.errors import Interrupted, OutputError, StopRun
-from pipeline.training.finetune.texts import Texts
-from pipeline.outputs.status import read_status
-from pipeline.execution.finetune import Tuned, finetune, tasks_of
+from retouch.execution import finetune as training
+from retouch.jobs.config import FinetuneJob, parse_job
+from retouch.errors import Interrupted, OutputError, StopRun
+from retouch.training.finetune.texts import Texts
+from retouch.outputs.status import read_status
+from retouch.execution.finetune import Tuned, finetune, tasks_of
 from tests.datasets import painter_job
 from tests.finetuning.tiny import PARAMS, job, write_networks, write_rows
 
@@ -100,7 +100,7 @@ def test_a_target_is_the_job_with_its_own_params_manifest_and_texts(files: dict[
 def test_a_wrong_job_is_one_line_and_code_2(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
 ) -> None:
-    from pipeline.cli.app import main
+    from retouch.cli.app import main
 
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job(tmp_path, files, write_rows(tmp_path))))
@@ -117,7 +117,7 @@ def test_a_wrong_job_is_one_line_and_code_2(
 def test_options_of_rows_are_refused(files: dict[str, str], tmp_path: Path, option: list[str]) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job(tmp_path, files, "none.parquet")))
-    code = f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); from pipeline.cli.app import main; main()"
+    code = f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); from retouch.cli.app import main; main()"
     command = [sys.executable, "-c", code, "run", str(path), *option]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -126,7 +126,7 @@ def test_options_of_rows_are_refused(files: dict[str, str], tmp_path: Path, opti
 
 
 def test_an_output_with_the_answers_of_an_edit_job_is_left_as_it_is(files: dict[str, str], tmp_path: Path) -> None:
-    from pipeline.execution.edit import run
+    from retouch.execution.edit import run
 
     rows = write_rows(tmp_path)
     run(painter_job(tmp_path, rows), executor="local", console=Console(file=io.StringIO()))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs.config import FinetuneJob, TrainJob, parse_job
-from pipeline.errors import ConfigError
+from retouch.jobs.config import FinetuneJob, TrainJob, parse_job
+from retouch.errors import ConfigError
 
 TRAIN = {"kind": "train", "name": "t", "manifest": "boxes.parquet", "output": "out/", "weights": "embedded:shapes"}
 TUNE = {"kind": "finetune", "name": "t", "output": "out", "weights": "embedded:shapes"}

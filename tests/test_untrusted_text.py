@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.outputs.report import gallery as report
-from pipeline.execution.edit import run
+from retouch.outputs.report import gallery as report
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 from tests.test_report import Page, browse, in_browser
 

@@ -15,9 +15,9 @@ from threading import Thread
 
 import pytest
 
-from pipeline import storage
-from pipeline.models import weights
-from pipeline.errors import WeightsError
+from retouch import storage
+from retouch.models import weights
+from retouch.errors import WeightsError
 from tests.s3_server import Endpoint
 
 
@@ -182,7 +182,7 @@ def test_several_processes_of_a_node_fetch_a_file_once(tmp_path: Path, moto_s3: 
     uri = storage.join(moto_s3, "net.bin")
     storage.write_bytes(uri, b"net" * 1000)
     code = (
-        "import sys; from pipeline import downloads, weights\n"
+        "import sys; from retouch import downloads, weights\n"
         "plain = downloads._fetch\n"
         "def told(*what): print('fetched'); plain(*what)\n"
         "downloads._fetch = told\n"
@@ -237,7 +237,7 @@ def test_a_file_of_the_hub_comes_with_its_configuration(tmp_path: Path) -> None:
     files = {"/me/net/resolve/main/a/unet.bin": b"net", "/me/net/resolve/main/a/unet.json": b"{}"}
     files["/me/net/resolve/v2/plain.bin"] = b"plain"
     code = (
-        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.models.weights import resolve\n"
+        "from pathlib import Path; from retouch.errors import WeightsError; from retouch.models.weights import resolve\n"
         "file = Path(resolve('hf://me/net/a/unet.bin').files['unet'])\n"
         "assert (file.read_bytes(), file.with_suffix('.json').read_bytes()) == (b'net', b'{}')\n"
         "assert Path(resolve('hf://me/net@v2/plain.bin').files['unet']).read_bytes() == b'plain'\n"
@@ -256,7 +256,7 @@ def test_a_repository_of_the_hub_is_a_folder_of_diffusers(tmp_path: Path) -> Non
     siblings = [{"rfilename": name} for name in (*COMPONENTS, *BESIDE)]
     files["/api/models/me/net"] = json.dumps({"id": "me/net", "sha": "c" * 40, "siblings": siblings}).encode()
     code = (
-        "from pathlib import Path; from pipeline.errors import WeightsError; from pipeline.models.weights import resolve\n"
+        "from pathlib import Path; from retouch.errors import WeightsError; from retouch.models.weights import resolve\n"
         "index = Path(resolve('hf://me/net').files['model_index'])\n"
         "assert (index.parent / 'unet/diffusion_pytorch_model.bin').read_bytes() == b'unet'\n"
         "assert not (index.parent / 'model.ckpt').exists()\n"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.execution import plan
-from pipeline.models import weights
-from pipeline.models.weights import fetch as weights_fetch
-from pipeline.storage import download as downloads
-from pipeline.errors import StorageError, WeightsError
+from retouch import storage
+from retouch.execution import plan
+from retouch.models import weights
+from retouch.models.weights import fetch as weights_fetch
+from retouch.storage import download as downloads
+from retouch.errors import StorageError, WeightsError
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.models import weights
-from pipeline.jobs.config import parse_job
-from pipeline.models.weights.inventory import Entry, cached, embedded, entries, fault, of_job
+from retouch import storage
+from retouch.models import weights
+from retouch.jobs.config import parse_job
+from retouch.models.weights.inventory import Entry, cached, embedded, entries, fault, of_job
 from tests.test_weights import COMPONENTS, family
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.outputs.event_log import Events, read_events
-from pipeline.jobs.prices import Prices
-from pipeline.execution.cost_meter import Meter
-from pipeline.execution.traces import Crew, Worker
-from pipeline.execution.worker_log import Workers
+from retouch.outputs.event_log import Events, read_events
+from retouch.jobs.prices import Prices
+from retouch.execution.cost_meter import Meter
+from retouch.execution.traces import Crew, Worker
+from retouch.execution.worker_log import Workers
 
 
 def rows(*facts: dict[str, object]) -> pa.Table:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, Self
 import cv2
 import numpy as np
 
-from pipeline.errors import ConfigError
-from pipeline.schema import Batch, EditResult, Mask, Pixels
+from retouch.errors import ConfigError
+from retouch.schema import Batch, EditResult, Mask, Pixels
 
 FLAGS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from retouch_inpaint import Inpaint
 
-from pipeline import load_editor
-from pipeline.errors import ConfigError
-from pipeline.testing import check_editor
+from retouch import load_editor
+from retouch.errors import ConfigError
+from retouch.testing import check_editor
 
 
 @pytest.mark.parametrize("method", ["telea", "navier-stokes"])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.cli.bench import compare as beside
-from pipeline.cli.bench.subjects import subject
-from pipeline.schema import Batch
+from retouch.cli.bench import compare as beside
+from retouch.cli.bench.subjects import subject
+from retouch.schema import Batch
 
 
 def test_without_a_clone_the_originals_loop_is_left_out_and_the_record_says_so() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.cli.bench import editors
-from pipeline.cli.bench.editors import NullEditor, SimulatedEditor
-from pipeline.plugins import find
-from pipeline.schema import Batch
-from pipeline.testing import check_editor
+from retouch.cli.bench import editors
+from retouch.cli.bench.editors import NullEditor, SimulatedEditor
+from retouch.plugins import find
+from retouch.schema import Batch
+from retouch.testing import check_editor
 
 
 @pytest.mark.parametrize(("name", "params"), [(editors.NULL, {}), (editors.SIMULATED, {"seconds": 0.0})])

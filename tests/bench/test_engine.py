@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.bench.compare import compare
-from pipeline.cli.bench.engine import PARTS, measure, table
-from pipeline.cli.bench.subjects import EDITORS, subject
-from pipeline.cli.app import main
+from retouch.cli.bench.compare import compare
+from retouch.cli.bench.engine import PARTS, measure, table
+from retouch.cli.bench.subjects import EDITORS, subject
+from retouch.cli.app import main
 
 # Passes of the network: 2 of 2 steps, 3 with PLMS's look ahead of DDIM's 2, 1 up and 2 down.
 CALLS = {"blended_diffusion": 2, "paint_by_example": 2, "diffusionclip": 3}

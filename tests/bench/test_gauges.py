@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.cli.bench.measure import Memory, matrix_rate, operations
+from retouch.cli.bench.measure import Memory, matrix_rate, operations
 
 
 def test_the_operations_of_a_product_and_of_its_gradient_are_counted() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.cli.bench.profiler import Laps
+from retouch.cli.bench.profiler import Laps
 
 
 def work(seconds: float) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import storage
-from pipeline.cli.bench import objects
-from pipeline.cli.app import app
-from pipeline.errors import ConfigError, StorageError
+from retouch import storage
+from retouch.cli.bench import objects
+from retouch.cli.app import app
+from retouch.errors import ConfigError, StorageError
 
 
 def test_on_s3_all_ways_are_told_and_nothing_is_left(moto_s3: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cli.bench.original_blended_diffusion import PACKAGES, Original
-from pipeline.cli.bench.subjects import subject
-from pipeline.errors import ConfigError
+from retouch.cli.bench.original_blended_diffusion import PACKAGES, Original
+from retouch.cli.bench.subjects import subject
+from retouch.errors import ConfigError
 
 CLONE = os.environ.get("RETOUCH_BLENDED_DIFFUSION")
 

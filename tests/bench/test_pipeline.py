@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli.bench.editors import SIMULATED
-from pipeline.cli.bench.pipeline import measure, simulate
-from pipeline.cli.app import main
-from pipeline.errors import ConfigError
+from retouch.cli.bench.editors import SIMULATED
+from retouch.cli.bench.pipeline import measure, simulate
+from retouch.cli.app import main
+from retouch.errors import ConfigError
 
 SIZES = {"rows", "seconds", "rows_per_second"}
 STAGES = {"decode", "edit", "write"}
@@ -71,7 +71,7 @@ def test_numbers_of_actors_that_mean_nothing_are_refused(numbers: str, capsys: p
 
 
 def test_a_line_for_people_says_what_a_record_holds() -> None:
-    from pipeline.cli.bench.bench_pipeline import _line
+    from retouch.cli.bench.bench_pipeline import _line
 
     record = {"what": "ray", "actors": 2, "rows": 72, "seconds": 91.2, "rows_per_second": 0.789, "efficiency": 0.971}
     assert _line({**record, "start": {"plan": 2.1}}) == (

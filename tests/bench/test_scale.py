@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.outputs import results
-from pipeline.cli.bench import scale
-from pipeline.cli.app import app
-from pipeline.errors import RetouchError
+from retouch.outputs import results
+from retouch.cli.bench import scale
+from retouch.cli.app import app
+from retouch.errors import RetouchError
 
 
 def test_each_size_is_run_run_again_and_verified_and_told_in_a_line_of_json(tmp_path: Path) -> None:

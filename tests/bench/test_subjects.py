@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cli.bench.subjects import ADM_CONFIGS, DDPM_CONFIGS, EDITORS, LATENT_CONFIGS, subject
-from pipeline.errors import ConfigError
-from pipeline.models.adm import build_adm
-from pipeline.models.ddpm import build_ddpm
-from pipeline.models.paint_by_example import build_latent
+from retouch.cli.bench.subjects import ADM_CONFIGS, DDPM_CONFIGS, EDITORS, LATENT_CONFIGS, subject
+from retouch.errors import ConfigError
+from retouch.models.adm import build_adm
+from retouch.models.ddpm import build_ddpm
+from retouch.models.paint_by_example import build_latent
 
 
 def parameters(module: torch.nn.Module) -> float:

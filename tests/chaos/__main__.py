@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from pipeline import storage
+from retouch import storage
 from tests.chaos import faults
 from tests.chaos.world import Outcome, World, make_world, running_ray
 from tests.s3_server import ceph, missing_programs

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from retouch import storage
 from tests.chaos.world import (
     PATIENCE,
     ROOT,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.outputs import results
+from retouch import storage
+from retouch.outputs import results
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 600.0  # seconds in which a run must come to its end

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
-from pipeline.jobs.config import load_job
-from pipeline.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
-from pipeline.redaction import redacted
+from retouch.cli.app import app
+from retouch.jobs.config import load_job
+from retouch.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
+from retouch.redaction import redacted
 from tests.cluster.checked import faults, objects
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.deployment.kubernetes.pods import CACHE_FOLDER, USER
+from retouch.deployment.kubernetes.pods import CACHE_FOLDER, USER
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text()

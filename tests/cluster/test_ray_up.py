@@ -16,7 +16,7 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pipeline.deployment.kubernetes.pods import ENVIRONMENT, GROWING
+from retouch.deployment.kubernetes.pods import ENVIRONMENT, GROWING
 
 PATH = Path(__file__).parents[2] / "cluster/ray_up_aws.yaml"
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())

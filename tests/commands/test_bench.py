@@ -8,7 +8,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from retouch.cli.app import app
 
 
 @pytest.mark.ray(own=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.outputs import results
-from pipeline.cli.app import main
+from retouch.outputs import results
+from retouch.cli.app import main
 from tests.exporting.outputs import KEYS, finished
 
 

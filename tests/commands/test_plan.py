@@ -11,9 +11,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.cli.app import main
-from pipeline.jobs.config import EditJob
-from pipeline.execution.edit import run
+from retouch.cli.app import main
+from retouch.jobs.config import EditJob
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 ROOT = Path(__file__).parent.parent.parent

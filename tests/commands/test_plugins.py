@@ -12,7 +12,7 @@ from tests.commands.test_plan import said
 def test_all_that_is_installed_is_listed_with_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "plugins")
     assert code == 0
-    for text in ("editors:", "metrics:", "set metrics:", "sinks:", "background_lpips", "pipeline.outputs.sinks:TarSink"):
+    for text in ("editors:", "metrics:", "set metrics:", "sinks:", "background_lpips", "retouch.outputs.sinks:TarSink"):
         assert text in out
     assert "reads image, exemplar, mask, prompt" in out
     assert "columns: clip_score (float64)" in out

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app, main
+from retouch.cli.app import app, main
 from tests.jobs_on_s3 import EDIT
 
 
@@ -75,5 +75,5 @@ def test_a_night_outside_of_a_cronjobs_pod_is_one_line(
 
 
 def test_importing_the_command_leaves_kubernetes_and_cron_libraries_out() -> None:
-    code = "import sys, pipeline.cli.app; sys.exit(bool({'kubernetes', 'croniter', 'yaml', 'fsspec'} & set(sys.modules)))"
+    code = "import sys, retouch.cli.app; sys.exit(bool({'kubernetes', 'croniter', 'yaml', 'fsspec'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

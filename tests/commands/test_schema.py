@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.cli.app import main
+from retouch.cli.app import main
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

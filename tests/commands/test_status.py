@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.outputs import lease
-from pipeline.cli.app import main
-from pipeline.cli.status import readings
-from pipeline.outputs.event_log import Events
-from pipeline.execution.plan import make_plan, open_run
-from pipeline.execution.edit import run
-from pipeline.outputs.status import DIED, read_status
+from retouch import storage
+from retouch.outputs import lease
+from retouch.cli.app import main
+from retouch.cli.status import readings
+from retouch.outputs.event_log import Events
+from retouch.execution.plan import make_plan, open_run
+from retouch.execution.edit import run
+from retouch.outputs.status import DIED, read_status
 from tests.datasets import painter_job, write_dataset
 
 

@@ -9,9 +9,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline import storage
-from pipeline.cli.app import main
-from pipeline.models.weights.inventory import cached
+from retouch import storage
+from retouch.cli.app import main
+from retouch.models.weights.inventory import cached
 from tests.datasets import painter_job
 from tests.tiny_clip import write_openai_layout
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from kornia.geometry.transform import get_perspective_transform, warp_perspective
 
-from pipeline.diffusion.augment import Augmentation, affine_sources, extended, homography, perspective_sources, warp
-from pipeline.diffusion.noise import Noise
+from retouch.diffusion.augment import Augmentation, affine_sources, extended, homography, perspective_sources, warp
+from retouch.diffusion.noise import Noise
 
 SIZE = (20, 28)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torchvision.transforms.v2 import functional as tv
 
-from pipeline.diffusion.clip_losses import (
+from retouch.diffusion.clip_losses import (
     LEAST,
     absolute_error,
     clip_view,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.diffusion.grid import generation_path, inversion_path, time_grid
+from retouch.diffusion.grid import generation_path, inversion_path, time_grid
 from tests.golden_set import golden
 
 TENSORS, ENTRY = golden("diffusionclip_sequences.safetensors")

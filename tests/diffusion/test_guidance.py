@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.diffusion.guidance import (
+from retouch.diffusion.guidance import (
     blend_input,
     by_gradient,
     by_x0_gradient,
@@ -16,8 +16,8 @@ from pipeline.diffusion.guidance import (
     spherical_distance,
     square_error,
 )
-from pipeline.diffusion.sampling import Prediction, predict_x0
-from pipeline.diffusion.schedule import from_betas, named, respace
+from retouch.diffusion.sampling import Prediction, predict_x0
+from retouch.diffusion.schedule import from_betas, named, respace
 from tests.golden_set import assert_within, golden
 
 TENSORS, ENTRY = golden("blended_pieces.safetensors")

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.diffusion.mixing import by_ratio, hybrid
-from pipeline.diffusion.sampling import Prediction, ddim, ddpm, denoiser, q_sample
-from pipeline.diffusion.schedule import named
-from pipeline.errors import ConfigError
+from retouch.diffusion.mixing import by_ratio, hybrid
+from retouch.diffusion.sampling import Prediction, ddim, ddpm, denoiser, q_sample
+from retouch.diffusion.schedule import named
+from retouch.errors import ConfigError
 from tests.golden_set import assert_within, golden
 
 TENSORS, ENTRY = golden("diffusionclip_denoising_step.safetensors")

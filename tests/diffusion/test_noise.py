@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.diffusion.noise import Noise, derive_seed
+from retouch.diffusion.noise import Noise, derive_seed
 
 SHAPE = (3, 4, 5)
 

@@ -11,10 +11,10 @@ from diffusers import PNDMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.diffusion.plms import plms, published_path
-from pipeline.diffusion.sampling import Prediction, ddim, sample
-from pipeline.diffusion.schedule import Schedule, named, scaled_linear
-from pipeline.errors import ConfigError
+from retouch.diffusion.plms import plms, published_path
+from retouch.diffusion.sampling import Prediction, ddim, sample
+from retouch.diffusion.schedule import Schedule, named, scaled_linear
+from retouch.errors import ConfigError
 from tests.golden_set import assert_within, golden
 
 FILE = "pbe_schedules.safetensors"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.diffusion.sampling import (
+from retouch.diffusion.sampling import (
     Prediction,
     ddim,
     ddpm,
@@ -16,7 +16,7 @@ from pipeline.diffusion.sampling import (
     q_sample,
     sample,
 )
-from pipeline.diffusion.schedule import named, respace
+from retouch.diffusion.schedule import named, respace
 from tests.diffusion.test_schedule import ENTRY, TENSORS, golden_schedule
 from tests.golden_set import assert_within
 

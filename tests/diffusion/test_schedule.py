@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.diffusion.schedule import SCHEDULES, named, respace
-from pipeline.errors import ConfigError
+from retouch.diffusion.schedule import SCHEDULES, named, respace
+from retouch.errors import ConfigError
 from tests.golden_set import assert_within, golden
 
 FILE = "schedule_guided.safetensors"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.diffusion.sampling import Prediction
-from pipeline.diffusion.schedule import scaled_linear
-from pipeline.diffusion.solvers import solve
+from retouch.diffusion.sampling import Prediction
+from retouch.diffusion.schedule import scaled_linear
+from retouch.diffusion.solvers import solve
 
 DEVIATION = 0.5  # of the data that the denoiser knows exactly
 

@@ -5,7 +5,7 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from pipeline.models.pixel_unet import PixelUNet
+from retouch.models.pixel_unet import PixelUNet
 from tests.tiny_clip import write_own_layout
 
 SIZE = 16

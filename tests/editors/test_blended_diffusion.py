@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.editors.blended_diffusion.editor import BlendedDiffusion
-from pipeline.editors.blended_diffusion.params import Params
-from pipeline.errors import ConfigError, EditError, WeightsError
-from pipeline.models.pixel_unet import PixelUNet
-from pipeline.plugins import Editor, find
-from pipeline.schema import Batch
+from retouch.editors.blended_diffusion.editor import BlendedDiffusion
+from retouch.editors.blended_diffusion.params import Params
+from retouch.errors import ConfigError, EditError, WeightsError
+from retouch.models.pixel_unet import PixelUNet
+from retouch.plugins import Editor, find
+from retouch.schema import Batch
 from tests.editors.families import SIZE, UNET
 from tests.tiny_clip import write_own_layout
 

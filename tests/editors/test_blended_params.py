@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from pipeline.editors.blended_diffusion.params import PRESETS, Params
-from pipeline.errors import ConfigError
-from pipeline.plugins import check_params
+from retouch.editors.blended_diffusion.params import PRESETS, Params
+from retouch.errors import ConfigError
+from retouch.plugins import check_params
 
 
 def test_every_field_has_its_type_without_a_preset():

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.diffusion.noise import Noise
-from pipeline.editors.blended_diffusion.params import Params
-from pipeline.editors.blended_diffusion.sampler import background_loss, clip_distance, edit
-from pipeline.errors import ConfigError
+from retouch.diffusion.noise import Noise
+from retouch.editors.blended_diffusion.params import Params
+from retouch.editors.blended_diffusion.sampler import background_loss, clip_distance, edit
+from retouch.errors import ConfigError
 from tests.editors.tiny import tiny_networks
 
 SIZE = 16

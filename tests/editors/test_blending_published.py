@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from pipeline.diffusion.guidance import by_gradient
-from pipeline.diffusion.sampling import denoiser, downward, predict_x0, q_sample
-from pipeline.diffusion.schedule import named, respace
-from pipeline.editors.blended_diffusion.params import Params
-from pipeline.editors.blended_diffusion.sampler import blended, clip_distance, edit, guidance_loss, pasted, schedule_of
+from retouch.diffusion.guidance import by_gradient
+from retouch.diffusion.sampling import denoiser, downward, predict_x0, q_sample
+from retouch.diffusion.schedule import named, respace
+from retouch.editors.blended_diffusion.params import Params
+from retouch.editors.blended_diffusion.sampler import blended, clip_distance, edit, guidance_loss, pasted, schedule_of
 from tests.editors.tiny import GivenDraws, golden_networks
 from tests.golden_set import assert_within, golden
 

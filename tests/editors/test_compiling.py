@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.cli.bench.subjects import subject
-from pipeline.editors.compiling import compiled, refuse_changed
-from pipeline.errors import ConfigError
+from retouch.cli.bench.subjects import subject
+from retouch.editors.compiling import compiled, refuse_changed
+from retouch.errors import ConfigError
 from tests.editors.tiny import TinyUNet
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="a C++ compiler (g++) would run it")

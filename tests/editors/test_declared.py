@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.editors.blended_diffusion import editor as blended_diffusion
-from pipeline.editors.diffusionclip import editor as diffusionclip
-from pipeline.editors.paint_by_example import editor as paint_by_example
-from pipeline.plugins import find
+from retouch.editors.blended_diffusion import editor as blended_diffusion
+from retouch.editors.diffusionclip import editor as diffusionclip
+from retouch.editors.paint_by_example import editor as paint_by_example
+from retouch.plugins import find
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {
@@ -23,8 +23,8 @@ SHIPPED = {
 }
 PLAN = """
 import sys
-from pipeline.jobs.config import load_job
-from pipeline.execution.plan import make_plan
+from retouch.jobs.config import load_job
+from retouch.execution.plan import make_plan
 job = load_job("jobs/{job}.yaml", ["output={output}"])
 print(make_plan(job).total, "torch" in sys.modules)
 """
@@ -41,7 +41,7 @@ def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
 
 def test_no_metric_brings_torch_or_what_else_takes_a_second_before_it_is_loaded() -> None:
     script = (
-        "import sys\nfrom pipeline.plugins import available, find\n"
+        "import sys\nfrom retouch.plugins import available, find\n"
         "names = [(kind, name) for kind in ('metrics', 'set_metrics') for name in available(kind)]\n"
         "for kind, name in names:\n    find(kind, name)\n"
         "print(len(names), *sorted({'torch', 'sklearn', 'skimage', 'pandas'} & set(sys.modules)))"
@@ -62,7 +62,7 @@ def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -
 
 
 def test_loading_the_declared_class_gives_the_editor() -> None:
-    from pipeline.models.weights import resolve
+    from retouch.models.weights import resolve
 
     files = resolve("embedded:shapes").files
     for name, here in SHIPPED.items():

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.editors.diffusionclip.editor import DiffusionClip
-from pipeline.editors.diffusionclip.params import Params
-from pipeline.models.embedded.files import SHIPPED
-from pipeline.models.embedded.scenes import HELD_OUT, draw_scene
-from pipeline.errors import ConfigError, EditError, WeightsError
-from pipeline.plugins import Editor
-from pipeline.schema import Batch
-from pipeline.testing import check_editor
+from retouch.editors.diffusionclip.editor import DiffusionClip
+from retouch.editors.diffusionclip.params import Params
+from retouch.models.embedded.files import SHIPPED
+from retouch.models.embedded.scenes import HELD_OUT, draw_scene
+from retouch.errors import ConfigError, EditError, WeightsError
+from retouch.plugins import Editor
+from retouch.schema import Batch
+from retouch.testing import check_editor
 from tests.editors.families import SIZE, UNET, write_family, write_unet
 
 PARAMS = Params(t_0=301, n_inv=6, n_gen=4)

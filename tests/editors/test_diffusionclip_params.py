@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from pipeline.editors.diffusionclip.params import Params
-from pipeline.errors import ConfigError
-from pipeline.plugins import check_params
+from retouch.editors.diffusionclip.params import Params
+from retouch.errors import ConfigError
+from retouch.plugins import check_params
 
 
 def test_the_defaults_are_those_of_a_job_that_says_nothing():

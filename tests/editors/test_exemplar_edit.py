@@ -10,15 +10,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.diffusion.noise import Noise
-from pipeline.diffusion.sampling import Network
-from pipeline.diffusion.schedule import named, scaled_linear
-from pipeline.editors.paint_by_example.sampler import Condition, conditioned, edit, guided, latent_mask, square_exemplar, walk
-from pipeline.editors.paint_by_example.params import Params
-from pipeline.editors.pixels import from_uint8, to_uint8
-from pipeline.models.checkpoint import load_strictly
-from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD
-from pipeline.models.ldm_keys import UNET, convert_unet
+from retouch.diffusion.noise import Noise
+from retouch.diffusion.sampling import Network
+from retouch.diffusion.schedule import named, scaled_linear
+from retouch.editors.paint_by_example.sampler import Condition, conditioned, edit, guided, latent_mask, square_exemplar, walk
+from retouch.editors.paint_by_example.params import Params
+from retouch.editors.pixels import from_uint8, to_uint8
+from retouch.models.checkpoint import load_strictly
+from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD
+from retouch.models.ldm_keys import UNET, convert_unet
 from tests.editors.tiny import GivenDraws
 from tests.golden_set import assert_within, golden, tolerance, weights_of
 from tests.models.tiny_latent import tiny, unet_keywords

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from pipeline.editors.paint_by_example.params import Params
-from pipeline.errors import ConfigError
+from retouch.editors.paint_by_example.params import Params
+from retouch.errors import ConfigError
 
 
 def test_the_defaults_are_the_published_examples() -> None:

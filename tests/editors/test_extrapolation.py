@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.editors.blended_diffusion.extrapolation import extrapolate, shifted
-from pipeline.errors import ConfigError
-from pipeline.schema import EditResult
+from retouch.editors.blended_diffusion.extrapolation import extrapolate, shifted
+from retouch.errors import ConfigError
+from retouch.schema import EditResult
 
 SIZE, STRIP = 16, 4
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.editors.diffusionclip.inversion_cache import MOST, Inversions
+from retouch.editors.diffusionclip.inversion_cache import MOST, Inversions
 
 
 class Places:

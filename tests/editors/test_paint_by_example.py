@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.editors.paint_by_example.params import Params
-from pipeline.editors.paint_by_example.editor import PaintByExample
-from pipeline.execution.engine import Engine
-from pipeline.errors import ConfigError, EditError, Filtered, WeightsError
-from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD, save_latent
-from pipeline.plugins import Editor
-from pipeline.manifests.samples import Failure, Sample
-from pipeline.schema import FILTERED, Batch
-from pipeline.execution.specs import EngineSpec
-from pipeline.testing import check_editor
-from pipeline.models.weights import resolve
+from retouch.editors.paint_by_example.params import Params
+from retouch.editors.paint_by_example.editor import PaintByExample
+from retouch.execution.engine import Engine
+from retouch.errors import ConfigError, EditError, Filtered, WeightsError
+from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD, save_latent
+from retouch.plugins import Editor
+from retouch.manifests.samples import Failure, Sample
+from retouch.schema import FILTERED, Batch
+from retouch.execution.specs import EngineSpec
+from retouch.testing import check_editor
+from retouch.models.weights import resolve
 from tests.models.test_latent import saved_folder
 from tests.models.test_safety import checker, write_checker
 from tests.models.tiny_latent import tiny
@@ -228,7 +228,7 @@ def test_in_a_job_only_the_flagged_rows_are_filtered_and_their_mates_are_what_th
         Sample(str(i), f"fp-{i}", source=given.image[i], mask=given.mask[i], exemplar=given.exemplar[i])
         for i in range(6)
     ]
-    spec = EngineSpec("pipeline.editors.paint_by_example.editor:PaintByExample", {"steps": 4}, weights, batch_size=4)
+    spec = EngineSpec("retouch.editors.paint_by_example.editor:PaintByExample", {"steps": 4}, weights, batch_size=4)
     plain = Engine(spec, "cpu").answer(samples)
     assert [answer.failure for answer in plain] == [None] * 6
     probe = checker()

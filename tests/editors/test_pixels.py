@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
-from pipeline.errors import EditError
+from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
+from retouch.errors import EditError
 
 
 def test_every_level_survives_the_way_in_and_out():

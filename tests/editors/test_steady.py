@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.editors.steady import steady_kernels
+from retouch.editors.steady import steady_kernels
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import re
 import pytest
 import torch
 
-from pipeline.diffusion.mixing import by_ratio, hybrid
-from pipeline.diffusion.sampling import denoiser
-from pipeline.diffusion.schedule import named
-from pipeline.editors.diffusionclip.params import Params
-from pipeline.editors.pixels import from_uint8
-from pipeline.editors.diffusionclip.sampler import generated, generated_from_noise, inverted, optimised, purified
-from pipeline.models.ddpm import ddpm_config
-from pipeline.models.unet import ddpm_network
+from retouch.diffusion.mixing import by_ratio, hybrid
+from retouch.diffusion.sampling import denoiser
+from retouch.diffusion.schedule import named
+from retouch.editors.diffusionclip.params import Params
+from retouch.editors.pixels import from_uint8
+from retouch.editors.diffusionclip.sampler import generated, generated_from_noise, inverted, optimised, purified
+from retouch.models.ddpm import ddpm_config
+from retouch.models.unet import ddpm_network
 from tests.editors.tiny import GivenDraws, tiny_networks
 from tests.golden_set import assert_within, golden, weights_of
 
@@ -137,7 +137,7 @@ TEXTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
 
 @torch.no_grad()
 def test_an_optimised_latent_is_nearer_to_its_text_and_no_graph_hangs_on_it():
-    from pipeline.diffusion.clip_losses import clip_view, global_loss
+    from retouch.diffusion.clip_losses import clip_view, global_loss
 
     latent, source, tiny = optimise(LATENTS, LATENTS.clamp(-1, 1), TEXTS, latent_lr=0.1, l1_weight=0.0)
     how = Params(n_gen=3)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.editors.diffusionclip.networks import TunedNetworks
-from pipeline.errors import WeightsError
+from retouch.editors.diffusionclip.networks import TunedNetworks
+from retouch.errors import WeightsError
 from tests.editors.families import write_family
 
 

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.diffusion.schedule import named
-from pipeline.editors.blended_diffusion.sampler import Networks
-from pipeline.models.adm import adm_config
-from pipeline.models.unet import adm_network
+from retouch.diffusion.schedule import named
+from retouch.editors.blended_diffusion.sampler import Networks
+from retouch.models.adm import adm_config
+from retouch.models.unet import adm_network
 from tests.golden_set import golden, weights_of
 
 

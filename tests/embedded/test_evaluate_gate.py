@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.jobs.config import QualitySpec, Threshold
-from tools.embedded_models.evaluate_gate import SCORE, gated, read, table
+from retouch.jobs.config import QualitySpec, Threshold
+from embedded_models.evaluate_gate import SCORE, gated, read, table
 
 TRIES = [[(0.1, True), (0.2, False)], [(0.9, False), (0.2, True)], [(0.9, False), (0.8, False)]]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.embedded_models.exemplar_pools import KINDS, pair_pool, reference_pool
-from tools.embedded_models.exemplars import exemplar_task, loose_mask, other_reference, own_reference, training_pair
-from pipeline.models.embedded.files import SHIPPED
-from pipeline.models.embedded.judge import load_judge
-from pipeline.models.embedded.scenes import COLOURS, GROUNDS, MIN_CONTRAST, edit_task
+from embedded_models.exemplar_pools import KINDS, pair_pool, reference_pool
+from embedded_models.exemplars import exemplar_task, loose_mask, other_reference, own_reference, training_pair
+from retouch.models.embedded.files import SHIPPED
+from retouch.models.embedded.judge import load_judge
+from retouch.models.embedded.scenes import COLOURS, GROUNDS, MIN_CONTRAST, edit_task
 
 SEEDS = range(30_000_000, 30_000_030)
 

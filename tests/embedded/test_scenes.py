@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.models.embedded.scenes import (
+from retouch.models.embedded.scenes import (
     COLOURS,
     GROUNDS,
     MIN_CONTRAST,
@@ -96,7 +96,7 @@ def test_every_prompt_is_read_back() -> None:
 
 
 def test_a_shape_outside_the_image_is_not_in_the_scene() -> None:
-    from pipeline.models.embedded.scenes import Placed
+    from retouch.models.embedded.scenes import Placed
 
     ground = Ground("gray", "plain", GROUNDS["gray"], 0.0, 0.2, 10.0)
     scene = render(ground, [Placed("circle", "red", COLOURS["red"], (2.0, 2.0), 0.2)])

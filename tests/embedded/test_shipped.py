@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from tools.embedded_models.domains import DOMAINS, scenes
-from tools.embedded_models.evaluate import edits, judge_accuracy, tasks, zero_shot
-from tools.embedded_models.evaluate_domains import edited, shares
-from tools.embedded_models.evaluate_exemplar import PARAMS, Measure
-from tools.embedded_models.evaluate_exemplar import tasks as exemplar_tasks
-from pipeline.models.embedded.files import SHIPPED
-from pipeline.models.embedded.judge import load_judge
-from pipeline.models.embedded.scenes import HELD_OUT, draw_scene
-from pipeline.metrics.shapes_judge import ShapesJudge
-from tools.embedded_models.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
-from pipeline.errors import WeightsError
-from pipeline.models.clip import load_clip
-from pipeline.models.unet import load_unet
-from pipeline.schema import Batch
+from embedded_models.domains import DOMAINS, scenes
+from embedded_models.evaluate import edits, judge_accuracy, tasks, zero_shot
+from embedded_models.evaluate_domains import edited, shares
+from embedded_models.evaluate_exemplar import PARAMS, Measure
+from embedded_models.evaluate_exemplar import tasks as exemplar_tasks
+from retouch.models.embedded.files import SHIPPED
+from retouch.models.embedded.judge import load_judge
+from retouch.models.embedded.scenes import HELD_OUT, draw_scene
+from retouch.metrics.shapes_judge import ShapesJudge
+from embedded_models.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
+from retouch.errors import WeightsError
+from retouch.models.clip import load_clip
+from retouch.models.unet import load_unet
+from retouch.schema import Batch
 
 FRESH = HELD_OUT + 1_000_000  # not among the seeds of the reported figures
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.embedded_models.train_clip import ClipTraining, train_clip
-from tools.embedded_models.train_judge import JudgeTraining, judge_example, train_judge
-from tools.embedded_models.train_unet import UNetTraining, learning_rate, train_unet
-from pipeline.models.clip import load_clip
-from pipeline.models.pixel_unet import load_pixel_unet
+from embedded_models.train_clip import ClipTraining, train_clip
+from embedded_models.train_judge import JudgeTraining, judge_example, train_judge
+from embedded_models.train_unet import UNetTraining, learning_rate, train_unet
+from retouch.models.clip import load_clip
+from retouch.models.pixel_unet import load_pixel_unet
 
 
 def test_the_unet_trains_saves_and_resumes(tmp_path: Path) -> None:

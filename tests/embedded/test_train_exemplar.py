@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.diffusion.schedule import scaled_linear
-from tools.embedded_models.exemplar_pools import pair_pool, reference_pool
-from tools.embedded_models.fitting import Fit, fit, learning_rate
-from tools.embedded_models.train_exemplar import (
+from retouch.diffusion.schedule import scaled_linear
+from embedded_models.exemplar_pools import pair_pool, reference_pool
+from embedded_models.fitting import Fit, fit, learning_rate
+from embedded_models.train_exemplar import (
     ExemplarTraining,
     Painter,
     class_tokens,
@@ -20,9 +20,9 @@ from tools.embedded_models.train_exemplar import (
     small_mask,
     train_exemplar,
 )
-from tools.embedded_models.train_vae import VaeTraining, encode, holed, load_vae, train_vae
-from pipeline.models.exemplar_encoder import ExemplarEncoder
-from pipeline.models.paint_by_example import load_latent
+from embedded_models.train_vae import VaeTraining, encode, holed, load_vae, train_vae
+from retouch.models.exemplar_encoder import ExemplarEncoder
+from retouch.models.paint_by_example import load_latent
 
 ROLES = ("exemplar_vae", "exemplar_unet", "exemplar_encoder")
 

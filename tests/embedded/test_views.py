@@ -1,8 +1,8 @@
 import torch
 
-from pipeline.diffusion.schedule import cosine
-from tools.embedded_models.views import seen_views
-from pipeline.models.pixel_unet import PixelUNet, cosine_alphas_cumprod
+from retouch.diffusion.schedule import cosine
+from embedded_models.views import seen_views
+from retouch.models.pixel_unet import PixelUNet, cosine_alphas_cumprod
 
 
 def test_views_show_the_mask_or_the_whole_scene() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.schema import Batch, EditResult
+from retouch.schema import Batch, EditResult
 from tests.painters import Painter, PainterParams
 
 

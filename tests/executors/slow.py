@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.errors import EditError
-from pipeline.schema import Batch, EditResult
+from retouch.errors import EditError
+from retouch.schema import Batch, EditResult
 from tests.painters import Painter, PainterParams
 
 

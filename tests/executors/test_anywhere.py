@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution.executors import absolute_paths as anywhere
-from pipeline.training.exemplar.task import TrainTask
-from pipeline.execution.plan import make_plan
-from pipeline.execution.evaluation.scorer import ScoreSpec, Shard
+from retouch.execution.executors import absolute_paths as anywhere
+from retouch.training.exemplar.task import TrainTask
+from retouch.execution.plan import make_plan
+from retouch.execution.evaluation.scorer import ScoreSpec, Shard
 from tests.datasets import painter_job, write_dataset
 
 

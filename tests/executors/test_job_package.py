@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.jobs.config import load_job
-from pipeline.errors import ConfigError
-from pipeline.deployment.job_package import pack
+from retouch.jobs.config import load_job
+from retouch.errors import ConfigError
+from retouch.deployment.job_package import pack
 
 JOB: dict[str, Any] = {
     "name": "night",
@@ -47,7 +47,7 @@ def test_a_job_that_is_sent_alone_is_the_same_job_there_with_its_night_settled(f
     file, scratch = write(folder, manifest=["s3://bucket/a.parquet", "/data/b.parquet"]), tmp_path / "scratch"
     scratch.mkdir()
     package = pack(file, ["seed=3", "candidates=2"], scratch=str(scratch), options=["--limit", "4"])
-    assert package.command == "exec python -m pipeline run job.yaml --address auto --limit 4"
+    assert package.command == "exec python -m retouch run job.yaml --address auto --limit 4"
     today = dt.datetime.now(dt.UTC).date().isoformat()
     there = load_job(str(scratch / "job.yaml"))
     settled = [f"output=s3://bucket/runs/{today}", "carry=s3://bucket/runs/*"]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray(own=True)
 LOCAL = """
 import sys
 from pathlib import Path
-from pipeline.execution.executors.ray.cluster import cluster
+from retouch.execution.executors.ray.cluster import cluster
 
 def commands():
     for file in Path("/proc").glob("[0-9]*/cmdline"):

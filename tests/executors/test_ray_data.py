@@ -17,13 +17,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.outputs import results
-from pipeline.jobs.config import EditJob, RaySpec
-from pipeline.errors import StopRun
-from pipeline.outputs.event_log import read_events
-from pipeline.execution.executors.ray.edit import Resources, at_once, bounds, resources, to_begin_with
-from pipeline.execution.edit import run
-from pipeline.execution.summary import Summary
+from retouch.outputs import results
+from retouch.jobs.config import EditJob, RaySpec
+from retouch.errors import StopRun
+from retouch.outputs.event_log import read_events
+from retouch.execution.executors.ray.edit import Resources, at_once, bounds, resources, to_begin_with
+from retouch.execution.edit import run
+from retouch.execution.summary import Summary
 from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 
@@ -100,7 +100,7 @@ def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> Non
 
 
 def test_a_pool_that_begins_with_one_editor_is_soon_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.execution.executors.ray.edit.to_begin_with", lambda *_args, **_options: 1)
+    monkeypatch.setattr("retouch.execution.executors.ray.edit.to_begin_with", lambda *_args, **_options: 1)
     (tmp_path / "met").mkdir()
     manifest = write_dataset(tmp_path, 8, dict.fromkeys(range(8), str(tmp_path / "met")))
     editor = {"name": "tests.executors.slow:MeetingPainter", "weights": {}}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ConfigError, StopRun
-from pipeline.deployment.ray_jobs import JobState, connect, next_id
+from retouch.errors import ConfigError, StopRun
+from retouch.deployment.ray_jobs import JobState, connect, next_id
 from tests.ray_nodes import free_port
 
 NIGHT = "quickstart-2026-11-26"

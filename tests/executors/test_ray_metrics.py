@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline import storage
-from pipeline.execution.executors.ray.metrics import Board
-from pipeline.execution.edit import run
+from retouch import storage
+from retouch.execution.executors.ray.metrics import Board
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 pytestmark = pytest.mark.ray

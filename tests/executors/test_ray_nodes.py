@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.execution.executors.ray import autoscaling as ray_nodes
+from retouch.errors import ConfigError
+from retouch.execution.executors.ray import autoscaling as ray_nodes
 
 pytestmark = pytest.mark.ray
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 def there() -> dict[str, float]:
     import ray
 
-    from pipeline.execution.executors.ray.cluster import cluster
+    from retouch.execution.executors.ray.cluster import cluster
 
     with cluster(None, None):
         found: dict[str, float] = ray.cluster_resources()
@@ -47,8 +47,8 @@ def test_a_wait_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 # Asks for two GPUs where there is none, and prints what came of it, and what is asked for afterwards.
 ASKING = """
-from pipeline.execution.executors import ray_nodes
-from pipeline.execution.executors.ray.cluster import cluster
+from retouch.execution.executors import ray_nodes
+from retouch.execution.executors.ray.cluster import cluster
 import sys
 with cluster(sys.argv[1], None):
     with ray_nodes.resources({"GPU": 1.0, "CPU": 0.0}, 2, at_least=2) as there:

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.models.weights import fetch as weights_fetch
-from pipeline.storage import download as downloads
-from pipeline.errors import Interrupted
-from pipeline.execution.executors.ray import edit as ray_data
-from pipeline.execution.executors.ray.metrics import reporting
-from pipeline.execution.executors.ray.stall_timeout import set_limit
-from pipeline.execution.plan import Plan, make_plan, open_run
-from pipeline.execution.traces import Listener
+from retouch.models.weights import fetch as weights_fetch
+from retouch.storage import download as downloads
+from retouch.errors import Interrupted
+from retouch.execution.executors.ray import edit as ray_data
+from retouch.execution.executors.ray.metrics import reporting
+from retouch.execution.executors.ray.stall_timeout import set_limit
+from retouch.execution.plan import Plan, make_plan, open_run
+from retouch.execution.traces import Listener
 from tests.answers import answered
 from tests.datasets import painter_job, write_dataset
 from tests.web_files import Web, serving

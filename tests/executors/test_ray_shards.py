@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.jobs.config import EvaluateJob, parse_job
-from pipeline.errors import StopRun
-from pipeline.execution.evaluate import evaluate
+from retouch.jobs.config import EvaluateJob, parse_job
+from retouch.errors import StopRun
+from retouch.execution.evaluate import evaluate
 from tests.datasets import picture, png
 
 

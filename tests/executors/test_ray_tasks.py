@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.jobs.config import FinetuneJob, TaskSpec, parse_job
-from pipeline.errors import StopRun
-from pipeline.execution.executors.ray.finetune import execute, options
-from pipeline.execution.finetune import finetune, tasks_of
+from retouch.jobs.config import FinetuneJob, TaskSpec, parse_job
+from retouch.errors import StopRun
+from retouch.execution.executors.ray.finetune import execute, options
+from retouch.execution.finetune import finetune, tasks_of
 from tests.finetuning.tiny import PARAMS, job, write_networks, write_rows
 
 

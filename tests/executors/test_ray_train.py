@@ -20,12 +20,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline import storage
-from pipeline.jobs.config import TrainJob, WorkersSpec
-from pipeline.errors import ManifestError, StopRun
-from pipeline.execution.executors.ray.train import _scaling
-from pipeline.execution.train import Trained, train
-from pipeline.training.exemplar.data import row_of
+from retouch import storage
+from retouch.jobs.config import TrainJob, WorkersSpec
+from retouch.errors import ManifestError, StopRun
+from retouch.execution.executors.ray.train import _scaling
+from retouch.execution.train import Trained, train
+from retouch.training.exemplar.data import row_of
 from tests.inpainting.training import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.outputs import results
+from retouch.outputs import results
 from tests.answers import answered
 from tests.chaos.world import ROOT, SHORT, parts
 from tests.datasets import painter_job, write_dataset

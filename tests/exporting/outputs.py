@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from pipeline.imaging import codec as images
-from pipeline.outputs import image_paths as addresses
-from pipeline.outputs import results
-from pipeline.execution.edit import run
+from retouch.imaging import codec as images
+from retouch.outputs import image_paths as addresses
+from retouch.outputs import results
+from retouch.execution.edit import run
 from tests.datasets import painter_job, write_dataset
 
 # Keys as they come: with dots, where WebDataset's end, slashes, spaces, signs of other scripts, and too long.

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.outputs.export.row_filter import Choice, choose
-from pipeline.schema import results_schema
+from retouch.errors import ConfigError
+from retouch.outputs.export.row_filter import Choice, choose
+from retouch.schema import results_schema
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("label", pa.string())]))
 STATUSES = ("success", "failed_quality", "failed_to_edit", "failed_to_load", "filtered")

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pipeline.imaging import codec as images
-from pipeline.cli.app import main
-from pipeline.errors import ConfigError, EditError
-from pipeline.outputs.export.content_credentials import FACTS, Signer, Signing
-from pipeline.outputs.export.provenance import SOURCE_TYPE, of_row, stamped
+from retouch.imaging import codec as images
+from retouch.cli.app import main
+from retouch.errors import ConfigError, EditError
+from retouch.outputs.export.content_credentials import FACTS, Signer, Signing
+from retouch.outputs.export.provenance import SOURCE_TYPE, of_row, stamped
 from tests.datasets import picture
 from tests.exporting.outputs import KEYS, edited, finished
 from tests.exporting.test_provenance import RECORD, ROW

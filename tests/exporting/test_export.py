@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.outputs import results
-from pipeline.errors import ConfigError, OutputError
-from pipeline.outputs.export.export import EXPORT_FILE, Exported, Request, export
-from pipeline.outputs.export.shard_writer import Limits
+from retouch import storage
+from retouch.outputs import results
+from retouch.errors import ConfigError, OutputError
+from retouch.outputs.export.export import EXPORT_FILE, Exported, Request, export
+from retouch.outputs.export.shard_writer import Limits
 from tests.datasets import picture, square
 from tests.exporting.outputs import KEYS, PROMPTS, edited, finished, pixels
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import storage
-from pipeline.imaging import codec as images
-from pipeline.manifests import deferred_images as far_cells
-from pipeline.manifests import reader as manifest
-from pipeline.manifests import row_sets as pairs
-from pipeline.outputs import results
-from pipeline.outputs.export import items as module
-from pipeline.outputs.export.row_filter import Choice, choose
-from pipeline.outputs.export.items import Item, Origin, items
-from pipeline.outputs.run_record import read_run
+from retouch import storage
+from retouch.imaging import codec as images
+from retouch.manifests import deferred_images as far_cells
+from retouch.manifests import reader as manifest
+from retouch.manifests import row_sets as pairs
+from retouch.outputs import results
+from retouch.outputs.export import items as module
+from retouch.outputs.export.row_filter import Choice, choose
+from retouch.outputs.export.items import Item, Origin, items
+from retouch.outputs.run_record import read_run
 from tests.datasets import picture, png
 from tests.exporting.outputs import KEYS, finished
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.outputs.export.shard_writer import as_json, name_of, record_columns
+from retouch.errors import ConfigError
+from retouch.outputs.export.shard_writer import as_json, name_of, record_columns
 
 
 @given(st.lists(st.text(max_size=8) | st.text("./%_-\\", max_size=8), unique=True, max_size=8))

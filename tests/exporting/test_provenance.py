@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.imaging import codec as images
-from pipeline.outputs.export.provenance import LONGEST, SOURCE_TYPE, of_row, stamped
+from retouch.imaging import codec as images
+from retouch.outputs.export.provenance import LONGEST, SOURCE_TYPE, of_row, stamped
 from tests.datasets import picture
 
 RECORD = {

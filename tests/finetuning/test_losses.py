@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.training.finetune.losses import Asked
+from retouch.training.finetune.losses import Asked
 from tests.finetuning.tiny import SIZE, asked, likeness, losses, params
 
 # Each kind of view: plain and warped, of the whole and of the mask.

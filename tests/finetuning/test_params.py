@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.jobs.finetune_params import FinetuneParams
-from pipeline.plugins import check_params
+from retouch.errors import ConfigError
+from retouch.jobs.finetune_params import FinetuneParams
+from retouch.plugins import check_params
 
 
 def test_the_defaults_are_the_published_numbers() -> None:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pipeline.training.plots import GAP, LEAST_SIDE, contact_sheet, loss_curves
+from retouch.training.plots import GAP, LEAST_SIDE, contact_sheet, loss_curves
 from tests.datasets import picture
 
 

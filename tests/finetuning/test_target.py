@@ -21,15 +21,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.errors import ConfigError, ManifestError, OutputError, StopRun, WeightsError
-from pipeline.training.finetune import target
-from pipeline.training.finetune.target import TargetTask, tune
-from pipeline.training.finetune.texts import Texts
-from pipeline.training.finetune.trainer import Trainer
-from pipeline.models import unet
-from pipeline.models.adm import adm_config
-from pipeline.models.ddpm import ddpm_config
-from pipeline.models.unet import load_unet
+from retouch.errors import ConfigError, ManifestError, OutputError, StopRun, WeightsError
+from retouch.training.finetune import target
+from retouch.training.finetune.target import TargetTask, tune
+from retouch.training.finetune.texts import Texts
+from retouch.training.finetune.trainer import Trainer
+from retouch.models import unet
+from retouch.models.adm import adm_config
+from retouch.models.ddpm import ddpm_config
+from retouch.models.unet import load_unet
 from tests.datasets import png, square
 from tests.finetuning.tiny import BATCHES, PARAMS, ROWS, job, task, write_networks, write_rows
 from tests.golden_set import golden, weights_of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.training.finetune.texts import Texts, directions
+from retouch.training.finetune.texts import Texts, directions
 
 PAIR, OTHER = Texts("Dog", "Bear"), Texts("Dog", "Wolf")
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.training.finetune.losses import Asked, Losses
-from pipeline.jobs.finetune_params import FinetuneParams
-from pipeline.training.finetune.trainer import Trainer, latents, learning_rate, translated
+from retouch.errors import ConfigError
+from retouch.training.finetune.losses import Asked, Losses
+from retouch.jobs.finetune_params import FinetuneParams
+from retouch.training.finetune.trainer import Trainer, latents, learning_rate, translated
 from tests.finetuning.tiny import SIZE, images, likeness, network, params, trainer
 
 Weights = dict[str, Tensor]

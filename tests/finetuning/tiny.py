@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.noise import Noise
-from pipeline.training.finetune.losses import Asked, Losses
-from pipeline.jobs.finetune_params import FinetuneParams
-from pipeline.training.finetune.target import TargetTask
-from pipeline.training.finetune.texts import Texts
-from pipeline.training.finetune.trainer import Material, Trainer
-from pipeline.models.unet import Network
+from retouch.diffusion.noise import Noise
+from retouch.training.finetune.losses import Asked, Losses
+from retouch.jobs.finetune_params import FinetuneParams
+from retouch.training.finetune.target import TargetTask
+from retouch.training.finetune.texts import Texts
+from retouch.training.finetune.trainer import Material, Trainer
+from retouch.models.unet import Network
 from tests.datasets import write_dataset
 from tests.editors.families import write_unet
 from tests.editors.tiny import TinyUNet, tiny_networks

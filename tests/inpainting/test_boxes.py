@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.exemplar.boxes import Dice, area, extended, padded, square_window, usable
+from retouch.training.exemplar.boxes import Dice, area, extended, padded, square_window, usable
 
 
 def test_boxes_of_pixels_and_relative_ones_are_the_same_boxes() -> None:

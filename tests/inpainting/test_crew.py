@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from pipeline.errors import ManifestError, WeightsError
-from pipeline.training.exemplar.distributed import Crew
+from retouch.errors import ManifestError, WeightsError
+from retouch.training.exemplar.distributed import Crew
 
 
 def test_a_crew_of_one_is_its_own_sum_and_raises_its_own_error() -> None:

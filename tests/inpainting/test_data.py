@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ManifestError
-from pipeline.training.exemplar.data import Samples, read_rows, row_of, share
-from pipeline.training.exemplar.examples import Sizes
-from pipeline.jobs.train_params import TrainParams
-from pipeline.training.exemplar.task import UNREADABLE, WITHOUT_BOX
+from retouch.errors import ManifestError
+from retouch.training.exemplar.data import Samples, read_rows, row_of, share
+from retouch.training.exemplar.examples import Sizes
+from retouch.jobs.train_params import TrainParams
+from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 from tests.inpainting.training import write_rows
 
 

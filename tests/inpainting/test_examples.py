@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.exemplar.examples import NoBox, Sizes, make_example
-from pipeline.jobs.train_params import TrainParams
+from retouch.training.exemplar.examples import NoBox, Sizes, make_example
+from retouch.jobs.train_params import TrainParams
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 SIZES = Sizes(32, 24)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, ManifestError
-from pipeline.training.exemplar.distributed import Crew
-from pipeline.training.exemplar.data import Samples, read_rows
-from pipeline.training.exemplar.examples import Sizes
-from pipeline.training.exemplar.trainer import Trainer, learning_rate
-from pipeline.jobs.train_params import TrainParams
-from pipeline.training.exemplar.task import UNREADABLE
-from pipeline.training.exemplar.initial_weights import load_start
+from retouch.errors import ConfigError, ManifestError
+from retouch.training.exemplar.distributed import Crew
+from retouch.training.exemplar.data import Samples, read_rows
+from retouch.training.exemplar.examples import Sizes
+from retouch.training.exemplar.trainer import Trainer, learning_rate
+from retouch.jobs.train_params import TrainParams
+from retouch.training.exemplar.task import UNREADABLE
+from retouch.training.exemplar.initial_weights import load_start
 from tests.inpainting.training import write_networks, write_rows
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.diffusion.noise import derive_seed
-from pipeline.training.exemplar.examples import Example
-from pipeline.training.exemplar.loss import Painter, drops, prepare
+from retouch.diffusion.noise import derive_seed
+from retouch.training.exemplar.examples import Example
+from retouch.training.exemplar.loss import Painter, drops, prepare
 from tests.models.tiny_latent import tiny
 
 SEEDS = [derive_seed(0, "noise", number) for number in range(2000)]

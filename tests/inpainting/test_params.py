@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.jobs.train_params import TrainParams
+from retouch.errors import ConfigError
+from retouch.jobs.train_params import TrainParams
 
 
 def test_the_defaults_are_the_published_recipe() -> None:

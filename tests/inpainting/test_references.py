@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.exemplar import references
-from pipeline.training.exemplar.references import augmented, cropped, warp
+from retouch.training.exemplar import references
+from retouch.training.exemplar.references import augmented, cropped, warp
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

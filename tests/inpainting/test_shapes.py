@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from pipeline.training.exemplar.boxes import Box, Dice, extended, square_window
-from pipeline.training.exemplar.mask_shapes import PUBLISHED_POINTS, box_hole, curves, filled, free_hole, outline, without_repeats
+from retouch.training.exemplar.boxes import Box, Dice, extended, square_window
+from retouch.training.exemplar.mask_shapes import PUBLISHED_POINTS, box_hole, curves, filled, free_hole, outline, without_repeats
 from tests.golden_set import assert_within, golden, tolerance
 
 FILE = "pbe_mask_bezier.safetensors"

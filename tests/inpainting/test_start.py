@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import WeightsError
-from pipeline.training.exemplar.initial_weights import load_start
-from pipeline.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
-from pipeline.models.ldm_keys import UNET, VAE
+from retouch.errors import WeightsError
+from retouch.training.exemplar.initial_weights import load_start
+from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
+from retouch.models.ldm_keys import UNET, VAE
 from tests.inpainting.training import write_networks
 from tests.models.test_latent import NARROW, published_state
 from tests.models.tiny_latent import TINY

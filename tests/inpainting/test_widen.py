@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from pipeline.errors import WeightsError
-from pipeline.training.exemplar.widen import widened, widened_config
+from retouch.errors import WeightsError
+from retouch.training.exemplar.widen import widened, widened_config
 from tests.models.tiny_latent import TINY
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.jobs.config import TrainJob, parse_job
-from pipeline.models.embedded.scenes import draw_scene
-from pipeline.models.paint_by_example import save_latent
+from retouch.jobs.config import TrainJob, parse_job
+from retouch.models.embedded.scenes import draw_scene
+from retouch.models.paint_by_example import save_latent
 from tests.datasets import png
 from tests.models.tiny_latent import tiny
 

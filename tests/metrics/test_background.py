@@ -8,10 +8,10 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.errors import WeightsError
-from pipeline.metrics.background import BackgroundL1, BackgroundLpips
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics.background import BackgroundL1, BackgroundLpips
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 from tests.tiny_clip import write_own_layout
 
 SIZE = 32

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics.background_ssim import BackgroundSsim
-from pipeline.plugins import Metric
-from pipeline.schema import Batch, Mask, Pixels
+from retouch.metrics.background_ssim import BackgroundSsim
+from retouch.plugins import Metric
+from retouch.schema import Batch, Mask, Pixels
 
 
 def pixels(seed: int, size: int = 40) -> Pixels:

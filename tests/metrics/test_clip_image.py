@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import EditError
-from pipeline.metrics.clip_preprocess import clip_features, clip_image
-from pipeline.models.clip import Clip, load_clip
-from pipeline.schema import Pixels
+from retouch.errors import EditError
+from retouch.metrics.clip_preprocess import clip_features, clip_image
+from retouch.models.clip import Clip, load_clip
+from retouch.schema import Pixels
 from tests.tiny_clip import write_own_layout
 
 

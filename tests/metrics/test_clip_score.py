@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import WeightsError
-from pipeline.metrics.clip_score import ClipScore, square_around
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Mask, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics.clip_score import ClipScore, square_around
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Mask, Pixels
 from tests.tiny_clip import write_own_layout
 
 SIZE = 48

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.metrics.clip_direction import DirectionalClip
-from pipeline.models.clip import Clip
-from pipeline.models.prompt_templates import fill, imagenet_templates
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import ConfigError, WeightsError
+from retouch.metrics.clip_direction import DirectionalClip
+from retouch.models.clip import Clip
+from retouch.models.prompt_templates import fill, imagenet_templates
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 from tests.tiny_clip import write_own_layout
 
 SIZE = 32  # the tiny CLIP's own, so that nothing is resized

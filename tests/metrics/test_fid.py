@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from pipeline.errors import ConfigError, EditError, WeightsError
-from pipeline.metrics.clip_preprocess import clip_image
-from pipeline.metrics.fid import ClipFid, Fid
-from pipeline.models.clip import Clip, load_clip
-from pipeline.models.inception import Inception
-from pipeline.plugins import SetMetric
-from pipeline.schema import Pixels
+from retouch.errors import ConfigError, EditError, WeightsError
+from retouch.metrics.clip_preprocess import clip_image
+from retouch.metrics.fid import ClipFid, Fid
+from retouch.models.clip import Clip, load_clip
+from retouch.models.inception import Inception
+from retouch.plugins import SetMetric
+from retouch.schema import Pixels
 from tests.tiny_clip import write_own_layout
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from pipeline.errors import ConfigError
-from pipeline.metrics.frechet import Moments, frechet_distance, merged
+from retouch.errors import ConfigError
+from retouch.metrics.frechet import Moments, frechet_distance, merged
 
 
 def cloud(seed: int, count: int, dim: int, offset: float = 0.0) -> np.ndarray:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import WeightsError
-from pipeline.metrics.identity import IdentitySimilarity
-from pipeline.models.arcface import IrSe50
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics.identity import IdentitySimilarity
+from retouch.models.arcface import IrSe50
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 
 SIZE = 64
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.metrics.quality_score import QualityScore, fitted, log_likelihood
-from pipeline.plugins import SetMetric
-from pipeline.schema import Pixels
+from retouch.errors import ConfigError, WeightsError
+from retouch.metrics.quality_score import QualityScore, fitted, log_likelihood
+from retouch.plugins import SetMetric
+from retouch.schema import Pixels
 from tests.tiny_clip import write_own_layout
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from pipeline.errors import WeightsError
-from pipeline.metrics.clip_preprocess import clip_image
-from pipeline.metrics.region_clip import RegionClip, bounding_box, published_box, published_crop
-from pipeline.models.clip import Clip
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics.clip_preprocess import clip_image
+from retouch.metrics.region_clip import RegionClip, bounding_box, published_box, published_crop
+from retouch.models.clip import Clip
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 from tests.golden_set import assert_within, golden
 from tests.tiny_clip import write_own_layout
 

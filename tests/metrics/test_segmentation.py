@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.errors import WeightsError
-from pipeline.metrics import segmentation
-from pipeline.metrics.segmentation import SegmentationConsistency, agreement, mean_iou
-from pipeline.models import deeplab
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics import segmentation
+from retouch.metrics.segmentation import SegmentationConsistency, agreement, mean_iou
+from retouch.models import deeplab
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 from tests.models.test_deeplab import write_random
 
 SIZE = 64

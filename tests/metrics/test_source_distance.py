@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from pipeline.errors import WeightsError
-from pipeline.metrics.background import BackgroundL1, BackgroundLpips
-from pipeline.metrics.source_distance import SourceL1, SourceLpips, SourceSsim
-from pipeline.plugins import Metric, column_types
-from pipeline.schema import Batch, Pixels
+from retouch.errors import WeightsError
+from retouch.metrics.background import BackgroundL1, BackgroundLpips
+from retouch.metrics.source_distance import SourceL1, SourceLpips, SourceSsim
+from retouch.plugins import Metric, column_types
+from retouch.schema import Batch, Pixels
 from tests.tiny_clip import write_own_layout
 
 SIZE = 32

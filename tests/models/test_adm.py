@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import WeightsError
-from pipeline.models.adm import ADM, ADM256, ADM512, ADM_SMALL, ADMConfig, adm_config, build_adm, half_blocks
-from pipeline.models.unet import adm_network
+from retouch.errors import WeightsError
+from retouch.models.adm import ADM, ADM256, ADM512, ADM_SMALL, ADMConfig, adm_config, build_adm, half_blocks
+from retouch.models.unet import adm_network
 from tests.golden_set import assert_within, golden, weights_of
 
 TINY = ADMConfig(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import WeightsError
-from pipeline.models.checkpoint import load_strictly, read_state_dict
+from retouch.errors import WeightsError
+from retouch.models.checkpoint import load_strictly, read_state_dict
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, -1.0])}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import EditError, WeightsError
-from pipeline.models.clip import Clip, load_clip
+from retouch.errors import EditError, WeightsError
+from retouch.models.clip import Clip, load_clip
 from tests.tiny_clip import MEAN, STD, openai_config, write_openai_layout, write_own_layout
 
 TEXTS = ["a red cat", "cat"]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.models.ddpm import DDPM256, build_ddpm, ddpm_config
-from pipeline.models.unet import ddpm_network
+from retouch.models.ddpm import DDPM256, build_ddpm, ddpm_config
+from retouch.models.unet import ddpm_network
 from tests.golden_set import assert_within, golden, weights_of
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.models.checkpoint import load_strictly
-from pipeline.models.exemplar_encoder import build_encoder, convert_ldm_encoder
+from retouch.models.checkpoint import load_strictly
+from retouch.models.exemplar_encoder import build_encoder, convert_ldm_encoder
 from tests.golden_set import assert_within, golden, weights_of
 from tests.models.tiny_latent import TINY, tiny, vision_keywords
 

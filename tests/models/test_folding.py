@@ -6,7 +6,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from pipeline.models.folding import fold_batch_norms
+from retouch.models.folding import fold_batch_norms
 
 
 def seen(network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

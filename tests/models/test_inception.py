@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torchvision.models.inception import Inception3
 
-from pipeline.errors import WeightsError
-from pipeline.models.inception import FID_CLASSES, IMAGE_SIZE, Inception, load_inception
+from retouch.errors import WeightsError
+from retouch.models.inception import FID_CLASSES, IMAGE_SIZE, Inception, load_inception
 
 
 def random_inception(classes: int) -> Inception3:

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.models import weights
-from pipeline.errors import WeightsError
-from pipeline.models.exemplar_encoder import convert_ldm_encoder
-from pipeline.models.paint_by_example import BUFFERS, OWN, LatentConfig, LatentNetworks, build_latent, load_latent, save_latent
-from pipeline.models.ldm_keys import UNET, VAE, convert_unet, convert_vae
+from retouch.models import weights
+from retouch.errors import WeightsError
+from retouch.models.exemplar_encoder import convert_ldm_encoder
+from retouch.models.paint_by_example import BUFFERS, OWN, LatentConfig, LatentNetworks, build_latent, load_latent, save_latent
+from retouch.models.ldm_keys import UNET, VAE, convert_unet, convert_vae
 from tests.golden_set import key_list, weightless
 from tests.models.tiny_latent import TINY, tiny
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from pipeline.models.checkpoint import load_strictly
-from pipeline.models.ldm_keys import UNET, VAE, convert_old_vae, convert_unet, convert_vae
+from retouch.models.checkpoint import load_strictly
+from retouch.models.ldm_keys import UNET, VAE, convert_old_vae, convert_unet, convert_vae
 from tests.golden_set import assert_within, golden, weights_of
 from tests.models.tiny_latent import tiny, unet_keywords, vae_keywords
 

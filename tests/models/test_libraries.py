@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.models.embedded.files import SHIPPED
-from pipeline.models import libraries
-from pipeline.models.clip import load_clip
+from retouch.models.embedded.files import SHIPPED
+from retouch.models import libraries
+from retouch.models.clip import load_clip
 
 HEAVY = ("torch._dynamo", "transformers", "timm", "scipy", "sklearn", "sympy", "matplotlib", "skimage")
 
 LOADS = f"""
 import json, sys
-from pipeline.models.clip import load_clip
-from pipeline.models.unet import load_unet
+from retouch.models.clip import load_clip
+from retouch.models.unet import load_unet
 load_unet({str(SHIPPED / "unet.safetensors")!r})
 load_clip({str(SHIPPED / "clip.safetensors")!r})
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 """
 
 WHOLE = """
-from pipeline.models import libraries
+from retouch.models import libraries
 assert libraries.unet_2d()
 assert libraries.open_clip_model().CLIP
 import torchvision

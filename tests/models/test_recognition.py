@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import WeightsError
-from pipeline.models.recognize import convert, read_checkpoint, recognised
+from retouch.errors import WeightsError
+from retouch.models.recognize import convert, read_checkpoint, recognised
 from tests.tiny_clip import write_openai_layout
 
 

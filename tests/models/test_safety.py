@@ -12,9 +12,9 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from safetensors.torch import save_file
 from transformers import CLIPConfig
 
-from pipeline.errors import WeightsError
-from pipeline.models.paint_by_example import CLIP_MEAN, CLIP_STD
-from pipeline.models.safety import load_safety
+from retouch.errors import WeightsError
+from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD
+from retouch.models.safety import load_safety
 
 CONFIG: dict[str, Any] = {
     "projection_dim": 8,

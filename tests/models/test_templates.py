@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-from pipeline.errors import ConfigError
-from pipeline.models.prompt_templates import PLAIN, fill, imagenet_templates
+from retouch.errors import ConfigError
+from retouch.models.prompt_templates import PLAIN, fill, imagenet_templates
 
 
 def test_the_templates_are_the_79_that_the_published_losses_average_over() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import WeightsError
-from pipeline.models.adm import adm_config, build_adm, convert_adm, unconvert_adm
-from pipeline.models.checkpoint import difference
-from pipeline.models.ddpm import build_ddpm, convert_ddpm, ddpm_config, unconvert_ddpm
-from pipeline.models.pixel_unet import PixelUNet
-from pipeline.models.unet import Network, load_unet
+from retouch.errors import WeightsError
+from retouch.models.adm import adm_config, build_adm, convert_adm, unconvert_adm
+from retouch.models.checkpoint import difference
+from retouch.models.ddpm import build_ddpm, convert_ddpm, ddpm_config, unconvert_ddpm
+from retouch.models.pixel_unet import PixelUNet
+from retouch.models.unet import Network, load_unet
 from tests.golden_set import HOME, golden, key_list, key_lists, weightless, weights_of
 
 PUBLISHED = {  # key list: image size, learn_sigma, classes

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
+from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
 
 
 def unet_keywords(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,0 @@
-"""``python -m pipeline`` is the command."""
-
-from pipeline.cli.app import main
-
-main()

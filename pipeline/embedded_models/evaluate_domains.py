@@ -1,0 +1,120 @@
+"""Measures the shipped domains on held-out scenes: ``python -m embedded_models.evaluate_domains [--rows 100]``.
+
+What an image becomes is said by the judge (shape, colour) and by the ground's own pixels, never by the CLIP that the
+networks were tuned with. Prints tables; ``--sheet FILE`` draws sources, reconstructions and translations.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retouch.models.embedded.data import to_pixels, to_tensor
+from embedded_models.domains import DOMAINS, grown, only, scenes
+from retouch.models.embedded.files import SHIPPED
+from retouch.models.embedded.judge import JudgeNet, load_judge
+from retouch.models.embedded.scenes import GROUNDS, HELD_OUT, TUNING, Scene, draw_scene
+from retouch.training.plots import contact_sheet
+from retouch.training.finetune.trainer import latents, translated
+from retouch.models.unet import Network, load_unet
+from retouch.schema import Mask, Pixels
+
+T_0: Final = 500  # as in jobs/finetune.yaml and jobs/translate.yaml
+STEPS: Final = 40
+ATTRIBUTES: Final = ("shape", "colour", "ground")
+CHANGES: Final = {"blue": ("colour", "blue"), "green": ("colour", "green"), "pink": ("ground", "pink")}
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m embedded_models.evaluate_domains", description=__doc__)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="folder of unet and judge")
+    parser.add_argument("--domains", type=Path, help="folder of NAME.safetensors, in place of the shipped ones")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tuning", action="store_true", help="seeds that choose parameters, not those of the figures")
+    parser.add_argument("--no-curve", action="store_true", help="leave the reconstruction's curve out")
+    parser.add_argument("--sheet", type=Path, help="PNG of 12 scenes a domain")
+    given = parser.parse_args()
+    first = TUNING if given.tuning else HELD_OUT
+    source = load_unet(str(given.weights / "unet.safetensors"), given.device)
+    if not given.no_curve:
+        print(curve_table(reconstruction(source, given.rows, first, given.device), given.rows))
+    print("| domain | target | shape | colour | ground | all three |\n|---|---|---|---|---|---|")
+    sheet: list[Pixels] = []
+    for name in DOMAINS:
+        folder = given.domains or given.weights
+        if not (folder / f"{name}.safetensors").is_file():
+            continue
+        tuned = load_unet(str(folder / f"{name}.safetensors"), given.device)
+        work = [scene for _, scene in islice(scenes(first, DOMAINS[name].holds), given.rows)]
+        rows = edited(source, tuned, work, given.device)
+        print(line(name, shares(name, work, rows[-1], load_judge(given.weights).to(given.device))), flush=True)
+        sheet += [row[:12] for row in rows]
+    if given.sheet:
+        given.sheet.write_bytes(contact_sheet(sheet))
+
+
+def reconstruction(source: Network, rows: int, first: int, device: str) -> dict[int, tuple[float, float]]:
+    """Mean and worst row's absolute error in [-1, 1] of inversion and generation, by the number of steps of each."""
+    x0 = to_tensor(np.stack([draw_scene(first + i).image for i in range(rows)])).to(device)
+    found = {}
+    for steps in (6, 10, 20, 40, 80):
+        again = translated(source, latents(source, x0, T_0, steps), T_0, steps)
+        errors = (again - x0).abs().flatten(1).mean(dim=1)
+        found[steps] = (float(errors.mean()), float(errors.max()))
+    return found
+
+
+def curve_table(curve: Mapping[int, tuple[float, float]], rows: int) -> str:
+    """The reconstruction's curve as Markdown."""
+    lines = [f"| steps each way, t_0 {T_0}, {rows} scenes | mean absolute error | worst scene |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {n} | {mean:.4f} | {worst:.4f} |" for n, (mean, worst) in curve.items())])
+
+
+def edited(
+    source: Network, tuned: Network, work: Sequence[Scene], device: str, steps: int = STEPS
+) -> tuple[Pixels, Pixels, Pixels]:
+    """Scenes, their reconstructions and their translations, each [N,S,S,3]."""
+    x0: Tensor = to_tensor(np.stack([scene.image for scene in work])).to(device)
+    latent = latents(source, x0, T_0, steps)
+    again, changed = (to_pixels(translated(net, latent, T_0, steps)) for net in (source, tuned))
+    return to_pixels(x0), again, changed
+
+
+def shares(name: str, work: Sequence[Scene], images: Pixels, judge: JudgeNet) -> dict[str, float]:
+    """Share of scenes whose attribute is the target's, or what it was where the domain leaves it alone."""
+    changed, target = CHANGES[name]
+    masks = np.stack([only(scene).mask for scene in work])
+    answers = judge.judge(images, masks)
+    hits: list[dict[str, bool]] = []
+    for scene, image, (shape, colour) in zip(work, images, answers, strict=True):
+        wanted = {"shape": only(scene).shape, "colour": only(scene).colour, "ground": scene.ground, changed: target}
+        seen = {"shape": shape, "colour": colour, "ground": ground_of(image, only(scene).mask)}
+        hits.append({attribute: seen[attribute] == wanted[attribute] for attribute in ATTRIBUTES})
+    found = {attribute: float(np.mean([hit[attribute] for hit in hits])) for attribute in ATTRIBUTES}
+    return {"target": found[changed], **found, "all": float(np.mean([all(hit.values()) for hit in hits]))}
+
+
+def ground_of(image: Pixels, shape: Mask) -> str:
+    """The ground whose colour is nearest to the median of the pixels beyond two around the shape."""
+    median = np.median(image[~grown(shape, 2)], axis=0)
+    return min(GROUNDS, key=lambda name: float(np.linalg.norm(median - np.asarray(GROUNDS[name]))))
+
+
+def line(name: str, found: Mapping[str, float]) -> str:
+    """One row of the table."""
+    changed, target = CHANGES[name]
+    values = " | ".join(f"{found[attribute]:.0%}" for attribute in (*ATTRIBUTES, "all"))
+    return f"| {name}: {changed} becomes {target} | {found['target']:.0%} | {values} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""An editor alone, without Ray and files: images a second, where the time goes, what of the device is used."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, Final
+from unittest.mock import patch
+
+import torch
+
+from retouch.models import devices
+from retouch.cli.bench.measure import Memory, matrix_rate, now, operations
+from retouch.cli.bench.profiler import REST, Laps
+from retouch.cli.bench.subjects import Subject
+from retouch.diffusion.augment import extended
+from retouch.editors.blended_diffusion import sampler as blending
+from retouch.editors.steady import steady_kernels
+
+PARTS: Final = ("unet", "clip", "augmentation", "vae", REST)
+GIGA: Final = 1e9
+FIRST_ROW: Final = 10**6  # beyond what a comparison has shown the editor
+
+
+def measure(subject: Subject, batches: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:
+    """A record a batch size. Sizes after one that the device's memory does not hold are left out.
+
+    Args:
+        subject: what is measured; its modules get hooks that stay.
+        batches: entries a pass.
+        repeats: timed passes of each size, after one that is not.
+    """
+    laps = Laps(subject.device)
+    laps.watch(subject.parts)
+    rows = FIRST_ROW  # every pass gets others: DiffusionCLIP remembers an image's latent
+    # A function and no module, so it has no hooks of its own.
+    with patch.object(blending, "extended", laps.around("augmentation", extended)):
+        flops = operations(lambda: subject.editor.edit_batch(subject.batch(1, rows)))
+        dtype = getattr(torch, subject.editor.params.precision)
+        with steady_kernels(subject.device):
+            rate = matrix_rate(subject.device, dtype)
+            about = _about(subject, flops, rate)
+        for entries in batches:
+            rows += 1000
+            try:
+                yield about | _measured(subject, entries, repeats, laps, rows, flops, rate)
+            except torch.OutOfMemoryError:
+                yield about | {"batch": entries, "error": "out of memory"}
+                return
+
+
+def _about(subject: Subject, flops: int, rate: float) -> dict[str, Any]:
+    return {
+        "editor": subject.name,
+        "size": subject.size,
+        "image_size": subject.image_size,
+        "device": devices.name_of(subject.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "precision": subject.editor.params.precision,
+        "gflop_per_image": round(flops / GIGA, 3),
+        "matrix_gflops": round(rate / GIGA, 1),
+    }
+
+
+def _measured(
+    subject: Subject, entries: int, repeats: int, laps: Laps, first: int, flops: int, rate: float
+) -> dict[str, Any]:
+    subject.editor.edit_batch(subject.batch(entries, first))  # kernels chosen, texts embedded, allocator filled
+    memory = Memory(subject.device)
+    resting = memory.restart()
+    seconds, parts, calls = [], dict.fromkeys(PARTS, 0.0), 0
+    for turn in range(1, repeats + 1):
+        batch = subject.batch(entries, first + turn * entries)
+        began = now(subject.device)
+        laps.start()
+        subject.editor.edit_batch(batch)
+        found = laps.stop()
+        seconds.append(now(subject.device) - began)
+        for part, took in found.items():
+            parts[part] += took
+        calls += laps.calls["unet"]
+    typical = median(seconds)
+    return {
+        "batch": entries,
+        "repeats": repeats,
+        "seconds": round(typical, 4),
+        "seconds_min": round(min(seconds), 4),
+        "seconds_max": round(max(seconds), 4),
+        "images_per_second": round(entries / typical, 4),
+        "unet_calls": calls // repeats,
+        "seconds_per_unet_call": round(parts["unet"] / calls, 6),
+        "shares": _shares(parts),
+        "gflops": round(flops * entries / typical / GIGA, 1),
+        "of_matrix_rate": round(flops * entries / typical / rate, 4),
+        "resting_mib": round(resting),
+        "peak_mib": round(memory.peak()),
+    }
+
+
+def _shares(parts: Mapping[str, float]) -> dict[str, float]:
+    total = sum(parts.values())
+    return {part: round(seconds / total, 4) for part, seconds in parts.items()}
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as Markdown."""
+    head = [
+        "editor", "size", "batch", "images/s", "s a pass", "ms a UNet call", *PARTS, "GFLOP/image", "GFLOP/s",
+        "of matrix rate", "peak MiB",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for record in records:
+        if "error" in record:
+            cells = [record["editor"], record["size"], str(record["batch"]), record["error"], *[""] * (len(head) - 4)]
+        else:
+            cells = _cells(record)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cells(record: Mapping[str, Any]) -> list[str]:
+    return [
+        record["editor"],
+        record["size"],
+        str(record["batch"]),
+        f"{record['images_per_second']:.3g}",
+        f"{record['seconds']:.3g}",
+        f"{record['seconds_per_unet_call'] * 1000:.3g}",
+        *(f"{record['shares'][part]:.0%}" for part in PARTS),
+        f"{record['gflop_per_image']:.3g}",
+        f"{record['gflops']:.3g}",
+        f"{record['of_matrix_rate']:.0%}",
+        str(record["peak_mib"]),
+    ]

@@ -1,0 +1,280 @@
+"""What Ray and the rows' way take beside the engine: the same rows through the bare engine, a run, and a plain script.
+
+A bare engine is a process that has loaded what an actor loads, and answers rows that are decoded already, block by
+block; for N actors there are N of them side by side. Rates are taken from the first edit on: starts are told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retouch import telemetry as figures
+from retouch.manifests import reader as manifest
+from retouch.models import devices
+from retouch.cli.bench.editors import SIMULATED
+from retouch.jobs.config import EditJob, load_job
+from retouch.execution.engine import Engine
+from retouch.errors import ConfigError, RetouchError
+from retouch.execution.plan import Plan, make_plan
+from retouch.manifests.samples import travellers
+from retouch.execution.specs import DecodeSpec, EngineSpec
+from retouch.execution.stages import decode_block
+from retouch.execution.traces import WORKER, Listener
+
+TRIED: Final = 3  # passes by which it is estimated how many rows fill the time; the first is a warm-up
+PASSES: Final = 40  # of an actor with the simulated editor
+STARTED: Final = 1800  # seconds in which all simulated actors must have started, before the first of them is given rows
+
+_ready: Any = None  # where bare engines wait for each other
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one bare engine is given."""
+
+    engine: EngineSpec
+    decode: DecodeSpec
+    blocks: tuple[pa.Table, ...]
+
+
+def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """For each number of actors a record of the bare engine, of a run through Ray, and of the plain script.
+
+    ``efficiency`` is a rate over the bare engine's. ``busy`` is the share of the actors' time from first edit to last
+    answer that was spent in passes: what Ray and the rows' way leave of it, whatever else the machine is doing.
+
+    Args:
+        job: job file whose editor, metrics and rows are taken, the rows again and again under other keys.
+        minutes: of work for the bare engines, at least.
+        actors: numbers of actors, each on a CPU.
+
+    Raises:
+        ConfigError: the job edits nothing.
+        RetouchError: a run failed; with its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        place = Path(folder)
+        a_row = _seconds_a_row(job, place)
+        for count in actors:
+            rows = max(1, round(minutes * 60 / a_row)) * count
+            plan = _plan(job, place, rows, [f"ray.actors={count}"])
+            bare = _bare(plan, count)
+            yield {"what": "engine", "actors": count, **bare}
+            run = _run(job, place, count)
+            busy = round(run["pass_seconds"] / (run["seconds"] * count), 3)
+            yield {"what": "ray", "actors": count, **_against(bare, run), "busy": busy}
+            yield {"what": "plain script", "actors": count, **_against(bare, _plain(plan, place, count))}
+
+
+def simulate(
+    job: str, *, actors: Sequence[int], latency: float, passes: int = PASSES, declared: bool = True
+) -> Iterator[dict[str, Any]]:
+    """For each number of actors a record of a run whose editor waits ``latency`` seconds a pass.
+
+    Rates are those of the time in which all actors edit. ``of_linear`` is against as many bare engines as there are
+    actors, which is one's rate times their number.
+
+    Args:
+        job: job file whose rows and batch shape are taken.
+        actors: numbers of actors.
+        latency: seconds of a pass.
+        passes: of an actor.
+        declared: each on a GPU of a cluster started here that is told to have as many; else on a CPU of the cluster
+            at ``RAY_ADDRESS``.
+
+    Raises:
+        ConfigError: the job edits nothing.
+    """
+    editor = {"name": SIMULATED, "weights": {}, "params": {"seconds": latency}}
+    # Else the first actors would be done before the last ones have started: 64 take minutes on two cores.
+    os.environ.setdefault("RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S", str(STARTED))
+    set_ = [f"editor={json.dumps(editor)}", "metrics=[]"]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        place = Path(folder)
+        one = _bare(_plan(job, place, _rows_a_pass(_job(job)) * passes, [*set_, "ray.actors=1"]), 1)
+        for count in actors:
+            more = [f"ray.actors={count}", f"ray.gpus_per_actor={int(declared)}"]
+            plan = _plan(job, place, _rows_a_pass(_job(job)) * passes * count, [*set_, *more])
+            ran = _simulated(plan, count, declared=declared)
+            share = ran["rows_per_second"] / (one["rows_per_second"] * count)
+            yield {"what": "simulated", "actors": count, "latency": latency, "of_linear": round(share, 3), **ran}
+
+
+def _job(file: str, set_: Sequence[str] = ()) -> EditJob:
+    job = load_job(file, set_)
+    if not isinstance(job, EditJob):
+        raise ConfigError(f"{file} is of kind {job.kind}, and the pipeline is timed with edits")
+    return job
+
+
+def _rows_a_pass(job: EditJob) -> int:
+    return max(1, job.ray.batch_size // job.candidates)
+
+
+def _plan(file: str, place: Path, rows: int, set_: Sequence[str]) -> Plan:
+    """The job's rows again and again, under other keys, as a plan with an output that is not there."""
+    table = manifest.read(_job(file).manifests).table
+    times = -(-rows // table.num_rows)
+    keys = pa.concat_arrays(
+        [pc.binary_join_element_wise(key, str(n), "-") for n in range(times) for key in table["key"].chunks]
+    )
+    many = pa.concat_tables([table] * times).drop_columns(["key"]).append_column("key", keys).slice(0, rows)
+    pq.write_table(many, place / "rows.parquet")
+    output = place / f"run-{time.monotonic_ns()}"
+    return make_plan(_job(file, [*set_, f"manifest={place / 'rows.parquet'}", f"output={output}"]))
+
+
+def _seconds_a_row(file: str, place: Path) -> float:
+    """Of one bare engine, warm."""
+    job = _job(file)
+    a_pass = _rows_a_pass(job)
+    plan = _plan(file, place, a_pass, ["ray.rows_per_block=auto", "ray.actors=1"])
+    block = next(plan.blocks(1))
+    shares = [Share(replace(plan.engine, output=None), replace(plan.decode, output=None), (block,) * TRIED)]
+    began, ended = _together(_timed, shares)[0]
+    return float(ended[-1] - began[1]) / (a_pass * (TRIED - 1))
+
+
+def _bare(plan: Plan, count: int) -> dict[str, Any]:
+    """Rows a second of ``count`` engines, each in a process of its own."""
+    blocks = list(plan.blocks(count))
+    engine, decode = replace(plan.engine, output=None), replace(plan.decode, output=None)
+    shares = [Share(engine, decode, tuple(blocks[number::count])) for number in range(count)]
+    spans = _together(_timed, shares)
+    seconds = max(ended[-1] for _, ended in spans) - min(began[0] for began, _ in spans)
+    return _rate(plan.left, seconds)
+
+
+def _rate(rows: int, seconds: float) -> dict[str, Any]:
+    return {"rows": rows, "seconds": round(seconds, 2), "rows_per_second": round(rows / seconds, 3)}
+
+
+def _against(bare: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {"efficiency": round(other["rows_per_second"] / bare["rows_per_second"], 3), **other}
+
+
+def _together(work: Any, shares: Sequence[Share]) -> list[Any]:
+    """``work`` of each share in a process of its own; they begin when all of them have loaded."""
+    context = get_context("spawn")
+    barrier = context.Barrier(len(shares))
+    with ProcessPoolExecutor(len(shares), context, initializer=_wait_there, initargs=(barrier,)) as processes:
+        return list(processes.map(work, shares))
+
+
+def _wait_there(barrier: threading.Barrier) -> None:
+    global _ready
+    _ready = barrier
+
+
+def _timed(share: Share) -> tuple[list[float], list[float]]:
+    """When each block began and ended, in this process."""
+    engine = Engine(share.engine, devices.best_device())
+    decoded = [travellers(decode_block(block, share.decode)) for block in share.blocks]
+    began, ended = [], []
+    _ready.wait()
+    for samples in decoded:
+        began.append(time.time())
+        engine.answer(samples)
+        ended.append(time.time())
+    return began, ended
+
+
+def _run(file: str, place: Path, count: int) -> dict[str, Any]:
+    """The same rows by the command, as users start it."""
+    output = place / f"run-{time.monotonic_ns()}"
+    fields = (f"manifest={place / 'rows.parquet'}", f"output={output}", f"ray.actors={count}")
+    command = [sys.executable, "-m", "pipeline", "run", file, *(part for field in fields for part in ("--set", field))]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RetouchError(f"retouch run ended with {done.returncode}: {done.stdout[-500:]}")
+    return _recorded(json.loads((output / "summary.json").read_text()))
+
+
+def _recorded(summary: dict[str, Any]) -> dict[str, Any]:
+    timing, done = dict(summary["timing"]), summary["figures"]
+    rate = _rate(summary["answered_now"], timing.pop("edit"))
+    return {**rate, "pass_seconds": done["pass_seconds"], "stage_seconds": done["stage_seconds"], "start": timing}
+
+
+def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
+    from retouch.cli.bench import plain_ray as ray_plain
+
+    rows = place / "fingerprinted.parquet"
+    pq.write_table(plan.todo, rows)
+    engine, decode = replace(plan.engine, output=None), replace(plan.decode, output=None)
+    output, block = str(place / f"plain-{time.monotonic_ns()}"), plan.rows_per_block(count)
+    return _rate(*ray_plain.carry_out(str(rows), output, engine, decode, actors=count, rows_a_block=block))
+
+
+def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
+    """A run's executor in this process: the rate while all actors edit, and until then the seconds."""
+    from retouch.execution.executors.ray.cluster import cluster
+    from retouch.execution.edit import execution
+
+    summed: dict[str, float] = {}
+    blocks: list[_Block] = []
+    asked = time.time()
+    with cluster(None, None if declared else count, 1.0, gpus=count if declared else None):
+        execute = execution("ray", os.environ.get("RAY_ADDRESS", "auto"))
+        for rows in execute(plan, Listener(figures=summed)):
+            worker = rows[WORKER][0].as_py()
+            blocks.append(_Block((worker["host"], worker["pid"]), rows.num_rows, worker["began"], time.time()))
+    rows_done, seconds = _while_all_edit(blocks)
+    done = figures.as_record(summed)
+    return {
+        **_rate(
+            sum(block.rows for block in blocks),
+            max(block.ended for block in blocks) - min(block.began for block in blocks),
+        ),
+        "rows_per_second": round(rows_done / seconds, 3),
+        "window": round(seconds, 2),
+        **{name: done[name] for name in ("pass_seconds", "stage_seconds")},
+        "start": {"all_edit": round(max(block.began for block in _firsts(blocks)) - asked, 2)},
+    }
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One that came back, with its actor's time of beginning and ours of hearing of it."""
+
+    actor: tuple[str, int]
+    rows: int
+    began: float
+    ended: float
+
+
+def _firsts(blocks: Sequence[_Block]) -> list[_Block]:
+    """The first block of each actor."""
+    found: dict[tuple[str, int], _Block] = {}
+    for block in sorted(blocks, key=lambda block: block.began):
+        found.setdefault(block.actor, block)
+    return list(found.values())
+
+
+def _while_all_edit(blocks: Sequence[_Block]) -> tuple[float, float]:
+    """Rows and seconds from the last actor's first edit to the first actor's last block.
+
+    A block counts by the share of its time that lies in between.
+    """
+    lasts = {block.actor: block.ended for block in sorted(blocks, key=lambda block: block.ended)}
+    begin, end = max(block.began for block in _firsts(blocks)), min(lasts.values())
+    if end <= begin:
+        raise RetouchError("the first actor was done before the last one began: give more passes")
+    inside = ((block, min(block.ended, end) - max(block.began, begin)) for block in blocks)
+    return sum(block.rows * max(span, 0.0) / (block.ended - block.began) for block, span in inside), end - begin

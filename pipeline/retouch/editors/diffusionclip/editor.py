@@ -1,0 +1,169 @@
+"""DiffusionCLIP: an image's latent by the source network, an image from it by a fine-tuned one (Kim, Kwon, Ye 2022).
+
+The shell: networks, latents and uint8 batches. Knows nothing of files, jobs or rows, nor how the walks are made
+(``translation``). Every entry of a batch has its own image, prompt and seed and shares nothing with the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from retouch.diffusion.mixing import by_ratio, hybrid
+from retouch.diffusion.noise import Noise
+from retouch.diffusion.sampling import Denoise, denoiser
+from retouch.diffusion.schedule import named
+from retouch.editors import registry as declared
+from retouch.editors.diffusionclip import sampler as translation
+from retouch.editors.compiling import refuse_changed
+from retouch.editors.diffusionclip.params import Params as Knobs
+from retouch.editors.diffusionclip.inversion_cache import Inversions, Memory
+from retouch.editors.pixels import from_uint8, refuse_faults, to_uint8
+from retouch.editors.precision import in_precision
+from retouch.editors.steady import steady_kernels
+from retouch.editors.diffusionclip.networks import TunedNetworks
+from retouch.errors import EditError
+from retouch.models.clip import Clip, load_clip
+from retouch.models.unet import Network
+from retouch.schema import Batch, EditResult
+
+TUNED = "tuned"  # role of the tuned network where neither the row nor ``networks`` names one
+
+
+class DiffusionClip(declared.DiffusionClip):
+    """The editor: loaded networks, uint8 batches.
+
+    N targets of one image cost n_inv - 1 passes and n_gen a target, whether they come in one batch or in many.
+    ``memory``, where it is set, is asked for latents before they are computed and told of those that were.
+    """
+
+    def __init__(self, networks: TunedNetworks, params: Knobs, device: str) -> None:
+        self.networks, self.params, self.device = networks, params, device
+        self.image_size = networks.source.image_size
+        self.schedule = named(networks.source.schedule)
+        self.memory: Memory | None = None
+        self._inversions = Inversions()
+        self._clip: Clip | None = None
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the source network, and CLIP where the job optimises; see that the job's own tuned networks are there.
+
+        Raises:
+            WeightsError: a role is missing, or its file is broken or of no known architecture.
+        """
+        networks = TunedNetworks(weights, device, params.keep_networks, params.compile)
+        for name in params.networks if params.needs_tuned else ():
+            networks.file(name)
+        editor = cls(networks, params, device)
+        if params.optimise:
+            editor.clip()
+        return editor
+
+    def check_batch(self, batch: Batch) -> None:
+        """See that the batch can be edited, as far as that takes no pass.
+
+        Raises:
+            ConfigError: ``batch.params`` cannot mean anything.
+            WeightsError: a tuned network that is asked for is missing or no copy of the source.
+            EditError: an entry lacks the prompt that its latent is optimised towards, or it is longer than CLIP reads.
+        """
+        params = self.params.overridden(batch.params)
+        refuse_changed(batch.params, self.params.compile)
+        self._target(batch.checkpoint, params)
+        if not params.optimise:
+            return
+        if empty := [str(place) for place, prompt in enumerate(batch.prompt) if not prompt.strip()]:
+            raise EditError(f"optimise has no prompt to go towards (entry {', '.join(empty)} of {len(batch)})")
+        for prompt in batch.prompt:
+            self.clip().check_length(prompt.strip())
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order.
+
+        Raises:
+            ConfigError, WeightsError, EditError: see ``check_batch``.
+            EditError: an entry's result is not finite, or of one colour all over.
+        """
+        self.check_batch(batch)
+        params = self.params.overridden(batch.params)
+        with torch.no_grad(), steady_kernels(self.device):
+            image = self._translated(batch, params)
+        refuse_faults(image, from_uint8(batch.image, self.device), "try ratio 1 and float32")
+        return [EditResult(one) for one in to_uint8(image)]
+
+    def _translated(self, batch: Batch, params: Knobs) -> Tensor:
+        target = self._target(batch.checkpoint, params)
+        draws = Noise(batch.seed, self.device)
+        x0 = from_uint8(batch.image, self.device)
+        if params.start == "noise":
+            source = self._denoiser(self.networks.source, params)
+            x0 = translation.purified(source, self.schedule, x0, params, draws)
+            return translation.generated_from_noise(target, self.schedule, x0, params, draws)
+        latent = self._latents(batch, x0, params)
+        if params.optimise:
+            latent = self._optimised(batch.prompt, latent, x0, params)
+        return translation.generated(target, self.schedule, latent, params, draws)
+
+    def _target(self, checkpoint: str | None, params: Knobs) -> Denoise:
+        """What the generation asks: the source network, a tuned one, or a mix."""
+        source = self._denoiser(self.networks.source, params)
+        if not params.needs_tuned:
+            return source
+        names = [checkpoint] if checkpoint else params.networks or [TUNED]
+        tuned = [self._denoiser(network, params) for network in self.networks.get(names)]
+        if params.hybrid:
+            return hybrid(tuned, params.hybrid)
+        (only,) = tuned  # Params lets several through with a hybrid alone
+        return by_ratio(source, only, params.ratio)
+
+    def _denoiser(self, network: Network, params: Knobs) -> Denoise:
+        module = in_precision(network.module, params.precision, self.device)
+        return denoiser(module, self.schedule, learn_sigma=network.learn_sigma, variance=params.variance)
+
+    def _latents(self, batch: Batch, x0: Tensor, params: Knobs) -> Tensor:
+        """Latents [B,3,S,S] of the batch's images; only those that are not known are computed."""
+        source = self._denoiser(self.networks.source, params)
+
+        def invert(places: list[int]) -> Tensor:
+            draws = Noise([batch.seed[place] for place in places], self.device)
+            x = translation.purified(source, self.schedule, x0[places], params, draws)
+            return translation.inverted(source, self.schedule, x, params)
+
+        names = [_name(batch, place, params) for place in range(len(batch))]
+        return self._inversions.of(names, invert, self.memory).to(self.device)
+
+    def _optimised(self, prompts: Sequence[str], latent: Tensor, x0: Tensor, params: Knobs) -> Tensor:
+        # One at a time: an embedding must not depend on which other prompts stand beside it.
+        clip = self.clip()
+        texts = torch.cat([clip.encode_text([prompt.strip()]) for prompt in prompts])
+        source = self._denoiser(self.networks.source, params)
+        return translation.optimised(
+            source, self.schedule, latent, x0, clip.encode_image, clip.image_size, texts, params
+        )
+
+    def clip(self) -> Clip:
+        """CLIP, read when it is first asked for: most jobs optimise nothing.
+
+        Raises:
+            WeightsError: there are no weights for it, or they are broken.
+        """
+        if self._clip is None:
+            self._clip = load_clip(self.networks.file("clip", "optimise needs it, or set optimise to 0"), self.device)
+        return self._clip
+
+
+def _name(batch: Batch, place: int, params: Knobs) -> str:
+    """What decides an entry's latent, in hex; the source network is the editor's one and not told."""
+    # The batch's size is part of it: kernels round by shape, and a latent must not depend on who computed it before.
+    decides: list[Any] = [len(batch), params.t_0, params.n_inv, params.precision, batch.image[place].shape]
+    if params.purify:
+        decides += [params.purify, params.purify_steps, batch.seed[place]]
+    digest = hashlib.sha256(json.dumps(decides).encode())
+    digest.update(batch.image[place].tobytes())
+    return digest.hexdigest()

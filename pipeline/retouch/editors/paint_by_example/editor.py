@@ -1,0 +1,161 @@
+"""Paint by Example: puts an exemplar's object into the masked region (Yang et al. 2022).
+
+The shell: loads networks, turns uint8 batches to tensors and back. Knows nothing of files, jobs or rows, nor how the
+edit is made (``exemplar_edit``). Every entry has its own exemplar, mask and seed and shares nothing with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from retouch.diffusion.guidance import cosine_distance
+from retouch.diffusion.noise import Noise
+from retouch.diffusion.plms import published_path
+from retouch.diffusion.schedule import named
+from retouch.editors import registry as declared
+from retouch.editors.paint_by_example import params as exemplar_params
+from retouch.editors.compiling import compiled, refuse_changed
+from retouch.editors.paint_by_example.sampler import edit, square_exemplar
+from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
+from retouch.editors.steady import steady_kernels
+from retouch.errors import ConfigError, EditError, Filtered
+from retouch.models.clip import Clip, load_clip
+from retouch.models.paint_by_example import LatentNetworks, load_latent, weights_file
+from retouch.models.safety import SafetyChecker, load_safety
+from retouch.schema import Batch, EditResult, Mask, Pixels
+
+
+class PaintByExample(declared.PaintByExample):
+    """The editor: loaded networks, uint8 batches."""
+
+    def __init__(
+        self,
+        networks: LatentNetworks,
+        params: exemplar_params.Params,
+        device: str,
+        clip: Clip | None = None,
+        safety: SafetyChecker | None = None,
+    ) -> None:
+        self.networks, self.params, self.device = networks, params, device
+        self.clip, self.safety = clip, safety
+        self.image_size = networks.image_size
+        _check_steps(networks, params)
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the networks.
+
+        Raises:
+            ConfigError: params that cannot mean anything.
+            WeightsError: a role is missing, or its file is broken or of another architecture.
+        """
+        networks = load_latent(weights, device)
+        if device.startswith("cuda"):
+            networks.unet.to(memory_format=torch.channels_last)
+        networks = replace(networks, unet=compiled(networks.unet, params.compile))
+        clip = load_clip(weights["clip"], device) if "clip" in weights else None
+        checker = _safety_file(weights) if params.safety_checker else None
+        return cls(networks, params, device, clip, load_safety(checker, device) if checker else None)
+
+    def prepare_exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
+        """An exemplar [h,w,3] at its own size as ``edit_batch`` wants it, square; ``params`` are the row's."""
+        squared: Pixels = self._squared(exemplar[None], self.params.overridden(params))[0]
+        return squared
+
+    def check_batch(self, batch: Batch) -> None:
+        """See that the batch can be edited, as far as that takes no pass.
+
+        Raises:
+            ConfigError: ``batch.params`` cannot mean anything.
+            EditError: there is no exemplar.
+        """
+        params = self.params.overridden(batch.params)
+        refuse_changed(batch.params, self.params.compile)
+        if batch.exemplar is None:
+            raise EditError("paint_by_example needs an exemplar: give the manifest an exemplar column")
+        if params.safety_checker and not self.params.safety_checker:
+            raise ConfigError("safety_checker was not loaded: set it in the job's params, not in a row's")
+        _check_steps(self.networks, params)
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order. ``exemplar_distance`` is there with weights for ``clip`` alone.
+
+        An entry that the safety checker flagged has the error ``Filtered``.
+
+        Raises:
+            ConfigError, EditError: see ``check_batch``.
+            EditError: an entry's result is not finite, or of one colour all over.
+        """
+        self.check_batch(batch)
+        assert batch.exemplar is not None  # checked
+        params = self.params.overridden(batch.params)
+        source = from_uint8(batch.image, self.device)
+        with torch.no_grad(), steady_kernels(self.device):
+            exemplar = from_uint8(self._squared(batch.exemplar, params), self.device) / 2 + 0.5
+            image = edit(
+                self.networks,
+                source,
+                mask_from_bool(batch.mask, self.device),
+                exemplar,
+                torch.full((len(batch),), params.guidance_scale, device=self.device),
+                params,
+                Noise(batch.seed, self.device),
+            )
+            refuse_faults(image, source, "lower guidance_scale")
+            scores = [self._scores(*entry) for entry in zip(image, batch.mask, exemplar, strict=True)]
+            errors = [self._flagged(one, params) for one in image]
+        return [EditResult(*entry) for entry in zip(to_uint8(image), scores, errors, strict=True)]
+
+    def _squared(self, exemplar: Pixels, params: exemplar_params.Params) -> Pixels:
+        """[B,h,w,3] to the encoder's size."""
+        pixels = torch.from_numpy(exemplar).permute(0, 3, 1, 2).float() / 255
+        squared = square_exemplar(pixels, self.networks.reference_size, params.reference)
+        found: Pixels = (squared * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return found
+
+    def _flagged(self, image: Tensor, params: exemplar_params.Params) -> Filtered | None:
+        """What an edit [3,S,S] is withheld for."""
+        if self.safety is None or not params.safety_checker or not self.safety.flagged(image):
+            return None
+        return Filtered("the safety checker flagged the edit; try another seed, or safety_checker: false")
+
+    def _scores(self, image: Tensor, mask: Mask, exemplar: Tensor) -> dict[str, float]:
+        """Distance 0..2 of one entry's edited box [3,S,S] to its exemplar [3,R,R], by CLIP."""
+        if self.clip is None:
+            return {}
+        pair = (_box(image, mask).clamp(-1, 1) / 2 + 0.5, exemplar)
+        edited, wanted = (self.clip.encode_image(_resized(x[None], self.clip.image_size)) for x in pair)
+        return {"exemplar_distance": float(cosine_distance(edited, wanted)[0])}
+
+
+def _check_steps(networks: LatentNetworks, params: exemplar_params.Params) -> None:
+    """Refuse impossible steps before the first pass."""
+    if params.sampler in ("plms", "ddim"):
+        published_path(named(networks.schedule), params.steps)
+
+
+def _safety_file(weights: Mapping[str, str]) -> str | None:
+    if "safety" in weights:
+        return weights["safety"]
+    folder = Path(weights.get("model_index", "")).parent / "safety_checker"
+    return weights_file(folder) if "model_index" in weights and folder.is_dir() else None
+
+
+def _box(image: Tensor, mask: Mask) -> Tensor:
+    """The mask's bounding box of an image [3,S,S]; all of it where the mask is empty."""
+    if not mask.any():
+        return image
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)

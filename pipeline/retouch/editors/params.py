@@ -1,0 +1,31 @@
+"""A row's own values over a job's params. Knows no editor and none of their knobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from retouch import validation as field_errors
+from retouch.errors import ConfigError
+
+P = TypeVar("P")
+
+
+def overridden(params: P, values: Mapping[str, Any]) -> P:
+    """A params dataclass with other values for some of its fields, checked as when it was made.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of its range.
+    """
+    if not values:
+        return params
+    check_names(values, [f.name for f in dataclasses.fields(params)])  # type: ignore[arg-type]
+    changed: P = dataclasses.replace(params, **values)  # type: ignore[type-var]
+    return changed
+
+
+def check_names(given: Iterable[str], names: list[str]) -> None:
+    """Raise ConfigError for a name that is no parameter."""
+    if unknown := sorted(set(given) - set(names)):
+        raise ConfigError("; ".join(field_errors.unknown(f"params.{name}", names) for name in unknown))

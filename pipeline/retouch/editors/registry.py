@@ -1,0 +1,79 @@
+"""The shipped editors as a job sees them: what each reads, what it may be told, what it gives. Knows no network.
+
+Importing this brings no torch, which takes seconds: a job is checked, planned and refused by these classes alone, and
+``load`` returns the editor itself, of a class below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar, Self, cast
+
+from retouch.editors.blended_diffusion import params as blended_params
+from retouch.editors.diffusionclip import params as diffusionclip_params
+from retouch.editors.paint_by_example import params as exemplar_params
+from retouch.schema import Batch, EditResult
+
+
+class _Declared(ABC):
+    """What all of them have."""
+
+    image_size: int
+    _module: ClassVar[str]  # where the editor itself is, a class of the same name
+
+    @classmethod
+    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
+        """Read the networks. Raises ConfigError, WeightsError."""
+        editor: Any = getattr(import_module(cls._module), cls.__name__)
+        return cast("Self", editor.load(params, weights, device))
+
+    @abstractmethod
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        """One result an entry, in order."""
+
+
+class BlendedDiffusion(_Declared):
+    """Edits the masked region of an image towards a text or an exemplar (Avrahami et al. 2022).
+
+    Weights: ``unet`` and ``clip``; ``lpips`` (VGG) where ``background_preservation_loss`` gives it weight.
+    """
+
+    version: ClassVar[str] = "2"  # 1: another rounding in CLIP's ResNets
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "exemplar"})
+    Params: ClassVar[type] = blended_params.Params
+    rank_by: ClassVar[str | None] = "clip_distance"
+    columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64"}
+    _module = "retouch.editors.blended_diffusion.editor"
+
+
+class PaintByExample(_Declared):
+    """Puts an exemplar's object into the masked region (Yang et al. 2022).
+
+    Weights: those of ``models.latent.load_latent``; ``clip``, where candidates shall be ranked by their likeness to
+    the exemplar; ``safety``, a safety checker, unless a diffusers folder brings its own.
+    """
+
+    version: ClassVar[str] = "1"
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "exemplar"})
+    Params: ClassVar[type] = exemplar_params.Params
+    rank_by: ClassVar[str | None] = "exemplar_distance"
+    columns: ClassVar[Mapping[str, str]] = {"exemplar_distance": "float64"}
+    _module = "retouch.editors.paint_by_example.editor"
+
+
+class DiffusionClip(_Declared):
+    """Takes images to another domain by networks that were fine-tuned for it (Kim, Kwon, Ye 2022).
+
+    Weights: ``unet`` is the source network; every other role is a fine-tuned copy of it that ``networks`` or a batch's
+    ``checkpoint`` names (default: ``tuned``), loaded when it is first used; ``clip`` where ``optimise`` asks for it. A
+    ``checkpoint`` may be an absolute path too. Networks that know classes are given none, as published.
+    """
+
+    version: ClassVar[str] = "1"
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "source_prompt", "checkpoint"})
+    Params: ClassVar[type] = diffusionclip_params.Params
+    rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; what the text asks for, metrics say
+    columns: ClassVar[Mapping[str, str]] = {}
+    _module = "retouch.editors.diffusionclip.editor"

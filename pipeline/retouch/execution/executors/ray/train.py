@@ -1,0 +1,189 @@
+"""Carries out a training with Ray Train: a crew of workers, one GPU each, checkpoints on the output's storage.
+
+Knows Ray, and no network. A worker that dies takes the crew with it; Ray starts a new one, which goes on from the last
+checkpoint. A driver that dies takes all with it, and the same command finds the same checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from typing import Any, Final
+
+from retouch import errors
+from retouch import storage
+from retouch.jobs.config import WorkersSpec
+from retouch.errors import RetouchError, StopRun
+from retouch.execution.executors import absolute_paths as anywhere
+from retouch.execution.executors.ray import autoscaling as ray_nodes
+from retouch.execution.executors.ray.cluster import cluster, of_ours
+from retouch.training.exemplar.task import PROGRESS_FILE, STATE, TrainTask, said
+
+CHECKPOINT_FILE: Final = "state.ckpt"
+STARTS: Final = 3  # tries to bring a crew up, before the run is given up
+# Workers import torch and more; on a busy machine that takes longer than the minute that Ray gives them.
+START_SECONDS: Final = 600
+INTERVAL: Final = 5.0  # seconds between two looks at how far the workers are
+
+
+def execute(
+    task: TrainTask, spec: WorkersSpec, address: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Train; the record of what came of it.
+
+    Raises:
+        StopRun: rows or weights that cannot be learned from, or a cluster that cannot hold the workers.
+        Interrupted: Ray gave up; the last checkpoint stays.
+    """
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    workers = 1 if spec.workers == "auto" else spec.workers
+    with cluster(address, math.ceil(workers * spec.cpus_per_worker)):
+        import ray
+        from ray.train import TrainingFailedError
+
+        with ray_nodes.resources(_taken(spec), workers, at_least=workers) as there:
+            scaling = _scaling(spec, there)
+        with ThreadPoolExecutor(1, thread_name_prefix="fit") as thread:
+            # Not in the main thread, where Ray would put its own handler of Ctrl-C, which ends with exit code 0.
+            fitted = thread.submit(_fit, anywhere.training(task), spec, scaling)
+            try:
+                outcome = _awaited(fitted, task, say)
+            except (TrainingFailedError, ray.exceptions.RayError) as error:
+                raise of_ours(error) from error
+            except BaseException:
+                ray.shutdown()  # lets the thread come to an end
+                raise
+    if "stop" in outcome:
+        name, message = outcome["stop"]
+        raise getattr(errors, name, StopRun)(message)
+    record: dict[str, Any] = outcome["record"]
+    return record
+
+
+def _fit(task: TrainTask, spec: WorkersSpec, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"task": task, "on_gpu": scaling["use_gpu"]},
+        scaling_config=ScalingConfig(**scaling),
+        run_config=RunConfig(
+            name=STATE,
+            **_storage(task.output),
+            failure_config=FailureConfig(
+                max_failures=spec.max_failures,
+                controller_failure_limit=STARTS,  # without end by default, where a crew never gets to start
+            ),
+            # Ray writes down the new one before it deletes the old one.
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="CRITICAL"),  # errors are raised, and said once
+        ),
+    )
+    outcome: dict[str, Any] = trainer.fit().return_value
+    return outcome
+
+
+def _work(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What each worker does. A wrong job is an answer and no failure: it would be wrong again."""
+    from ray.train.torch import get_device
+
+    from retouch.training.exemplar.train import carry_out
+
+    device = str(get_device()) if config["on_gpu"] else "cpu"
+    try:
+        return {"record": carry_out(config["task"], device, RayKeeper())}
+    except StopRun as error:
+        return {"stop": (type(error).__name__, str(error))}
+
+
+class RayKeeper:
+    """Ray Train's checkpoints: the first worker's, on the run's storage."""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """The state of the last checkpoint."""
+        from ray.train import get_checkpoint
+
+        from retouch.training.exemplar.train import read_state
+
+        checkpoint = get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return read_state(Path(folder) / CHECKPOINT_FILE)
+
+    def save(self, state: Callable[[], Mapping[str, Any]], facts: Mapping[str, float]) -> None:
+        """Report a checkpoint; returns when it is on the storage."""
+        import torch
+        from ray import train
+
+        if train.get_context().get_world_rank():
+            train.report(dict(facts))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(dict(state()), Path(folder) / CHECKPOINT_FILE)
+            train.report(dict(facts), checkpoint=train.Checkpoint.from_directory(folder))
+
+
+def _taken(spec: WorkersSpec) -> dict[str, float]:
+    """What a worker takes, as far as the job says it."""
+    if spec.gpus_per_worker == "auto":
+        return dict(spec.resources)
+    return {"GPU": spec.gpus_per_worker, "CPU": spec.cpus_per_worker, **spec.resources}
+
+
+def _scaling(spec: WorkersSpec, there: Mapping[str, float]) -> dict[str, Any]:
+    """How many workers, and what each takes.
+
+    Raises:
+        StopRun: the cluster has less than that; Ray Train would wait for it for ever.
+    """
+    gpus = there.get("GPU", 0.0)
+    each = min(1.0, gpus) if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
+    workers = spec.workers if spec.workers != "auto" else max(1, int(gpus // each)) if each else 1
+    wanted = {"GPU": each, "CPU": spec.cpus_per_worker, **spec.resources}
+    for name, amount in wanted.items():
+        if amount * workers > there.get(name, 0.0):
+            raise StopRun(
+                f"{workers} workers want {amount * workers:g} {name} and the cluster has {there.get(name, 0.0):g}; "
+                "see ray in the job"
+            )
+    taken = {name: amount for name, amount in wanted.items() if amount}
+    return {"num_workers": workers, "use_gpu": each > 0, "resources_per_worker": taken}
+
+
+def _storage(output: str) -> dict[str, Any]:
+    """Where Ray Train keeps its checkpoints: through our own filesystem, so that endpoint and credentials are ours."""
+    path = storage.local_path(output)
+    if path is not None:
+        return {"storage_path": str(path)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, inside = storage.filesystem(output)
+    return {"storage_path": inside, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
+
+
+def _awaited(fitted: Future[dict[str, Any]], task: TrainTask, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the training comes to; meanwhile says how far it is, read from the output."""
+    last = _progress(task)
+    while True:
+        with contextlib.suppress(NotYet):
+            return fitted.result(timeout=INTERVAL)
+        if fitted.done():  # it may itself have ended with a TimeoutError
+            return fitted.result()
+        if (now := _progress(task)) not in (None, last):
+            say(said(json.loads(now or b"")))
+            last = now
+
+
+def _progress(task: TrainTask) -> bytes | None:
+    with contextlib.suppress(RetouchError):
+        return storage.read_bytes(storage.join(task.output, PROGRESS_FILE))
+    return None

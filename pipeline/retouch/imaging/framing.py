@@ -1,0 +1,85 @@
+"""Which part of a row's image the network sees: by its mask, or by its face. Knows no editor and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import numpy as np
+
+from retouch.errors import NoFace
+from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
+from retouch.imaging.quad import Quad
+from retouch.imaging.regions import View, fit_region
+from retouch.manifests.samples import Sample
+from retouch.schema import Mask
+
+Fit = Literal["auto", "crop", "resize", "face"]
+ROLE: Final = "face_detector"  # of the editor's weights
+
+
+def detector_for(fit: Fit, files: Mapping[str, str]) -> FaceDetector | None:
+    """The detector of a job's weights (role to local file); None where faces are not asked for, or it names none.
+
+    Raises:
+        WeightsError: the file is no face detector.
+    """
+    return FaceDetector.load(files[ROLE]) if fit == "face" and ROLE in files else None
+
+
+def frame(sample: Sample, size: int, fit: Fit, detector: FaceDetector | None = None) -> View:
+    """What the network of ``size`` sees of a sample that has its pixels.
+
+    Args:
+        sample: with source and mask.
+        size: S, the network's height and width.
+        fit: ``face`` is the FFHQ square of the row's landmarks, or of a face that the detector finds; the others are
+            ``regions.fit_region``'s.
+        detector: for rows without landmarks.
+
+    Raises:
+        LoadError: landmarks that make no face.
+        NoFace: no landmarks and no detector, no face found, or none that the mask lets be edited.
+    """
+    assert sample.source is not None
+    assert sample.mask is not None
+    if fit != "face":
+        return fit_region(sample.mask, size, mode=fit)
+    if sample.landmarks is not None:
+        faces = [Landmarks.of(sample.landmarks)]
+    elif detector is not None:
+        faces = detector.detect(sample.source)
+    else:
+        raise NoFace(
+            f"the row has no landmarks, and the job's editor.weights name no {ROLE}; give either, or use fit: resize"
+        )
+    if not faces:
+        raise NoFace("no face was found; give the row landmarks, or use fit: resize")
+    return _chosen(faces, sample.mask)
+
+
+def _chosen(faces: list[Landmarks], mask: Mask) -> Quad:
+    """The largest face with its centre in the mask, else the one whose square holds most of the mask.
+
+    Raises:
+        NoFace: no square holds any of it.
+    """
+    quads = [(face, Quad.of(ffhq_quad(face))) for face in faces]
+    best = max(quads, key=lambda pair: _fitness(pair[0], pair[1], mask))[1]
+    if not _held(best, mask):
+        raise NoFace("no face lies where the mask is white; mask a face, leave the mask out, or use fit: crop")
+    return best
+
+
+def _fitness(face: Landmarks, quad: Quad, mask: Mask) -> tuple[bool, float]:
+    return (True, quad.side) if _is_centred(face, mask) else (False, _held(quad, mask))
+
+
+def _held(quad: Quad, mask: Mask) -> int:
+    return int((mask & quad.footprint((mask.shape[0], mask.shape[1]))).sum())
+
+
+def _is_centred(face: Landmarks, mask: Mask) -> bool:
+    x, y = np.floor(face.centre + 0.5).astype(int)
+    height, width = mask.shape
+    return bool(0 <= x < width and 0 <= y < height and mask[y, x])

@@ -1,0 +1,228 @@
+"""Other projects' datasets to manifests: COCOEE, COCO, Open Images. Knows no editor and decodes no image.
+
+Paths in a manifest are absolute, so that it may lie anywhere. A row whose file is not there is named by the import and
+stays in the manifest, where a run answers it as ``failed_to_load``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from retouch import storage
+from retouch.errors import ManifestError, ObjectMissing, StorageError
+
+THREADS: Final = 32  # image headers read side by side: latency is what they wait for
+COCOEE: Final = {"image": "GT_3500/{}_GT.png", "exemplar": "Ref_3500/{}_ref.png", "mask": "Mask_bbox_3500/{}_mask.png"}
+BOXES: Final = pa.list_(pa.list_(pa.float64()))  # x0, y0, x1, y1 each, in pixels
+_ORIENTATION: Final = 0x0112  # EXIF
+_ON_ITS_SIDE: Final = (5, 6, 7, 8)
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Areas = tuple[float, float]  # smallest and largest share of the image that a box may have
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import wrote."""
+
+    rows: int
+    missing: Sequence[str]  # addresses of files that are not there
+    note: str = ""  # what was left out, in words
+
+
+def cocoee(folder: str, output: str) -> Imported:
+    """Paint by Example's benchmark (``test_bench``): image, mask (white is edited) and exemplar of each listed id.
+
+    Raises:
+        ManifestError: there is no ``id_list.npy``, or it holds no integers.
+    """
+    folder = _absolute(folder)
+    ids = [f"{number:012d}" for number in _ids(storage.join(folder, "id_list.npy"))]
+    rows = [{"key": id_} | {n: storage.join(folder, path.format(id_)) for n, path in COCOEE.items()} for id_ in ids]
+    there = {file for name in COCOEE.values() for file in storage.list_files(storage.join(folder, name.split("/")[0]))}
+    _write(output, rows, pa.schema([("key", pa.string()), *((name, pa.string()) for name in COCOEE)]))
+    return Imported(len(rows), [row[name] for row in rows for name in COCOEE if row[name] not in there])
+
+
+def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: bool = False) -> Imported:
+    """COCO's instances: a row a box (``bbox``, ``category``), or with ``grouped`` a row an image (``boxes``).
+
+    Crowds (``iscrowd``) are no single object and are left out, as are boxes of another size than asked for.
+
+    Raises:
+        ManifestError: the file is no COCO annotation.
+    """
+    try:
+        data = json.loads(_bytes(annotations))
+        files = {image["id"]: image for image in data["images"]}
+        names = {category["id"]: category["name"] for category in data.get("categories", ())}
+        found = [entry for entry in data["annotations"] if not entry.get("iscrowd")]
+        rows = [_coco_row(entry, files[entry["image_id"]], names) for entry in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{annotations} is no COCO annotation file: {error!r}") from None
+    folder = _absolute(images)
+    kept = [row for row in rows if _fits(row["bbox"], row.pop("size"), areas)]
+    for row in kept:
+        row["image"] = storage.join(folder, row["image"])
+    missing = _missing(folder, (row["image"] for row in kept))
+    note = _left_out(len(rows) - len(kept), len(rows))
+    if grouped:
+        return _write_grouped(output, ((row["image"], row["bbox"]) for row in kept), missing, note)
+    columns = {"key": pa.string(), "image": pa.string(), "bbox": pa.list_(pa.float64()), "category": pa.string()}
+    _write(output, kept, pa.schema(columns.items()))
+    return Imported(len(kept), missing, note)
+
+
+def openimages(boxes: str, images: str, output: str, areas: Areas) -> Imported:
+    """Open Images' boxes, all of an image's in one row (``image``, ``boxes`` in pixels), to train on.
+
+    Boxes of an image that is not there cannot be brought to pixels: it is named, and gets no row.
+
+    Args:
+        boxes: the published CSV (``ImageID``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` as shares of the image), or a
+            folder of ``ID.txt`` with a line ``x0 y0 x1 y1`` in pixels a box, at any depth.
+        images: folder of ``ID.jpg`` at any depth.
+        output: the manifest's address.
+        areas: shares of the image that a box may have.
+
+    Raises:
+        ManifestError: the boxes cannot be read.
+    """
+    folder = _absolute(images)
+    files = {_stem(file): file for file in storage.list_files(folder)}
+    relative = not storage.is_folder(boxes)
+    by_image = _csv_boxes(boxes) if relative else _text_boxes(_absolute(boxes))
+    absent = [storage.join(folder, f"{id_}.jpg") for id_ in by_image if id_ not in files]
+    known = [id_ for id_ in by_image if id_ in files]
+    with ThreadPoolExecutor(THREADS) as threads:
+        sizes = dict(zip(known, threads.map(_size, (files[id_] for id_ in known)), strict=True))
+    pairs: list[tuple[str, Box]] = []
+    for id_, (width, height) in sizes.items():
+        scale = (width, height, width, height) if relative else (1, 1, 1, 1)
+        scaled = [_scaled(box, scale) for box in by_image[id_]]
+        pairs += [(files[id_], box) for box in scaled if _fits(box, (width, height), areas)]
+    total = sum(len(by_image[id_]) for id_ in known)
+    return _write_grouped(output, pairs, absent, _left_out(total - len(pairs), total))
+
+
+def _ids(uri: str) -> list[int]:
+    try:
+        found = np.load(io.BytesIO(_bytes(uri)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ManifestError(f"{uri} holds no array of ids: {' '.join(str(error).split())[:120]}") from None
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        raise ManifestError(f"{uri} holds {found.dtype} of shape {found.shape}, not a list of integers")
+    return [int(number) for number in found]
+
+
+def _coco_row(entry: Mapping[str, Any], image: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:
+    x, y, width, height = entry["bbox"]
+    return {
+        "key": f"{image['id']}-{entry['id']}",
+        "image": image["file_name"],
+        "bbox": (x, y, x + width, y + height),
+        "category": names.get(entry["category_id"]) if "category_id" in entry else None,
+        "size": (image["width"], image["height"]),
+    }
+
+
+def _csv_boxes(uri: str) -> dict[str, list[Box]]:
+    found: dict[str, list[Box]] = {}
+    reader = csv.DictReader(io.StringIO(_bytes(uri).decode()))
+    try:
+        for row in reader:
+            x0, y0, x1, y1 = (float(row[name]) for name in ("XMin", "YMin", "XMax", "YMax"))
+            found.setdefault(row["ImageID"], []).append((x0, y0, x1, y1))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ManifestError(f"{uri}, line {reader.line_num}, is no box of Open Images: {error!r}") from None
+    return found
+
+
+def _text_boxes(folder: str) -> dict[str, list[Box]]:
+    files = storage.list_files(folder, ".txt")
+    with ThreadPoolExecutor(THREADS) as threads:
+        return dict(zip(map(_stem, files), threads.map(_text_file, files), strict=True))
+
+
+def _text_file(uri: str) -> list[Box]:
+    boxes: list[Box] = []
+    for line in filter(str.strip, _bytes(uri).decode().splitlines()):
+        try:
+            x0, y0, x1, y1 = map(float, line.split()[:4])
+        except ValueError:
+            raise ManifestError(f"{uri}: {line[:60]!r} is not x0 y0 x1 y1") from None
+        boxes.append((x0, y0, x1, y1))
+    return boxes
+
+
+def _size(uri: str) -> tuple[int, int]:
+    """Width and height of an upright image, from its file's header."""
+    try:
+        with storage.open_input(uri) as source, Pillow.open(source) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+            return image.size[::-1] if turned else image.size
+    except (UnidentifiedImageError, StorageError, OSError) as error:
+        raise ManifestError(f"the size of {uri} cannot be read: {error}") from None
+
+
+def _scaled(box: Box, by: Box) -> Box:
+    return box[0] * by[0], box[1] * by[1], box[2] * by[2], box[3] * by[3]
+
+
+def _fits(box: Box, size: tuple[float, float], areas: Areas) -> bool:
+    """Whether a box has an area between the bounds, both inclusive, as a share of its image."""
+    share = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
+    return box[2] > box[0] and box[3] > box[1] and areas[0] <= share <= areas[1]
+
+
+def _write_grouped(output: str, pairs: Iterable[tuple[str, Box]], missing: Sequence[str], note: str) -> Imported:
+    grouped: dict[str, list[Box]] = {}
+    for image, box in pairs:
+        grouped.setdefault(image, []).append(box)
+    rows = [{"key": _stem(image), "image": image, "boxes": boxes} for image, boxes in grouped.items()]
+    _write(output, rows, pa.schema([("key", pa.string()), ("image", pa.string()), ("boxes", BOXES)]))
+    return Imported(len(rows), missing, note)
+
+
+def _write(output: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    if not rows:
+        raise ManifestError(f"nothing to write to {output}: no row is left")
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), out, compression="zstd")
+    storage.write_bytes(output, out.getvalue())
+
+
+def _missing(folder: str, files: Iterable[str]) -> list[str]:
+    there = set(storage.list_files(folder))
+    return [file for file in dict.fromkeys(files) if file not in there]
+
+
+def _left_out(count: int, total: int) -> str:
+    return f"; {count} of {total} boxes left out for their size" if count else ""
+
+
+def _bytes(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri)
+    except ObjectMissing:
+        raise ManifestError(f"there is no {uri}") from None
+
+
+def _absolute(folder: str) -> str:
+    path = storage.local_path(folder)
+    return folder.rstrip("/") if path is None else str(path)
+
+
+def _stem(file: str) -> str:
+    return file.rpartition("/")[2].rpartition(".")[0]

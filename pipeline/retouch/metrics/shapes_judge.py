@@ -1,0 +1,51 @@
+"""Metric ``shapes_judge``: the judge's word on each edit of the shapes world. Knows no editor.
+
+Importing this brings no torch, see ``editors.declared``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from retouch.models.embedded.scenes import NONE, parse_prompt
+from retouch.errors import WeightsError
+from retouch.schema import Batch, Pixels
+
+if TYPE_CHECKING:
+    from retouch.models.embedded.judge import JudgeNet
+
+
+class ShapesJudge:
+    """Metric: does the mask hold the shape and the colour that the prompt asks for?"""
+
+    columns: ClassVar[Mapping[str, str]] = {"judge_shape": "string", "judge_colour": "string", "judge_agrees": "bool"}
+
+    def __init__(self, net: JudgeNet) -> None:
+        self._net = net
+
+    @classmethod
+    def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
+        """Read the role ``judge``, a ``judge.safetensors`` with ``judge.json`` beside it.
+
+        Raises:
+            WeightsError: a file is missing, broken or of another architecture, or an option is unknown.
+        """
+        if options:
+            raise WeightsError(f"shapes judge takes no options, got {', '.join(sorted(options))}")
+        if "judge" not in weights:
+            raise WeightsError("shapes_judge needs weights for judge; embedded:shapes has them")
+        from retouch.models.embedded.judge import load_judge
+
+        return cls(load_judge(Path(weights["judge"]).parent).to(device))
+
+    def score_batch(self, batch: Batch, edited: Pixels) -> list[dict[str, Any]]:
+        """The judge's words for each edited image [B, H, W, 3]; ``judge_agrees`` is null where a prompt names none."""
+        answers = self._net.judge(edited, batch.mask)
+        return [_row(answer, parse_prompt(prompt)) for answer, prompt in zip(answers, batch.prompt, strict=True)]
+
+
+def _row(answer: tuple[str, str], wanted: tuple[str, str]) -> dict[str, Any]:
+    agrees = None if NONE in wanted else answer == wanted
+    return {"judge_shape": answer[0], "judge_colour": answer[1], "judge_agrees": agrees}

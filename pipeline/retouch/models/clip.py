@@ -1,0 +1,231 @@
+"""CLIP from its published files: texts and images to embeddings, unnormalised. Knows no loss and no metric.
+
+Sources (``load_clip``): the package's own pair of files, OpenAI's ``.pt``, and whatever open_clip knows by name.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from retouch.errors import EditError, WeightsError
+from retouch.models import libraries
+from retouch.models.checkpoint import load_strictly, read_state_dict, reason
+
+if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+    from open_clip.tokenizer import SimpleTokenizer
+
+# Not weights, but among the tensors of OpenAI's archives or of traced models.
+EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+
+CLIP_KEYWORDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A frozen CLIP in eval mode, float32."""
+
+    model: nn.Module
+    tokenizer: SimpleTokenizer
+    image_size: int  # S
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one text, start and end included (77 in OpenAI's)."""
+        return cast(int, self.tokenizer.context_length)
+
+    def token_count(self, text: str) -> int:
+        """Tokens of a text, start and end included; past ``context_length`` it would be cut."""
+        return len(self.tokenizer.encode(text)) + 2
+
+    def check_length(self, text: str) -> None:
+        """Refuse what would be cut.
+
+        Raises:
+            EditError: the text is longer than ``context_length`` tokens.
+        """
+        if (count := self.token_count(text)) > self.context_length:
+            raise EditError(f"prompt of {count} tokens where CLIP reads {self.context_length}: {text[:40]!r}...")
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """Embeddings [B,D] float32, unnormalised, of B texts.
+
+        Raises:
+            EditError: a text is longer than ``context_length`` tokens and ``truncate`` is not set.
+        """
+        for text in () if truncate else texts:
+            self.check_length(text)
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return cast(Tensor, cast(Any, self.model).encode_text(tokens)).float()
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Images [B,3,H,W] in [0,1] on the scale that the image tower takes: (x - mean) / std by channel."""
+        mean, std = self._scale
+        return (x - mean.to(x)) / std.to(x)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        # Once: guidance normalises at every step, and a copy to the device waits for all work before it.
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
+    def encode_image(self, x: Tensor, normalise: bool = True) -> Tensor:
+        """Embeddings [B,D] float32, unnormalised, differentiable in x.
+
+        Args:
+            x: [B,3,S,S] in [0,1].
+            normalise: subtract the mean and divide by the deviation of CLIP's training images. Blended Diffusion's
+                ranking leaves that out.
+        """
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(f"CLIP takes images of {self.image_size} px, got {tuple(x.shape)}: resize them first")
+        x = self.normalise(x) if normalise else x
+        return cast(Tensor, cast(Any, self.model).encode_image(x)).float()
+
+
+def load_clip(source: str, device: str = "cpu") -> Clip:
+    """Read a CLIP.
+
+    Args:
+        source: a file with its own ``.json`` beside it (``clip.safetensors``, ``clip.json``), OpenAI's ``.pt`` (archive
+            or state dict), ``open_clip:MODEL/TAG`` (fetched by open_clip), or ``open_clip:MODEL@FILE``.
+
+    Raises:
+        WeightsError: missing, broken, unsafe, unknown, or of another architecture.
+    """
+    if source.startswith("open_clip:"):
+        name = source.removeprefix("open_clip:")
+        clip = _named_file(*name.split("@", 1)) if "@" in name else _named_tag(name)
+    elif Path(source).is_file() and Path(source).with_suffix(".json").is_file():
+        clip = _described(source)
+    else:
+        clip = _openai(source)
+    clip.model.to(device).eval().requires_grad_(requires_grad=False)
+    return clip
+
+
+def _described(path: str) -> Clip:
+    """The package's own layout: ``model_cfg`` (keywords of ``open_clip.CLIP``), ``tokenizer``, ``mean``, ``std``."""
+    card = Path(path).with_suffix(".json")
+    try:
+        config = json.loads(card.read_text())
+        model = libraries.open_clip_model().CLIP(**config["model_cfg"])
+        merges = card.parent / config["tokenizer"]["merges"]
+        make = libraries.open_clip_tokenizer().SimpleTokenizer
+        tokenizer = make(str(merges), context_length=config["tokenizer"]["context_length"])
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{card} describes no CLIP: {error!r}") from error
+    load_strictly(model, read_state_dict(path), path, f"the CLIP that {card.name} describes")
+    return Clip(model, tokenizer, config["image_size"], mean, std)
+
+
+def _openai(path: str) -> Clip:
+    state = openai_state_dict(path)
+    state = {name: value for name, value in state.items() if name not in EXTRAS}
+    try:
+        model = libraries.open_clip_model().build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+    except (KeyError, IndexError, RuntimeError, AssertionError) as error:
+        raise WeightsError(
+            f"{path} is no OpenAI CLIP ({reason(error)}); name another with open_clip:MODEL@FILE"
+        ) from error
+    model = model.float()
+    load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip rounds to float16 on the way
+    tokenizer = libraries.open_clip_tokenizer().SimpleTokenizer(context_length=model.context_length)
+    return _clip(model, tokenizer)
+
+
+def openai_state_dict(path: str) -> dict[str, Tensor]:
+    """Tensors by name of any checkpoint, OpenAI's archives of code and weights included; of their code nothing is run.
+
+    Raises:
+        WeightsError: missing, broken or unsafe.
+    """
+    return _archived_state_dict(path) if _is_torchscript(path) else read_state_dict(path)
+
+
+def _named_tag(name: str) -> Clip:
+    import open_clip
+
+    model_name, _, tag = name.rpartition("/")
+    try:
+        model = open_clip.create_model(model_name, pretrained=tag, require_pretrained=True)
+    except Exception as error:  # of many kinds: unknown name, no network, a broken download
+        raise WeightsError(f"open_clip has no {name!r} (MODEL/TAG, as ViT-B-16/openai): {reason(error)}") from error
+    return _clip(model, _bpe(model_name))
+
+
+def _named_file(model_name: str, path: str) -> Clip:
+    import open_clip
+
+    config = open_clip.get_model_config(model_name)
+    if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys() <= CLIP_KEYWORDS:
+        raise WeightsError(f"open_clip has no plain CLIP named {model_name!r}; take one such as ViT-B-16-quickgelu")
+    tokenizer = _bpe(model_name)
+    state = {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
+    model = open_clip.CLIP(**config)
+    load_strictly(model, state, path, f"an open_clip {model_name}")
+    return _clip(model, tokenizer)
+
+
+def _bpe(model_name: str) -> SimpleTokenizer:
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = open_clip.get_tokenizer(model_name)
+    if not isinstance(tokenizer, SimpleTokenizer):
+        raise WeightsError(f"open_clip's {model_name} does not read text with CLIP's own tokens; take one that does")
+    return tokenizer
+
+
+def _clip(model: nn.Module, tokenizer: SimpleTokenizer) -> Clip:
+    visual = cast(Any, model).visual
+    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    mean = getattr(visual, "image_mean", None) or libraries.open_clip_constants().OPENAI_DATASET_MEAN
+    std = getattr(visual, "image_std", None) or libraries.open_clip_constants().OPENAI_DATASET_STD
+    return Clip(model, tokenizer, size, tuple(mean), tuple(std))
+
+
+def _is_torchscript(path: str) -> bool:
+    """Whether a file is an archive of code and weights, as OpenAI published them."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _archived_state_dict(path: str) -> dict[str, Tensor]:
+    """Tensors of a TorchScript archive. Of its code nothing is called.
+
+    Raises:
+        WeightsError: it is broken, or has code that runs when it is opened.
+    """
+    with zipfile.ZipFile(path) as archive:
+        code = (archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py"))
+        if any(b"__setstate__" in text for text in code):
+            # TorchScript's interpreter would call it on opening, and it can, among other things, write files.
+            raise WeightsError(f"{path} was not opened: it has code that runs when it is; save it as .safetensors")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # deprecated, and the only reader of these archives
+            module = torch.jit.load(path, map_location="cpu")
+    except RuntimeError as error:
+        raise WeightsError(f"{path} is a broken TorchScript archive: {reason(error)}") from error
+    return dict(module.state_dict())

@@ -1,0 +1,97 @@
+"""What a checkpoint is, by the loader that its tensors' names point to; and the same tensors as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from retouch.errors import WeightsError
+from retouch.storage.local import beside
+from retouch.models.arcface import load_arcface
+from retouch.models.clip import load_clip, openai_state_dict
+from retouch.models.deeplab import load_segmenter
+from retouch.models.inception import load_inception
+from retouch.models.paint_by_example import load_latent
+from retouch.models.lightning import lightning_globals
+from retouch.models.lpips import load_lpips
+from retouch.models.unet import load_unet
+
+
+@dataclass(frozen=True)
+class _Loader:
+    sign: str  # a tensor that only such files have
+    what: str
+    role: str  # in a job's weights
+    load: Callable[[str], Any]
+
+
+_LOADERS: Final = (
+    _Loader("time_embed.0.weight", "a guided-diffusion UNet", "unet", load_unet),
+    _Loader("temb.dense.0.weight", "a DDPM UNet", "unet", load_unet),
+    _Loader(
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "a Paint by Example checkpoint",
+        "checkpoint",
+        lambda path: load_latent({"checkpoint": path}),
+    ),
+    _Loader("text_projection", "an OpenAI CLIP", "clip", load_clip),
+    _Loader("input_layer.0.weight", "InsightFace's IR-SE50", "arcface", load_arcface),
+    _Loader("Mixed_5b.branch1x1.conv.weight", "an InceptionV3", "inception", load_inception),
+    _Loader("classifier.4.bias", "a DeepLabV3", "segmentation", load_segmenter),
+    _Loader("features.28.weight", "a VGG16 trunk for LPIPS", "lpips", load_lpips),
+)
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """Tensors by name of a published checkpoint in any of the forms that are known; no code in it is run.
+
+    Raises:
+        WeightsError: missing, broken, unsafe, or no tensors by name.
+    """
+    with lightning_globals():
+        return openai_state_dict(path)
+
+
+def recognised(path: str, state: Mapping[str, Tensor]) -> str:
+    """A line: what a file is and under which role a job takes it, or that no loader knows it.
+
+    Args:
+        path: the file, which the loader is tried on.
+        state: its tensors by name.
+    """
+    for loader in _LOADERS:
+        if loader.sign in state:
+            try:
+                loader.load(path)
+            except WeightsError as error:
+                return f"looks like {loader.what}, but is not read as one: {error}"
+            return f"{loader.what}: role {loader.role}"
+    return f"no loader of this package knows it ({len(state)} tensors, first: {min(state)})"
+
+
+def convert(source: str, target: str) -> str:
+    """Write a checkpoint's tensors as safetensors: same names, shapes and dtypes; a .json beside it comes along.
+
+    Returns:
+        What it is, as ``recognised`` says.
+
+    Raises:
+        WeightsError: ``source`` cannot be read, or ``target`` is no name of a safetensors file.
+    """
+    if not target.endswith(".safetensors") or Path(source) == Path(target):
+        raise WeightsError(f"{target} is to be another file than the source, and to end in .safetensors")
+    # Cloned: tensors that share memory, which pickles may hold, are refused by the format.
+    state = {name: value.detach().contiguous().clone() for name, value in read_checkpoint(source).items()}
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with beside(Path(target)) as rough:
+        save_file(state, rough, metadata={"format": "pt"})
+        rough.replace(target)
+    card = Path(source).with_suffix(".json")
+    if card.is_file():
+        Path(target).with_suffix(".json").write_bytes(card.read_bytes())
+    return recognised(target, state)

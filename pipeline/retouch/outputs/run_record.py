@@ -1,0 +1,48 @@
+"""What a run leaves of itself in its output: ``run.json``. Knows its form, not what decides an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from retouch import storage
+from retouch.errors import OutputError, StorageError
+
+RUN_FILE: Final = "run.json"
+
+
+def read_run(output: str) -> dict[str, Any]:
+    """The record that a run left in its output.
+
+    Raises:
+        OutputError: there is none, so this is no run's output; or it is of a job that has no rows.
+    """
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
+    except StorageError as error:
+        raise OutputError(f"{output} holds no run ({RUN_FILE}: {error})") from None
+    if "rows" not in record:
+        kind = record.get("kind", "unknown")
+        raise OutputError(
+            f"{output} holds a job of kind {kind}, which has no rows; its events.jsonl says how far it is"
+        )
+    return record
+
+
+def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
+    """``path: old -> new`` for every leaf that differs."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        for name in sorted({*theirs, *mine}):
+            yield from differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
+    elif theirs != mine:
+        yield f"{path}: {json.dumps(theirs)} -> {json.dumps(mine)}"
+
+
+def version_of(distribution: str) -> str:
+    """The installed version of a package."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
