@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from manifests import bad_files as files
+from manifests import bad_files
 
-SHIPPED: Final = Path(__file__).parents[1] / "pipeline" / "embedded" / "shapes"
+SHIPPED: Final = Path(__file__).parents[1] / "pipeline/retouch/models/embedded/shapes"
 CANARY: Final = "canary"  # a file that is there once code in a checkpoint was run
 LATIN: Final = "caf\u00e9".encode("latin-1")  # no UTF-8
 Case = dict[str, Any]
@@ -130,12 +130,12 @@ def _wrong_weights(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
         "empty.safetensors": b"",
         "header-cut.safetensors": unet[:100],
         "data-cut.safetensors": unet[:20_000],
-        "other-network.safetensors": files.safetensors({"conv.weight": (4, 4)}),
+        "other-network.safetensors": bad_files.safetensors({"conv.weight": (4, 4)}),
         "text.pt": b"not a checkpoint",
         "empty.pt": b"",
-        "numbers.pt": files.zipped_pickle({"a": 1}),
-        "code.pt": files.code_in_a_pickle(canary, zipped=True),
-        "bare-code.pt": files.code_in_a_pickle(canary, zipped=False),
+        "numbers.pt": bad_files.zipped_pickle({"a": 1}),
+        "code.pt": bad_files.code_in_a_pickle(canary, zipped=True),
+        "bare-code.pt": bad_files.code_in_a_pickle(canary, zipped=False),
     }
     wrong: dict[str, str] = {}
     for name, data in held.items():

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a script it stands in no package
 
-from manifests import bad_files as files
+from manifests import bad_files
 from manifests.bad_jobs import wrong_jobs, wrong_manifests
 
 FILE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -44,9 +44,9 @@ SCHEMA: Final = pa.schema(
     ]
 )
 STATUS: Final = {None: "success", "EditError": "failed_to_edit", "ConfigError": "failed_to_edit"}  # else to load
-PICTURE: Final = files.stored(files.picture())
-MASK: Final = files.stored(files.box())
-LARGE: Final = files.picture(200, 200)  # whose files are worth being cut off
+PICTURE: Final = bad_files.stored(bad_files.picture())
+MASK: Final = bad_files.stored(bad_files.box())
+LARGE: Final = bad_files.picture(200, 200)  # whose files are worth being cut off
 BLANK: Final = " \t\u3000\n"
 
 
@@ -103,22 +103,22 @@ def images() -> Iterable[Row]:
     yield Row("good")
     for name, data in {
         "empty.png": b"",
-        "truncated.jpg": files.stored(LARGE, "JPEG")[:2000],
-        "truncated.png": files.stored(LARGE)[:1000],
-        "truncated.webp": files.stored(LARGE, "WEBP")[:500],
-        "truncated.tif": files.tiff(files.picture()[..., 0])[:300],
+        "truncated.jpg": bad_files.stored(LARGE, "JPEG")[:2000],
+        "truncated.png": bad_files.stored(LARGE)[:1000],
+        "truncated.webp": bad_files.stored(LARGE, "WEBP")[:500],
+        "truncated.tif": bad_files.tiff(bad_files.picture()[..., 0])[:300],
         "not-found.jpg": b"<!doctype html><title>404</title>",
         "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>',
-        "program.eps": files.stored(files.picture(), "EPS"),
-        "bomb.png": files.bomb(),
-        "bomb-of-text.png": files.text_bomb(),
-        "bomb-by-header.png": files.png_chunks(2**31 - 1, 2**31 - 1, b""),
-        "zero-wide.png": files.png_chunks(0, 5, b""),
-        "zero-high.png": files.png_chunks(5, 0, b""),
+        "program.eps": bad_files.stored(bad_files.picture(), "EPS"),
+        "bomb.png": bad_files.bomb(),
+        "bomb-of-text.png": bad_files.text_bomb(),
+        "bomb-by-header.png": bad_files.png_chunks(2**31 - 1, 2**31 - 1, b""),
+        "zero-wide.png": bad_files.png_chunks(0, 5, b""),
+        "zero-high.png": bad_files.png_chunks(5, 0, b""),
         "zero.gif": b"GIF89a" + bytes(7) + b";",
-        "nan.tif": files.with_value(np.nan),
-        "infinite.tif": files.with_value(np.inf),
-        "negative.tif": files.with_value(-1),
+        "nan.tif": bad_files.with_value(np.nan),
+        "infinite.tif": bad_files.with_value(np.inf),
+        "negative.tif": bad_files.with_value(-1),
     }.items():
         yield Row(f"image-{name}", "LoadError", image=File(name, data))
     yield Row("image-null", "LoadError", image=None)
@@ -126,21 +126,23 @@ def images() -> Iterable[Row]:
     yield Row("image-empty-bytes", "LoadError", image=b"")
     yield Row("image-address-as-bytes", "LoadError", image=b"files/picture.jpg")
     for name, mode in {"grey": "L", "one-bit": "1", "palette": "P", "grey-alpha": "LA", "rgba": "RGBA"}.items():
-        yield Row(f"image-{name}", image=files.in_mode(mode))
-    yield Row("image-cmyk", image=files.in_mode("CMYK", "JPEG"))
-    yield Row("image-lab", image=files.lab())
-    yield Row("image-16-bit", image=files.deep())
-    yield Row("image-16-bit-rgb", image=files.deep(3))
-    yield Row("image-float", image=files.tiff(files.box().astype(np.float32) / 255))
+        yield Row(f"image-{name}", image=bad_files.in_mode(mode))
+    yield Row("image-cmyk", image=bad_files.in_mode("CMYK", "JPEG"))
+    yield Row("image-lab", image=bad_files.lab())
+    yield Row("image-16-bit", image=bad_files.deep())
+    yield Row("image-16-bit-rgb", image=bad_files.deep(3))
+    yield Row("image-float", image=bad_files.tiff(bad_files.box().astype(np.float32) / 255))
     yield Row("image-wrong-extension", image=File("picture.jpg", PICTURE))
     for kind in ("GIF", "WEBP", "PNG"):
-        yield Row(f"image-animated-{kind.lower()}", hints=("animated",), image=files.animated(kind))
-    white = files.stored(files.box(1, 1, ground=255))
-    pixel = files.stored(files.picture(1, 1))
+        yield Row(f"image-animated-{kind.lower()}", hints=("animated",), image=bad_files.animated(kind))
+    white = bad_files.stored(bad_files.box(1, 1, ground=255))
+    pixel = bad_files.stored(bad_files.picture(1, 1))
     yield Row("image-one-pixel", image=pixel, mask=None)
     yield Row("image-one-pixel-masked", hints=("mask-covers-all",), image=pixel, mask=white)
-    yield Row("image-long-strip", image=files.stored(files.picture(20_000, 1)), mask=None)
-    yield Row("image-broken-exif", image=files.stored(files.picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
+    yield Row("image-long-strip", image=bad_files.stored(bad_files.picture(20_000, 1)), mask=None)
+    yield Row(
+        "image-broken-exif", image=bad_files.stored(bad_files.picture(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    )
 
 
 def addresses() -> Iterable[Row]:
@@ -167,27 +169,32 @@ def addresses() -> Iterable[Row]:
 
 def masks() -> Iterable[Row]:
     """What marks the region, and what marks none."""
-    white = files.box(1, 1, ground=255)
-    black = np.dstack([files.box(value=0)] * 3)
+    white = bad_files.box(1, 1, ground=255)
+    black = np.dstack([bad_files.box(value=0)] * 3)
     yield Row("mask-null", mask=None)
     yield Row("mask-missing", "ObjectMissing", mask="files/none.png")
     yield Row("mask-empty", "LoadError", mask=File("empty-mask.png", b""))
-    yield Row("mask-truncated", "LoadError", mask=files.stored(files.box(200, 200), "JPEG")[:700])
-    yield Row("mask-black", "LoadError", mask=files.stored(black))
-    yield Row("mask-faint", "LoadError", mask=files.stored(files.box(value=100)))
-    yield Row("mask-float-nan", "LoadError", mask=files.with_value(np.nan))
-    yield Row("mask-white", hints=("mask-covers-all",), mask=files.stored(files.box(ground=255)))
-    yield Row("mask-inverted", hints=("mask-inverted",), mask=files.stored(files.box(value=0, ground=255)))
-    yield Row("mask-noisy", hints=("mask-noisy",), image=files.stored(files.picture(90, 130)), mask=files.noisy_mask())
-    yield Row("mask-other-size", hints=("mask-resized",), mask=files.stored(files.box(12, 16)))
-    yield Row("mask-one-pixel", hints=("mask-covers-all", "mask-resized"), mask=files.stored(white))
-    yield Row("mask-alpha", mask=files.alpha_mask(files.box()))
-    yield Row("mask-alpha-opaque", "LoadError", mask=files.stored(np.dstack([black, files.box(ground=255)])))
-    yield Row("mask-16-bit", mask=files.tiff(files.box().astype(np.uint16) * 257))
-    yield Row("mask-float", mask=files.tiff(files.box().astype(np.float32) / 255))
-    yield Row("mask-palette", mask=files.stored(files.Image.fromarray(files.box()).convert("P")))
-    plain, turned = (files.turned(files.picture(), way) for way in (files.UPRIGHT, files.TURNED))
-    turned_mask = files.turned(files.box(), files.TURNED, "PNG")
+    yield Row("mask-truncated", "LoadError", mask=bad_files.stored(bad_files.box(200, 200), "JPEG")[:700])
+    yield Row("mask-black", "LoadError", mask=bad_files.stored(black))
+    yield Row("mask-faint", "LoadError", mask=bad_files.stored(bad_files.box(value=100)))
+    yield Row("mask-float-nan", "LoadError", mask=bad_files.with_value(np.nan))
+    yield Row("mask-white", hints=("mask-covers-all",), mask=bad_files.stored(bad_files.box(ground=255)))
+    yield Row("mask-inverted", hints=("mask-inverted",), mask=bad_files.stored(bad_files.box(value=0, ground=255)))
+    yield Row(
+        "mask-noisy",
+        hints=("mask-noisy",),
+        image=bad_files.stored(bad_files.picture(90, 130)),
+        mask=bad_files.noisy_mask(),
+    )
+    yield Row("mask-other-size", hints=("mask-resized",), mask=bad_files.stored(bad_files.box(12, 16)))
+    yield Row("mask-one-pixel", hints=("mask-covers-all", "mask-resized"), mask=bad_files.stored(white))
+    yield Row("mask-alpha", mask=bad_files.alpha_mask(bad_files.box()))
+    yield Row("mask-alpha-opaque", "LoadError", mask=bad_files.stored(np.dstack([black, bad_files.box(ground=255)])))
+    yield Row("mask-16-bit", mask=bad_files.tiff(bad_files.box().astype(np.uint16) * 257))
+    yield Row("mask-float", mask=bad_files.tiff(bad_files.box().astype(np.float32) / 255))
+    yield Row("mask-palette", mask=bad_files.stored(bad_files.Image.fromarray(bad_files.box()).convert("P")))
+    plain, turned = (bad_files.turned(bad_files.picture(), way) for way in (bad_files.UPRIGHT, bad_files.TURNED))
+    turned_mask = bad_files.turned(bad_files.box(), bad_files.TURNED, "PNG")
     yield Row("exif-on-the-image-alone", hints=("mask-resized", "turned-alone"), image=turned)
     yield Row("exif-on-the-mask-alone", hints=("mask-resized", "turned-alone"), image=plain, mask=turned_mask)
     yield Row("exif-on-both", image=turned, mask=turned_mask)
@@ -268,10 +275,10 @@ def exemplars() -> Iterable[Row]:
     yield Row("exemplar-null-with-params", "LoadError", exemplar=None, params="{}")
     yield Row("exemplar-struct-of-nulls", "LoadError", exemplar="")
     yield Row("exemplar-missing", "ObjectMissing", exemplar="files/none.png")
-    yield Row("exemplar-truncated", "LoadError", exemplar=files.stored(LARGE, "JPEG")[:2000])
-    yield Row("exemplar-one-pixel", exemplar=files.stored(files.picture(1, 1)))
-    yield Row("exemplar-strip", exemplar=files.stored(files.picture(1, 5000)))
-    yield Row("exemplar-animated", hints=("animated",), exemplar=files.animated("GIF"))
+    yield Row("exemplar-truncated", "LoadError", exemplar=bad_files.stored(LARGE, "JPEG")[:2000])
+    yield Row("exemplar-one-pixel", exemplar=bad_files.stored(bad_files.picture(1, 1)))
+    yield Row("exemplar-strip", exemplar=bad_files.stored(bad_files.picture(1, 5000)))
+    yield Row("exemplar-animated", hints=("animated",), exemplar=bad_files.animated("GIF"))
     yield Row("prompt-empty", prompt="")
 
 

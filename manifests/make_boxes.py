@@ -15,7 +15,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-
 from retouch.models.embedded.scenes import SIZE, draw_scene
 
 HERE = Path(__file__).parent

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
-
 from embedded_models.domains import DOMAINS, LEARNED, Domain, in_all, only, scenes
+from PIL import Image
 from retouch.models.embedded.scenes import HELD_OUT, Scene
 
 HERE = Path(__file__).parent

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
-
 from embedded_models.exemplars import ExemplarTask, exemplar_task
+from PIL import Image
 from retouch.models.embedded.scenes import HELD_OUT, SIZE
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Makes shapes.parquet: 32 drawn scenes with masks and prompts, none of which the embedded models have seen.
 
-Knows neither editors nor networks. Run it again after every change of ``pipeline/embedded/scenes.py``
-(``python manifests/make_shapes.py``); ``tests/test_manifests.py`` says when that was forgotten. Every row is the
+Run it again after every change of ``retouch.models.embedded.scenes`` (``python manifests/make_shapes.py``);
+``tests/manifests_shipped/test_scripts.py`` fails when that was forgotten. Every row is the
 editing task of a seed from ``HELD_OUT`` on, at the 32 pixels that the embedded networks see, so that nothing is scaled
 on the way in or out. Asked for are all 24 pairs of shape and colour, then 8 of them again: each shape 8 times.
 """
@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-
 from retouch.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, EditTask, edit_task
 
 HERE = Path(__file__).parent

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from retouch import storage
-from tests.s3_server import INSTALL, Endpoint, ceph, missing_programs
+
+from tests import ROOT
+from tests.helpers.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -23,14 +24,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    starts_ray = {
-        path.name for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.ray" in path.read_text()
-    } - {"test_readme.py"}
+    files = (ROOT / "tests").rglob("test_*.py")
+    starts_ray = {path.relative_to(ROOT).as_posix() for path in files if "pytest.mark.ray" in path.read_text()}
+    starts_ray -= {"tests/test_readme.py"}
 
     class TakingTurns(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            return "ray" if file.rpartition("/")[2] in starts_ray else file
+            return "ray" if file in starts_ray else file
 
     return TakingTurns(config, log)
 

@@ -14,61 +14,63 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import retouch
 import yaml
 from PIL import Image
-
-import retouch
-from retouch.imaging import codec as images
 from retouch.errors import ConfigError, EditError, LoadError, OutputError, PluginError
+from retouch.imaging import codec
 from retouch.schema import Batch, EditResult
-from tests.datasets import painter_job, picture, png, square, write_dataset
-from tests.executors.slow import SlowPainter
-from tests.painters import Painter
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+from tests.helpers.datasets import painter_job, picture, png, square, write_dataset
+from tests.helpers.painters import Painter
+from tests.helpers.slow import SlowPainter
+
 SHORT = {"preset": "balanced", "timesteps": 4, "skip_timesteps": 1, "clip_guidance_lambda": 300}
 
 
 @pytest.fixture(scope="module")
-def painter() -> pipeline.LoadedEditor:
-    return pipeline.load_editor("tests.painters:Painter", metrics=["tests.painters:Redness"], batch_size=4)
+def painter() -> retouch.LoadedEditor:
+    return retouch.load_editor(
+        "tests.helpers.painters:Painter", metrics=["tests.helpers.painters:Redness"], batch_size=4
+    )
 
 
 def test_importing_the_package_costs_nothing_and_knows_what_it_offers() -> None:
     code = (
-        "import sys, pipeline; assert set(pipeline.__all__) <= set(dir(pipeline));"
+        "import sys, retouch; assert set(retouch.__all__) <= set(dir(pipeline));"
         "sys.exit(bool({'torch', 'ray', 'pyarrow', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
+    assert all(callable(getattr(retouch, name)) for name in retouch.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'load_edtior'"):
-        pipeline.load_edtior  # noqa: B018
+        retouch.load_edtior  # noqa: B018
 
 
 def test_loading_an_editor_leaves_ray_out() -> None:
-    code = "import sys, pipeline; pipeline.load_editor('tests.painters:Painter'); sys.exit('ray' in sys.modules)"
+    code = "import sys, retouch; retouch.load_editor('tests.helpers.painters:Painter'); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_a_row_of_a_run_comes_out_here_byte_for_byte(tmp_path: Path) -> None:
     changes = {f"editor.params.{name}": value for name, value in SHORT.items()}
-    done = pipeline.run_job(
+    done = retouch.run_job(
         str(ROOT / "jobs/quickstart.yaml"),
         {"manifest": str(ROOT / "manifests/shapes.parquet"), "output": str(tmp_path / "out"), "seed": 5, **changes},
         executor="local",
         limit=2,
     )
     assert (done.exit_code, done.statuses["success"]) == (0, 2)
-    row = pipeline.read_results(done.output).to_pylist()[1]
+    row = retouch.read_results(done.output).to_pylist()[1]
     requests = pq.read_table(ROOT / "manifests/shapes.parquet").slice(0, 2).to_pylist()
     request = next(found for found in requests if found["key"] == row["key"])
-    editor = pipeline.load_editor("blended_diffusion", "embedded:shapes", **SHORT)
-    image = images.decode_image(request["image"]["bytes"]).pixels
+    editor = retouch.load_editor("blended_diffusion", "embedded:shapes", **SHORT)
+    image = codec.decode_image(request["image"]["bytes"]).pixels
     edited = editor(image, request["mask"]["bytes"], request["prompt"], seed=5, candidates=4, key=row["key"])
     edited.save(str(tmp_path / "edit.png"))
     assert hashlib.sha256((tmp_path / "edit.png").read_bytes()).hexdigest() == row["sha256"]
     assert (edited.seed, len(edited.candidates)) == (row["seed"], 4)
-    assert np.array_equal(pipeline.read_edited(done.output, row["key"]).image, edited.image)
+    assert np.array_equal(retouch.read_edited(done.output, row["key"]).image, edited.image)
     with pytest.raises(LoadError, match="the exemplar cell is empty"):  # as a row of a run would, before any pass
         editor(image, guide="exemplar")
 
@@ -105,7 +107,7 @@ def test_candidates_come_ranked_with_their_scores_and_the_seed_and_the_key_decid
 
 
 def test_threads_share_an_editor_and_each_gets_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    editor, begun = pipeline.load_editor("tests.executors.slow:SlowPainter", batch_size=2), threading.Event()
+    editor, begun = retouch.load_editor("tests.helpers.slow:SlowPainter", batch_size=2), threading.Event()
 
     def edit_batch(self: Painter, batch: Batch) -> list[EditResult]:
         begun.set()
@@ -125,7 +127,7 @@ def test_threads_share_an_editor_and_each_gets_what_it_asked_for(monkeypatch: py
 
 
 def test_params_of_the_editor_and_of_one_image_reach_it(painter: Any) -> None:
-    grey = pipeline.load_editor("tests.painters:Painter", grey=7, size=20)
+    grey = retouch.load_editor("tests.helpers.painters:Painter", grey=7, size=20)
     assert grey.image_size == 20
     mask = square() == 255
     assert set(grey(picture(0), mask).image[mask].ravel()) == {7}
@@ -134,7 +136,7 @@ def test_params_of_the_editor_and_of_one_image_reach_it(painter: Any) -> None:
 
 
 def test_masks_may_be_read_the_other_way_round() -> None:
-    editor = pipeline.load_editor("tests.painters:Painter", mask={"invert": True})
+    editor = retouch.load_editor("tests.helpers.painters:Painter", mask={"invert": True})
     mask = square() == 255
     edited = editor(picture(0), mask)
     assert np.array_equal(edited.mask, ~mask)
@@ -151,16 +153,16 @@ def test_what_cannot_be_is_refused_in_one_line(painter: Any) -> None:
         (EditError, "gave 0 results", lambda: painter(picture(0), prompt="short")),
         (ConfigError, "candidates is 0", lambda: painter(picture(0), candidates=0)),
         (ConfigError, "params.gray.*grey", lambda: painter(picture(0), gray=3)),
-        (ConfigError, "params.gray.*grey", lambda: pipeline.load_editor("tests.painters:Painter", gray=3)),
+        (ConfigError, "params.gray.*grey", lambda: retouch.load_editor("tests.helpers.painters:Painter", gray=3)),
         (
             ConfigError,
             "load_editor: ray.batch_size",
-            lambda: pipeline.load_editor("tests.painters:Painter", batch_size=0),
+            lambda: retouch.load_editor("tests.helpers.painters:Painter", batch_size=0),
         ),
-        (PluginError, "no editor named 'blended'", lambda: pipeline.load_editor("blended")),
-        (OutputError, "holds no results", lambda: pipeline.read_results("nowhere")),
-        (OutputError, "holds no results", lambda: pipeline.results_dataset("nowhere")),
-        (ConfigError, "kind evaluate; run_job does edit", lambda: pipeline.run_job(str(ROOT / "jobs/evaluate.yaml"))),
+        (PluginError, "no editor named 'blended'", lambda: retouch.load_editor("blended")),
+        (OutputError, "holds no results", lambda: retouch.read_results("nowhere")),
+        (OutputError, "holds no results", lambda: retouch.results_dataset("nowhere")),
+        (ConfigError, "kind evaluate; run_job does edit", lambda: retouch.run_job(str(ROOT / "jobs/evaluate.yaml"))),
     ):
         with pytest.raises(kind, match=said) as refused:
             call()  # type: ignore[no-untyped-call]
@@ -173,13 +175,13 @@ def test_a_job_is_a_file_a_mapping_or_a_job_and_its_results_a_table_or_a_dataset
     tables = []
     for number, given in enumerate((str(tmp_path / "job.yaml"), job.model_dump(mode="json"), job)):
         output = str(tmp_path / f"out-{number}")
-        done = pipeline.run_job(given, {"output": output, "editor.params": {"grey": 3}}, executor="local", limit=3)
+        done = retouch.run_job(given, {"output": output, "editor.params": {"grey": 3}}, executor="local", limit=3)
         assert (done.rows, done.output) == (3, output)
-        tables.append(pipeline.read_results(output, ["key", "sha256"]))
-        assert pipeline.results_dataset(output).to_table(columns=["key", "sha256"]).sort_by("key") == tables[-1]
+        tables.append(retouch.read_results(output, ["key", "sha256"]))
+        assert retouch.results_dataset(output).to_table(columns=["key", "sha256"]).sort_by("key") == tables[-1]
     assert tables[0] == tables[1] == tables[2]
     assert (
-        pipeline.run_job(job, {"output": str(tmp_path / "out-0"), "editor.params.grey": 3}, executor="local").rows == 4
+        retouch.run_job(job, {"output": str(tmp_path / "out-0"), "editor.params.grey": 3}, executor="local").rows == 4
     )
 
 

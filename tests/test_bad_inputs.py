@@ -15,23 +15,23 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from retouch.errors import RetouchError
+from retouch.execution.check import Checkup, check
+from retouch.execution.edit import run
+from retouch.execution.summary import Summary
+from retouch.imaging import codec
+from retouch.jobs.config import EditJob, load_job
+from retouch.outputs import results
+from retouch.schema import SUCCESS
 from rich.console import Console
 
 from manifests import bad_files, make_bad_inputs
 from manifests.bad_jobs import CANARY
-from retouch.imaging import codec as images
-from retouch.outputs import results
-from retouch.jobs.config import EditJob, load_job
-from retouch.execution.check import Checkup, check
-from retouch.errors import RetouchError
-from retouch.execution.edit import run
-from retouch.schema import SUCCESS
-from retouch.execution.summary import Summary
-from tests.datasets import painter_job
+from tests.helpers.datasets import painter_job
 
 # What each set of rows is for; the painter has no network, so that many rows cost little.
 EDITORS: dict[str, dict[str, Any]] = {
-    "rows": {"name": "tests.painters:Painter", "weights": {}},
+    "rows": {"name": "tests.helpers.painters:Painter", "weights": {}},
     "exemplars": {"name": "paint_by_example", "params": {"steps": 2}},
     "prompts": {"name": "diffusionclip", "params": {"t_0": 101, "n_inv": 2, "n_gen": 2, "optimise": 1, "n_train": 2}},
     "tokens": {"name": "blended_diffusion", "params": {"timesteps": 4, "skip_timesteps": 1, "aug_num": 1}},
@@ -131,8 +131,8 @@ def test_no_key_leads_out_of_the_folder_of_images(painted: EditJob) -> None:
 def test_a_mask_saved_as_jpeg_marks_what_was_drawn_and_none_of_the_noise(corpus: Path) -> None:
     (row,) = [row for row in rows_of(corpus, "rows") if row["case"] == "mask-noisy"]
     data, drawn = row["mask"]["bytes"], bad_files.box(90, 130) > 0
-    assert np.array_equal(images.decode_mask(data), drawn)
-    assert images.decode_mask(data, threshold=1).sum() > 1.01 * drawn.sum()  # as the authors' code takes it
+    assert np.array_equal(codec.decode_mask(data), drawn)
+    assert codec.decode_mask(data, threshold=1).sum() > 1.01 * drawn.sum()  # as the authors' code takes it
 
 
 def test_what_is_wrong_as_a_whole_is_refused_alike_by_doctor_and_run_and_no_code_in_weights_runs(

@@ -12,14 +12,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from retouch import errors
-from retouch.outputs import results
 from retouch.cli.app import main
+from retouch.outputs import results
 from retouch.schema import results_schema
-from tests.datasets import picture, square
-from tests.manual import BLOCK, DOCUMENTS, ROOT, commands, written_again
-from tests.test_folders import fill
+
+from tests.helpers.datasets import picture, square
+from tests.helpers.manual import BLOCK, DOCUMENTS, ROOT, commands, written_again
+from tests.manifests.test_from_folder import fill
 
 FENCED = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\s*(?:\$ )?(retouch|ray|kubectl|helm|docker|uv|pip|pytest|make|eksctl|python) ", re.MULTILINE)
@@ -43,7 +43,7 @@ def blocks(name: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_what_is_made_from_the_code_is_what_the_code_makes(name: str) -> None:
-    assert text_of(name) == written_again(text_of(name)), "run: .venv/bin/python -m tests.manual"
+    assert text_of(name) == written_again(text_of(name)), "run: .venv/bin/python -m tests.helpers.manual"
 
 
 def test_every_part_that_can_be_made_stands_in_the_manual() -> None:
@@ -53,7 +53,6 @@ def test_every_part_that_can_be_made_stands_in_the_manual() -> None:
 
 def test_every_command_says_what_it_does_in_one_sentence() -> None:
     import typer
-
     from retouch.cli.app import app
 
     for name, said in commands(typer.main.get_command(app)):

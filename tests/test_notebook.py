@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.test_edited import Shown
+from tests import ROOT
+from tests.outputs.test_edited import Shown
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
 EDIT = """
 from retouch import load_editor, run_job
 

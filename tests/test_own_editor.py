@@ -12,11 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from retouch import read_edited, read_results
-from retouch.imaging import codec as images
+from retouch.imaging import codec
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 PACKAGE = ROOT / "jobs/own-editor"
 BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
 
@@ -49,7 +49,7 @@ def done(environment: dict[str, str], folder: Path, *command: str) -> str:
 
 
 def test_it_is_listed_with_its_package_and_its_parameters(environment: dict[str, str]) -> None:
-    (found,) = json.loads(done(environment, ROOT, "pipeline", "plugins", "inpaint", "--json"))
+    (found,) = json.loads(done(environment, ROOT, "retouch", "plugins", "inpaint", "--json"))
     assert (found["package"], found["inputs"]) == ("retouch-inpaint 0.1.0", ["mask"])
     assert found["columns"] == {"seam": "float64"}
     assert {field["path"]: field["meaning"] for field in found["params"]}["radius"].startswith("pixels around each")
@@ -58,11 +58,11 @@ def test_it_is_listed_with_its_package_and_its_parameters(environment: dict[str,
 def test_its_job_runs_by_the_name_and_fills_the_masks_in(environment: dict[str, str], tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     job = ["jobs/own-editor/job.yaml", "--set", f"output={output}", "--executor", "local", "--limit", "6"]
-    assert "rows: 6 = 6 success" in done(environment, ROOT, "pipeline", "run", *job)
+    assert "rows: 6 = 6 success" in done(environment, ROOT, "retouch", "run", *job)
     for row in read_results(output).to_pylist():
         edited = read_edited(output, row["key"])
         assert row["background_changed_px"] == 0
-        assert images.changed_outside(edited.source, edited.image, edited.mask) == 0
+        assert codec.changed_outside(edited.source, edited.image, edited.mask) == 0
         assert (edited.image != edited.source)[edited.mask].any()
         around, filled = edited.source[~edited.mask].astype(int), edited.image[edited.mask].astype(int)
         assert (filled >= around.min(axis=0) - 4).all(), "made of what surrounds it"

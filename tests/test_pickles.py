@@ -21,32 +21,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import nn
-
-from retouch.execution import stages
-from retouch.execution.evaluation import metric_states as states
-from retouch.manifests import reader as manifest
-from retouch.manifests import samples
-from retouch.models.embedded.judge import load_judge
 from retouch.errors import ConfigError, ManifestError, WeightsError
-from retouch.imaging.faces import FaceDetector
-from retouch.training.finetune.target import STATE, tune
-from retouch.manifests.importers import cocoee
-from retouch.training.exemplar.initial_weights import load_start
-from retouch.training.exemplar.train import StorageKeeper, read_state
+from retouch.execution import stages
+from retouch.execution.evaluation import metric_states
 from retouch.execution.latent_cache import StoredLatents
+from retouch.execution.specs import DecodeSpec
+from retouch.imaging.faces import FaceDetector
+from retouch.manifests import reader, samples
+from retouch.manifests.importers import cocoee
 from retouch.models.arcface import load_arcface
 from retouch.models.clip import load_clip
 from retouch.models.deeplab import load_segmenter
+from retouch.models.embedded.judge import load_judge
 from retouch.models.inception import load_inception
-from retouch.models.paint_by_example import load_latent
 from retouch.models.lpips import load_lpips
+from retouch.models.paint_by_example import load_latent
 from retouch.models.unet import load_unet
-from retouch.execution.specs import DecodeSpec
-from tests.datasets import png, square
-from tests.finetuning import tiny
+from retouch.training.exemplar.initial_weights import load_start
+from retouch.training.exemplar.train import StorageKeeper, read_state
+from retouch.training.finetune.target import STATE, tune
+from torch import nn
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+from tests.helpers.datasets import png, square
+from tests.training.finetune import tiny
 
 
 class Bomb:
@@ -190,7 +188,7 @@ def test_a_pickle_among_kept_latents_is_a_miss(tmp_path: Path, trace: Path) -> N
 
 def test_a_pickle_as_a_metrics_state_is_refused(tmp_path: Path, trace: Path) -> None:
     with pytest.raises(ConfigError, match="holds no state of a metric"):
-        states.read(armed(tmp_path / "fid.safetensors", trace, "bare"))
+        metric_states.read(armed(tmp_path / "fid.safetensors", trace, "bare"))
     assert not trace.exists()
 
 
@@ -207,7 +205,7 @@ def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, 
     bomb = pickle.dumps(Bomb(trace))
     table = pa.table({"image": [png(square())], samples.TRAVEL_COLUMN: pa.array([bomb], pa.large_binary())})
     pq.write_table(table, tmp_path / "rows.parquet")
-    rows = manifest.with_fingerprints(manifest.read(str(tmp_path / "rows.parquet")).table, {})
+    rows = reader.with_fingerprints(reader.read(str(tmp_path / "rows.parquet")).table, {})
     decoded = stages.decode_block(rows, DecodeSpec(frozenset()))
     assert [sample.failure for sample in samples.travellers(decoded)] == [None]
     assert not trace.exists()
@@ -216,7 +214,7 @@ def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, 
 def test_the_command_says_it_in_one_line_and_runs_none_of_it(tmp_path: Path, trace: Path) -> None:
     weights = armed(tmp_path / "unet.pt", trace, "torch")
     changes = [f"output={tmp_path / 'out'}", f"editor.weights={{family: embedded:shapes, unet: {weights}}}"]
-    command = [sys.executable, "-m", "pipeline", "run", "jobs/quickstart.yaml", "--limit", "1", "--executor", "local"]
+    command = [sys.executable, "-m", "retouch", "run", "jobs/quickstart.yaml", "--limit", "1", "--executor", "local"]
     command += [part for change in changes for part in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -243,7 +241,9 @@ def test_no_line_of_the_package_opens_a_pickle_unrestricted() -> None:
         assert words.get("weights_only") == "True", path
     for path, call in calls_of("np.load"):
         assert "allow_pickle=True" not in ast.unparse(call), path
-    assert [path for path, _ in calls_of("pickle.loads")] == ["pipeline/samples.py"]  # blocks of this run alone
+    assert [path for path, _ in calls_of("pickle.loads")] == [
+        "pipeline/retouch/manifests/samples.py"
+    ]  # blocks of this run alone
     assert [path for path, _ in calls_of("torch.jit.load")] == ["pipeline/retouch/models/clip.py"]
     for name in ("pickle.load", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load", "eval", "exec", "joblib.load"):
         assert not calls_of(name), name

@@ -14,14 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from rich.console import Console
-
 from retouch import storage
-from retouch.imaging import codec as images
-from retouch.outputs import image_paths as addresses
-from retouch.outputs import results
-from retouch.jobs.config import EditJob, load_job
 from retouch.execution.edit import run
+from retouch.imaging import codec
+from retouch.jobs.config import EditJob, load_job
+from retouch.outputs import image_paths, results
+from rich.console import Console
 
 SHORT = ["editor.params.timesteps=5", "editor.params.skip_timesteps=1", "editor.params.aug_num=2", "candidates=2"]
 ROWS = 6
@@ -95,7 +93,7 @@ def test_manifest_images_and_output_on_a_real_s3_server_give_the_same_files(
     assert answers(job) == in_one_process
     assert storage.exists(f"{real_s3}/out/report.html")
     output = results.read(job.output, ["output"])["output"].to_pylist()[0]
-    assert addresses.fetch(job.output, output)[:4] == b"\x89PNG"
+    assert image_paths.fetch(job.output, output)[:4] == b"\x89PNG"
 
 
 def test_photographs_keep_every_pixel_outside_their_masks_at_native_size(tmp_path: Path) -> None:
@@ -109,13 +107,13 @@ def test_photographs_keep_every_pixel_outside_their_masks_at_native_size(tmp_pat
     outputs = {row["key"]: row for row in results.read(job.output).to_pylist()}
     assert len(table) == len(outputs) >= 10
     for row in table:
-        source = images.decode_image((Path("manifests") / row["image"]).read_bytes()).pixels
+        source = codec.decode_image((Path("manifests") / row["image"]).read_bytes()).pixels
         after = np.asarray(Image.open(Path(job.output) / outputs[row["key"]]["output"]).convert("RGB"))
         assert after.shape == source.shape, row["key"]
         if row["mask"] is not None:
-            mask = images.decode_mask((Path("manifests") / row["mask"]).read_bytes(), source.shape[:2])
+            mask = codec.decode_mask((Path("manifests") / row["mask"]).read_bytes(), source.shape[:2])
         else:
-            mask = images.mask_from_bbox(row["bbox"], source.shape[:2])
+            mask = codec.mask_from_bbox(row["bbox"], source.shape[:2])
         assert np.array_equal(after[~mask], source[~mask]), row["key"]
         assert (after[mask] != source[mask]).any(), row["key"]
         assert outputs[row["key"]]["background_changed_px"] == 0

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-
-from retouch.imaging import codec as images
+from retouch.imaging import codec
 from retouch.outputs import results
-from tests.commands_in_turn import Done, commands_in
+
+from tests import ROOT
+from tests.helpers.commands_in_turn import Done, commands_in
 
 # All share what the first to come runs, so each may be the one that takes long.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
-ROOT = Path(__file__).parent.parent
 MADE = ("make demo", "make test", "make chaos")  # the first is the commands below, the others run tests
 # Whole, and through Ray, only with RETOUCH_LONG=1: starting its workers takes longer than a few rows.
 SHORTENED = {
@@ -123,8 +123,8 @@ def test_the_quickstarts_edits_do_what_their_prompts_say(outputs: dict[str, str]
 def test_the_quickstart_changes_no_pixel_outside_any_mask(outputs: dict[str, str], workplace: Path) -> None:
     rows = {row["key"]: row for row in results.read(str(workplace / "runs/quickstart")).to_pylist()}
     for request in pq.read_table(ROOT / "manifests/shapes.parquet").slice(0, DRAWN).to_pylist():
-        source = images.decode_image(request["image"]["bytes"]).pixels
-        mask = images.decode_mask(request["mask"]["bytes"], source.shape[:2])
+        source = codec.decode_image(request["image"]["bytes"]).pixels
+        mask = codec.decode_mask(request["mask"]["bytes"], source.shape[:2])
         after = np.asarray(Image.open(workplace / "runs/quickstart" / rows[request["key"]]["output"]).convert("RGB"))
         assert np.array_equal(after[~mask], source[~mask])
         assert rows[request["key"]]["background_changed_px"] == 0

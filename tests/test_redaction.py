@@ -9,7 +9,6 @@ import sys
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from retouch.errors import RetouchError
 from retouch.redaction import MASK, redacted, redacted_all, redacted_streams
 

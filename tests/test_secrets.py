@@ -19,25 +19,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from retouch import storage
+from retouch.cli.app import main
+from retouch.errors import ManifestError
+from retouch.execution.edit import run
+from retouch.execution.evaluate import evaluate
+from retouch.execution.finetune import finetune
+from retouch.execution.plan import make_plan, refuse_another_job
+from retouch.execution.train import train
+from retouch.jobs.config import EditJob, EvaluateJob, FinetuneJob, parse_job
+from retouch.manifests.reader import read
+from retouch.outputs import results, status
 from rich.console import Console
 
-from retouch import storage
-from retouch.outputs import results
-from retouch.outputs import status
-from retouch.cli.app import main
-from retouch.jobs.config import EditJob, EvaluateJob, FinetuneJob, parse_job
-from retouch.errors import ManifestError
-from retouch.execution.evaluate import evaluate
-from retouch.execution.train import train
-from retouch.manifests.reader import read
-from retouch.execution.plan import make_plan, refuse_another_job
-from retouch.execution.edit import run
-from retouch.execution.finetune import finetune
-from tests.datasets import painter_job, picture, png, square, write_dataset
-from tests.finetuning import tiny
-from tests.inpainting import training
-from tests.s3_server import Endpoint
-from tests.telltale import PLANTED
+from tests.helpers.datasets import painter_job, picture, png, square, write_dataset
+from tests.helpers.s3_server import Endpoint
+from tests.helpers.telltale import PLANTED
+from tests.training.exemplar import tiny as training
+from tests.training.finetune import tiny
 
 VARIABLES = {
     "AWS_SESSION_TOKEN": f"{PLANTED}/session+token=",
@@ -120,7 +119,7 @@ def write_manifest(service: Service) -> None:
 
 def job_of(folder: Path, service: Service, query: str = SIGNED, **changes: Any) -> EditJob:
     weights = {"unet": service.signed("unet.bin", query), "clip": service.with_password("unet.bin")}
-    editor = {"name": "tests.telltale:Telltale", "weights": weights}
+    editor = {"name": "tests.helpers.telltale:Telltale", "weights": weights}
     return painter_job(
         folder, service.signed("rows.parquet", query), **{"editor": editor, "max_failure_rate": 1.0, **changes}
     )
@@ -150,7 +149,7 @@ def test_a_run_leaves_and_says_no_secret(
     write_manifest(service)
     job = job_of(tmp_path, service, output=str(tmp_path / "out") if where == "local" else f"{service.s3}/out")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    call = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "job.yaml"), "--executor", "local"]
+    call = [sys.executable, "-m", "retouch", "run", str(tmp_path / "job.yaml"), "--executor", "local"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -1,12 +1,12 @@
 """What plug-in authors are given: an editor that keeps the contract passes, one that breaks it is told how."""
 
 import pytest
-
-from retouch.models import weights
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
 from retouch.errors import PluginError
+from retouch.models import weights
 from retouch.testing import check_editor
-from tests.painters import Neighbourly, Painter
+
+from tests.helpers.painters import Neighbourly, Painter
 
 
 def test_our_own_editor_passes_on_the_weights_that_ship() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from retouch.execution.edit import run
+from retouch.outputs.report import gallery
 from rich.console import Console
 
-from retouch.outputs.report import gallery as report
-from retouch.execution.edit import run
-from tests.datasets import painter_job, write_dataset
-from tests.test_report import Page, browse, in_browser
+from tests.helpers.datasets import painter_job, write_dataset
+from tests.outputs.report.test_gallery import Page, browse, in_browser
 
 OWNED = "document.title='owned'"
 PLANTED = {
@@ -67,7 +67,7 @@ def made(folder: Path) -> Path:
 
 
 def editor(**params: Any) -> dict[str, Any]:
-    return {"name": "tests.painters:Painter", "weights": {TEXTS[0]: __file__}, "params": params}
+    return {"name": "tests.helpers.painters:Painter", "weights": {TEXTS[0]: __file__}, "params": params}
 
 
 def forged(page: Path) -> None:
@@ -80,7 +80,7 @@ def forged(page: Path) -> None:
     (page.parent / "run.json").write_text(json.dumps(record))
     summary = {"answered_now": TEXTS[0], "seconds": TEXTS[1], "images_per_second": TEXTS[2], "edit_seconds": TEXTS[3]}
     (page.parent / "summary.json").write_text(json.dumps(summary))
-    report.write(str(page.parent))
+    gallery.write(str(page.parent))
 
 
 @pytest.fixture(scope="module", params=["as it was run", "with forged records"])

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import cv2
 import numpy as np
-
 from retouch.errors import ConfigError
 from retouch.schema import Batch, EditResult, Mask, Pixels
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from retouch_inpaint import Inpaint
-
 from retouch import load_editor
 from retouch.errors import ConfigError
 from retouch.testing import check_editor
+from retouch_inpaint import Inpaint
 
 
 @pytest.mark.parametrize("method", ["telea", "navier-stokes"])

@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 from PIL import Image, ImageFilter
-
 from retouch.models.embedded.scenes import Scene, SceneObject, draw_scene, object_prompt
 from retouch.schema import Mask
 

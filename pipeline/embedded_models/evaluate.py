@@ -14,17 +14,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
+from retouch.models.clip import Clip, load_clip
 from retouch.models.embedded.data import to_tensor
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.judge import JudgeNet, load_judge
 from retouch.models.embedded.scenes import HELD_OUT, TUNING, EditTask, draw_scene, edit_task, object_prompt
+from retouch.schema import Batch
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
 from embedded_models.train_judge import accuracy, judge_crops
 from embedded_models.words import PROMPTS
-from retouch.models.clip import Clip, load_clip
-from retouch.schema import Batch
 
 # Found on tuning seeds (``--tuning``), never on those that the figures come from.
 PARAMS: Final[dict[str, Any]] = {"timesteps": 30, "skip_timesteps": 1, "clip_guidance_lambda": 300.0}

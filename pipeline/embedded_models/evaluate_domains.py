@@ -14,17 +14,17 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from retouch.models.embedded.data import to_pixels, to_tensor
-from embedded_models.domains import DOMAINS, grown, only, scenes
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.judge import JudgeNet, load_judge
 from retouch.models.embedded.scenes import GROUNDS, HELD_OUT, TUNING, Scene, draw_scene
-from retouch.training.plots import contact_sheet
-from retouch.training.finetune.trainer import latents, translated
 from retouch.models.unet import Network, load_unet
 from retouch.schema import Mask, Pixels
+from retouch.training.finetune.trainer import latents, translated
+from retouch.training.plots import contact_sheet
+from torch import Tensor
+
+from embedded_models.domains import DOMAINS, grown, only, scenes
 
 T_0: Final = 500  # as in jobs/finetune.yaml and jobs/translate.yaml
 STEPS: Final = 40

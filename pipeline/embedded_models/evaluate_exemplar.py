@@ -16,16 +16,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.editors.paint_by_example.editor import PaintByExample
 from retouch.models.embedded.data import to_pixels, to_tensor
-from embedded_models.exemplars import ExemplarTask, exemplar_task, other_reference, training_pair
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.judge import load_judge
 from retouch.models.embedded.scenes import HELD_OUT, TUNING, bounding_box
-from embedded_models.train_vae import encode, load_vae
 from retouch.schema import Batch, Pixels
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from embedded_models.exemplars import ExemplarTask, exemplar_task, other_reference, training_pair
+from embedded_models.train_vae import encode, load_vae
 
 # Found on tuning seeds (``--tuning``), never on those that the figures come from.
 PARAMS: Final[dict[str, Any]] = {"steps": 20, "sampler": "ddim", "guidance_scale": 2.0}

@@ -15,15 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-
-from retouch.execution import quality_gate as gate
-from retouch.jobs.config import QualitySpec, Threshold
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
-from embedded_models.evaluate import PARAMS, attempt, tasks
+from retouch.execution import quality_gate
+from retouch.jobs.config import QualitySpec, Threshold
+from retouch.manifests.samples import Kept
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.judge import load_judge
 from retouch.models.embedded.scenes import HELD_OUT, TUNING
-from retouch.manifests.samples import Kept
+
+from embedded_models.evaluate import PARAMS, attempt, tasks
 
 SCORE: Final = "clip_distance"
 QUANTILES: Final = (0.75, 0.5, 0.25)  # of the tuning distances, under which a try passes
@@ -81,9 +81,9 @@ def gated(tries: Tries, quality: QualitySpec) -> Mapping[str, Any]:
     """What a gate makes of tries, one a round: mean passes a row; the judge's words of all rows, and of those kept."""
     passes, words, kept = [], [], []
     for row in tries:
-        some = row[: gate.budget(quality)]
+        some = row[: quality_gate.budget(quality)]
         candidates = [Kept(k, 0, np.empty(0, np.uint8), {SCORE: distance}) for k, (distance, _) in enumerate(some)]
-        decided = gate.decided_in(candidates, quality, 1)
+        decided = quality_gate.decided_in(candidates, quality, 1)
         tried = some if decided is None else some[: decided + 1]
         passes.append(len(tried))
         kept.append(decided is not None)

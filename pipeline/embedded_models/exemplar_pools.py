@@ -9,11 +9,11 @@ from typing import Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
 from retouch.models.embedded.data import in_chunks
-from embedded_models.exemplars import other_reference, training_pair
 from retouch.models.embedded.scenes import COLOURS, SHAPES
 from retouch.schema import Mask, Pixels
+
+from embedded_models.exemplars import other_reference, training_pair
 
 KINDS: Final = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 Kinds = npt.NDArray[np.int64]  # [N], indices into KINDS

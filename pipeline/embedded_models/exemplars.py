@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
-
 from retouch.models.embedded.scenes import (
     COLOURS,
     GROUNDS,

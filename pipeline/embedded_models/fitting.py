@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from retouch.models.embedded.files import save_checkpoint
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 Part = tuple[Tensor, ...]  # of a batch, for one thread

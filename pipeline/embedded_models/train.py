@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from retouch.models.embedded.files import SHIPPED, save_json
+from retouch.models.pixel_unet import load_pixel_unet
 from safetensors.torch import load_file
 
-from retouch.models.embedded.files import SHIPPED, save_json
 from embedded_models.train_clip import ClipTraining, train_clip
 from embedded_models.train_exemplar import ExemplarTraining, train_exemplar
 from embedded_models.train_judge import JudgeTraining, train_judge
 from embedded_models.train_unet import UNetTraining, train_unet
 from embedded_models.train_vae import VaeTraining, train_vae
-from retouch.models.pixel_unet import load_pixel_unet
 
 FAMILY: Final = {
     "name": "shapes",

@@ -17,12 +17,12 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.models.embedded.data import in_chunks
 from retouch.models.embedded.files import save_json, save_weights
 from retouch.models.embedded.scenes import COLOURS, NONE, SHAPES, ground_prompt, object_prompt
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
 from embedded_models.train_judge import judge_example
 from embedded_models.views import Views, seen_views
 from embedded_models.words import BANK, BLOB, CONTEXT_LENGTH, PROMPTS, vocabulary_size, write_merges

@@ -17,18 +17,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from retouch.diffusion.schedule import scaled_linear
+from retouch.models.embedded.data import to_tensor
+from retouch.models.embedded.files import save_checkpoint, save_json, save_weights
+from retouch.models.embedded.scenes import COLOURS, SHAPES
+from retouch.models.exemplar_encoder import ExemplarEncoder, build_encoder
+from retouch.schema import Pixels
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from retouch.diffusion.schedule import scaled_linear
-from retouch.models.embedded.data import to_tensor
 from embedded_models.exemplar_pools import KINDS, Pairs, References, pair_pool, reference_pool
-from retouch.models.embedded.files import save_checkpoint, save_json, save_weights
 from embedded_models.fitting import Fit, fit
-from retouch.models.embedded.scenes import COLOURS, SHAPES
 from embedded_models.train_vae import VAE_NAME, encode, load_vae
-from retouch.models.exemplar_encoder import ExemplarEncoder, build_encoder
-from retouch.schema import Pixels
 
 log = logging.getLogger(__name__)
 

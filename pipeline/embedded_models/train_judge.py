@@ -10,9 +10,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.models.embedded.data import in_chunks
 from retouch.models.embedded.files import save_json, save_weights
 from retouch.models.embedded.judge import JudgeNet, crop, judge_config
@@ -30,6 +27,8 @@ from retouch.models.embedded.scenes import (
     visible_colours,
 )
 from retouch.schema import Mask, Pixels
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 log = logging.getLogger(__name__)
 FIRST_SEED: Final = 2_000_000  # the other networks' seeds end below

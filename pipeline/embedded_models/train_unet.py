@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from retouch.models.embedded.data import scene_pool, to_tensor
 from retouch.models.embedded.files import save_checkpoint, save_json, save_weights
 from retouch.models.embedded.scenes import SIZE
 from retouch.models.pixel_unet import PixelUNet
 from retouch.schema import Pixels
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 

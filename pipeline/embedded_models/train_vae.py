@@ -13,14 +13,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from retouch.models.embedded.data import scene_pool, to_tensor
+from retouch.models.embedded.files import save_json, save_weights
+from retouch.models.embedded.scenes import SIZE
+from retouch.schema import Mask, Pixels
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from retouch.models.embedded.data import scene_pool, to_tensor
-from retouch.models.embedded.files import save_json, save_weights
 from embedded_models.fitting import Fit, fit
-from retouch.models.embedded.scenes import SIZE
-from retouch.schema import Mask, Pixels
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.diffusion.augment import Augmentation, affine_sources, perspective_sources, warp
 from retouch.models.pixel_unet import cosine_alphas_cumprod
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 WHOLE = 0.25  # share of views that show the whole scene
 CLEAN = 0.25  # share of views of the drawing itself; the rest are as a sampler sees it on its way

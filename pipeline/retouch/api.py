@@ -24,25 +24,24 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from retouch import plugins
-from retouch import storage
-from retouch.jobs import placeholders as job_fields
-from retouch.outputs import results
-from retouch.imaging.inputs import ImageLike, image_cell, mask_cell
-from retouch.jobs.config import EditJob, Job, Weights, load_job, parse_job
-from retouch.models.devices import best_device
-from retouch.outputs.edited import Candidate, Edited, read_edited
-from retouch.execution.engine import Engine
+from retouch import plugins, storage
 from retouch.errors import ConfigError, OutputError
-from retouch.jobs.overrides import overridden
-from retouch.execution.plan import engine_spec
-from retouch.execution.progress import Mode
 from retouch.execution.edit import Executor
 from retouch.execution.edit import run as answer_rows
-from retouch.manifests.samples import Answer, Kept
+from retouch.execution.engine import Engine
+from retouch.execution.plan import engine_spec
+from retouch.execution.progress import Mode
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import composed, decode
 from retouch.execution.summary import Summary
+from retouch.imaging.inputs import ImageLike, image_cell, mask_cell
+from retouch.jobs import placeholders
+from retouch.jobs.config import EditJob, Job, Weights, load_job, parse_job
+from retouch.jobs.overrides import overridden
+from retouch.manifests.samples import Answer, Kept
+from retouch.models.devices import best_device
+from retouch.outputs import results
+from retouch.outputs.edited import Candidate, Edited, read_edited
 
 __all__ = [
     "Candidate",
@@ -243,7 +242,7 @@ def _job(job: str | Mapping[str, Any] | EditJob, overrides: Mapping[str, Any], d
     if isinstance(job, str):
         return _edit_job(load_job(job, set_, date))
     data = job.model_dump(mode="json") if isinstance(job, EditJob) else job
-    return _edit_job(parse_job(job_fields.filled(overridden(data, set_), job_fields.the_date(date)), "the job"))
+    return _edit_job(parse_job(placeholders.filled(overridden(data, set_), placeholders.the_date(date)), "the job"))
 
 
 def _edit_job(job: Job) -> EditJob:

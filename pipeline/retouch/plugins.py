@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from retouch import validation as field_errors
+from retouch import validation
 from retouch.errors import ConfigError, EditError, PluginError
 from retouch.schema import Batch, EditResult, Pixels
 
@@ -103,7 +103,7 @@ class SetMetric(Protocol):
 @functools.cache  # reads the records of all that is installed, and every block asks for its sink
 def available(kind: Kind) -> dict[str, EntryPoint]:
     """Installed plug-ins of a kind by name."""
-    return {point.name: point for point in entry_points(group=f"pipeline.{kind}")}
+    return {point.name: point for point in entry_points(group=f"retouch.{kind}")}
 
 
 def find(kind: Kind, name: str) -> type:
@@ -113,11 +113,11 @@ def find(kind: Kind, name: str) -> type:
         PluginError: no plug-in has this name, or importing it failed.
     """
     found = available(kind)
-    point = EntryPoint(name, name, f"pipeline.{kind}") if ":" in name else found.get(name)
+    point = EntryPoint(name, name, f"retouch.{kind}") if ":" in name else found.get(name)
     what = kind[:-1].replace("_", " ")
     if point is None:
         names = ", ".join(sorted(found)) or "none"
-        near = field_errors.nearest(name, found)
+        near = validation.nearest(name, found)
         raise PluginError(f"no {what} named {name!r}{near}; installed: {names}, or give package.module:Class")
     try:
         return cast(type, point.load())
@@ -155,9 +155,9 @@ def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> An
     """
     known = [f.name for f in dataclasses.fields(params_type)]
     if unknown := sorted(set(values) - set(known)):
-        raise ConfigError("; ".join(field_errors.unknown(f"{whose}.{name}", known) for name in unknown))
+        raise ConfigError("; ".join(validation.unknown(f"{whose}.{name}", known) for name in unknown))
     adapter = _adapter(params_type)
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as error:
-        raise ConfigError(field_errors.in_one_line(error, values, adapter.json_schema(), whose)) from None
+        raise ConfigError(validation.in_one_line(error, values, adapter.json_schema(), whose)) from None

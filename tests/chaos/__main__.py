@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import median
 
 from retouch import storage
+
 from tests.chaos import faults
 from tests.chaos.world import Outcome, World, make_world, running_ray
-from tests.s3_server import ceph, missing_programs
+from tests.helpers.s3_server import ceph, missing_programs
 
 ROWS = 24
 FAKETIME = (
@@ -68,7 +69,7 @@ def all_faults(
     else:
         print("no libfaketime: the clock is left alone; apt-get install faketime")
     if missing_programs():
-        print("no Ceph: S3 is left alone; see tests/s3_server.py")
+        print("no Ceph: S3 is left alone; see tests/helpers/s3_server.py")
         return
     service = stack.enter_context(ceph())
     os.environ.update(service.endpoint.environment)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from retouch import storage
+
 from tests.chaos.world import (
     PATIENCE,
     ROOT,
@@ -30,7 +30,7 @@ from tests.chaos.world import (
     watch,
     workers,
 )
-from tests.s3_server import Ceph, Endpoint, Fault, faulty
+from tests.helpers.s3_server import Ceph, Endpoint, Fault, faulty
 
 EDITOR = "MapBatches(EditActor)"
 A_FEW_BLOCKS = 5.0  # seconds

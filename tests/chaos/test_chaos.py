@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos import faults
 from tests.chaos.world import Outcome, World, make_world
-from tests.s3_server import Endpoint
+from tests.helpers.s3_server import Endpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from retouch import storage
 from retouch.outputs import results
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 PATIENCE = 600.0  # seconds in which a run must come to its end
 Table = Mapping[str, tuple[str, str]]  # key to (status, sha256)
 
@@ -60,7 +60,7 @@ class World:
         """The command for the job on an output."""
         changes = [f"output={output}", f"manifest={manifest or self.folder / 'rows.parquet'}", *SHORT, *sets]
         options = [part for change in changes for part in ("--set", change)]
-        return [sys.executable, "-m", "pipeline", "run", "jobs/quickstart.yaml", "--executor", self.executor, *options]
+        return [sys.executable, "-m", "retouch", "run", "jobs/quickstart.yaml", "--executor", self.executor, *options]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a command in a session of its own, its words in a log."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+from retouch.cli.app import app
+from retouch.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
+from retouch.jobs.config import load_job
+from retouch.redaction import redacted
 from typer.testing import CliRunner
 
-from retouch.cli.app import app
-from retouch.jobs.config import load_job
-from retouch.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
-from retouch.redaction import redacted
+from tests import ROOT
 from tests.cluster.checked import faults, objects
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 OBJECTS = sorted(path for path in CLUSTER.glob("*.yaml") if "kind:" in path.read_text())
 MADE = [path for path in OBJECTS if path.read_text().startswith("# Made by: ")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from retouch.deployment.kubernetes.pods import CACHE_FOLDER, USER
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text()
 INSTRUCTIONS = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
 

@@ -15,7 +15,6 @@ import ray.autoscaler
 import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
-
 from retouch.deployment.kubernetes.pods import ENVIRONMENT, GROWING
 
 PATH = Path(__file__).parents[2] / "cluster/ray_up_aws.yaml"

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from kornia.geometry.transform import get_perspective_transform, warp_perspective
-
 from retouch.diffusion.augment import Augmentation, affine_sources, extended, homography, perspective_sources, warp
 from retouch.diffusion.noise import Noise
 

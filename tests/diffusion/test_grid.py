@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from retouch.diffusion.grid import generation_path, inversion_path, time_grid
-from tests.golden_set import golden
+
+from tests.helpers.golden_set import golden
 
 TENSORS, ENTRY = golden("diffusionclip_sequences.safetensors")
 CASES = sorted({name.rpartition(".")[0].removeprefix("out.") for name in TENSORS if ".ninv_" in name})

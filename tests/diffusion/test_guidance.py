@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
 from retouch.diffusion.guidance import (
     blend_input,
     by_gradient,
@@ -18,7 +16,9 @@ from retouch.diffusion.guidance import (
 )
 from retouch.diffusion.sampling import Prediction, predict_x0
 from retouch.diffusion.schedule import from_betas, named, respace
-from tests.golden_set import assert_within, golden
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from tests.helpers.golden_set import assert_within, golden
 
 TENSORS, ENTRY = golden("blended_pieces.safetensors")
 SCHEDULE = respace(named("linear"), 50)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from retouch.diffusion.mixing import by_ratio, hybrid
 from retouch.diffusion.sampling import Prediction, ddim, ddpm, denoiser, q_sample
 from retouch.diffusion.schedule import named
 from retouch.errors import ConfigError
-from tests.golden_set import assert_within, golden
+
+from tests.helpers.golden_set import assert_within, golden
 
 TENSORS, ENTRY = golden("diffusionclip_denoising_step.safetensors")
 X, NOISE = TENSORS["in.x"], TENSORS["in.noise"]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from retouch.diffusion.noise import Noise, derive_seed
 
 SHAPE = (3, 4, 5)

@@ -10,12 +10,12 @@ import torch
 from diffusers import PNDMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
-
 from retouch.diffusion.plms import plms, published_path
 from retouch.diffusion.sampling import Prediction, ddim, sample
 from retouch.diffusion.schedule import Schedule, named, scaled_linear
 from retouch.errors import ConfigError
-from tests.golden_set import assert_within, golden
+
+from tests.helpers.golden_set import assert_within, golden
 
 FILE = "pbe_schedules.safetensors"
 

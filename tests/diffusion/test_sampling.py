@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from retouch.diffusion.sampling import (
     Prediction,
     ddim,
@@ -17,8 +16,9 @@ from retouch.diffusion.sampling import (
     sample,
 )
 from retouch.diffusion.schedule import named, respace
+
 from tests.diffusion.test_schedule import ENTRY, TENSORS, golden_schedule
-from tests.golden_set import assert_within
+from tests.helpers.golden_set import assert_within
 
 TOLERANCE = ENTRY["tolerance"]["others"]
 STEPPED = sorted(name.split(".")[1] for name in TENSORS if name.startswith("in.") and name.endswith(".t"))

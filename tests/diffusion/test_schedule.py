@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from retouch.diffusion.schedule import SCHEDULES, named, respace
 from retouch.errors import ConfigError
-from tests.golden_set import assert_within, golden
+
+from tests.helpers.golden_set import assert_within, golden
 
 FILE = "schedule_guided.safetensors"
 TENSORS, ENTRY = golden(FILE)

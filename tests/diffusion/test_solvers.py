@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from retouch.diffusion.sampling import Prediction
 from retouch.diffusion.schedule import scaled_linear
 from retouch.diffusion.solvers import solve

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from retouch.cli.bench.subjects import subject
 from retouch.editors.compiling import compiled, refuse_changed
 from retouch.errors import ConfigError
-from tests.editors.tiny import TinyUNet
+
+from tests.helpers.tiny_editors import TinyUNet
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="a C++ compiler (g++) would run it")
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
 from retouch.errors import EditError
 

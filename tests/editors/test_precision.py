@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from retouch.cli.bench.subjects import subject
 from retouch.editors.precision import encoder_in_precision, in_precision
-from tests.editors.tiny import TinyUNet
+
+from tests.helpers.tiny_editors import TinyUNet
 
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 900])
 

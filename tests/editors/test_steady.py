@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from retouch.editors.steady import steady_kernels
 
 

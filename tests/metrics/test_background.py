@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-
 from retouch.errors import WeightsError
 from retouch.metrics.background import BackgroundL1, BackgroundLpips
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Pixels
-from tests.tiny_clip import write_own_layout
+
+from tests.helpers.tiny_clip import write_own_layout
 
 SIZE = 32
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.metrics import structural_similarity
-
 from retouch.metrics.background_ssim import BackgroundSsim
 from retouch.plugins import Metric
 from retouch.schema import Batch, Mask, Pixels
+from skimage.metrics import structural_similarity
 
 
 def pixels(seed: int, size: int = 40) -> Pixels:

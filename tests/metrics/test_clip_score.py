@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from retouch.errors import WeightsError
 from retouch.metrics.clip_score import ClipScore, square_around
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Mask, Pixels
-from tests.tiny_clip import write_own_layout
+
+from tests.helpers.tiny_clip import write_own_layout
 
 SIZE = 48
 PROMPTS = ["a red cat", "cat", "a dog"]

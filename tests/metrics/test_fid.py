@@ -5,9 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-
 from retouch.errors import ConfigError, EditError, WeightsError
 from retouch.metrics.clip_preprocess import clip_image
 from retouch.metrics.fid import ClipFid, Fid
@@ -15,7 +12,10 @@ from retouch.models.clip import Clip, load_clip
 from retouch.models.inception import Inception
 from retouch.plugins import SetMetric
 from retouch.schema import Pixels
-from tests.tiny_clip import write_own_layout
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from tests.helpers.tiny_clip import write_own_layout
 
 
 class Thumbnail(nn.Module):

@@ -5,11 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-
 from retouch.errors import ConfigError
 from retouch.metrics.frechet import Moments, frechet_distance, merged
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 
 def cloud(seed: int, count: int, dim: int, offset: float = 0.0) -> np.ndarray:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from retouch.errors import WeightsError
 from retouch.metrics.identity import IdentitySimilarity
 from retouch.models.arcface import IrSe50

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture
-
 from retouch.errors import ConfigError, WeightsError
 from retouch.metrics.quality_score import QualityScore, fitted, log_likelihood
 from retouch.plugins import SetMetric
 from retouch.schema import Pixels
-from tests.tiny_clip import write_own_layout
+from sklearn.mixture import GaussianMixture
+
+from tests.helpers.tiny_clip import write_own_layout
 
 
 @pytest.fixture(scope="module")

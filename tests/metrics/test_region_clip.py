@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity
-
 from retouch.errors import WeightsError
 from retouch.metrics.clip_preprocess import clip_image
 from retouch.metrics.region_clip import RegionClip, bounding_box, published_box, published_crop
 from retouch.models.clip import Clip
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Pixels
-from tests.golden_set import assert_within, golden
-from tests.tiny_clip import write_own_layout
+from torch.nn.functional import cosine_similarity
+
+from tests.helpers.golden_set import assert_within, golden
+from tests.helpers.tiny_clip import write_own_layout
 
 GOLDEN = "pbe_region_clip.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's

@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-
 from retouch.errors import WeightsError
 from retouch.metrics import segmentation
 from retouch.metrics.segmentation import SegmentationConsistency, agreement, mean_iou
 from retouch.models import deeplab
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Pixels
+from torch import Tensor
+
 from tests.models.test_deeplab import write_random
 
 SIZE = 64

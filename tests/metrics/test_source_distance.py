@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.metrics import structural_similarity
-
 from retouch.errors import WeightsError
 from retouch.metrics.background import BackgroundL1, BackgroundLpips
 from retouch.metrics.source_distance import SourceL1, SourceLpips, SourceSsim
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Pixels
-from tests.tiny_clip import write_own_layout
+from skimage.metrics import structural_similarity
+
+from tests.helpers.tiny_clip import write_own_layout
 
 SIZE = 32
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-
 from retouch.errors import WeightsError
 from retouch.models.adm import ADM, ADM256, ADM512, ADM_SMALL, ADMConfig, adm_config, build_adm, half_blocks
 from retouch.models.unet import adm_network
-from tests.golden_set import assert_within, golden, weights_of
+from torch import Tensor
+
+from tests.helpers.golden_set import assert_within, golden, weights_of
 
 TINY = ADMConfig(
     image_size=16, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(8,),

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from retouch.errors import WeightsError
+from retouch.models.arcface import ArcFace, IrSe50, face, identity_loss, load_arcface
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from retouch.errors import WeightsError
-from retouch.models.arcface import ArcFace, IrSe50, face, identity_loss, load_arcface
-from tests.golden_set import weightless
+from tests.helpers.golden_set import weightless
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

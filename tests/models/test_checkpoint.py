@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
-
 from retouch.errors import WeightsError
 from retouch.models.checkpoint import load_strictly, read_state_dict
+from safetensors.torch import save_file
+from torch import nn
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, -1.0])}
 

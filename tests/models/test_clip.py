@@ -6,11 +6,11 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from torch import Tensor, nn
-
 from retouch.errors import EditError, WeightsError
 from retouch.models.clip import Clip, load_clip
-from tests.tiny_clip import MEAN, STD, openai_config, write_openai_layout, write_own_layout
+from torch import Tensor, nn
+
+from tests.helpers.tiny_clip import MEAN, STD, openai_config, write_openai_layout, write_own_layout
 
 TEXTS = ["a red cat", "cat"]
 

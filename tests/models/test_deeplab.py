@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from retouch.errors import WeightsError
+from retouch.models.deeplab import CLASSES, IMAGE_SIZE, Segmenter, load_segmenter
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
-
-from retouch.errors import WeightsError
-from retouch.models.deeplab import CLASSES, IMAGE_SIZE, Segmenter, load_segmenter
 
 PRESET = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-
 from retouch.models.checkpoint import load_strictly
 from retouch.models.exemplar_encoder import build_encoder, convert_ldm_encoder
-from tests.golden_set import assert_within, golden, weights_of
-from tests.models.tiny_latent import TINY, tiny, vision_keywords
+
+from tests.helpers.golden_set import assert_within, golden, weights_of
+from tests.helpers.tiny_paint_by_example import TINY, tiny, vision_keywords
 
 FILE = "pbe_cond_stage.safetensors"
 

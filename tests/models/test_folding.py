@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
-from torch import nn
-
 from retouch.models.folding import fold_batch_norms
+from torch import nn
 
 
 def seen(network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from retouch.errors import WeightsError
+from retouch.models.inception import FID_CLASSES, IMAGE_SIZE, Inception, load_inception
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torchvision.models.inception import Inception3
-
-from retouch.errors import WeightsError
-from retouch.models.inception import FID_CLASSES, IMAGE_SIZE, Inception, load_inception
 
 
 def random_inception(classes: int) -> Inception3:

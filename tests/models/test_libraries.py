@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from retouch.models.embedded.files import SHIPPED
 from retouch.models import libraries
 from retouch.models.clip import load_clip
+from retouch.models.embedded.files import SHIPPED
 
 HEAVY = ("torch._dynamo", "transformers", "timm", "scipy", "sklearn", "sympy", "matplotlib", "skimage")
 

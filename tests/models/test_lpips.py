@@ -6,14 +6,14 @@ import lpips
 import pytest
 import torch
 import torchvision
+from retouch.errors import WeightsError
+from retouch.models.clip import load_clip
+from retouch.models.lpips import clip_features_distance, load_lpips
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from retouch.errors import WeightsError
-from retouch.models.clip import load_clip
-from retouch.models.lpips import clip_features_distance, load_lpips
-from tests.tiny_clip import write_own_layout
+from tests.helpers.tiny_clip import write_own_layout
 
 SHIFT, SCALE = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
 # Convolution, pooling before it (kernel, stride), and whether its output is tapped.

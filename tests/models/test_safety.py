@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from safetensors.torch import save_file
-from transformers import CLIPConfig
-
 from retouch.errors import WeightsError
 from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD
 from retouch.models.safety import load_safety
+from safetensors.torch import save_file
+from transformers import CLIPConfig
 
 CONFIG: dict[str, Any] = {
     "projection_dim": 8,

@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from retouch.cli import export
-from retouch.cli import imports as importing
-from retouch.cli import manifest
-from retouch.cli import plan
-from retouch.cli import plugins
-from retouch.cli import schedule
-from retouch.cli import schema
-from retouch.cli import status
-from retouch.cli import submit
-from retouch.cli import weights
+from retouch.cli import export, imports, manifest, plan, plugins, schedule, schema, status, submit, weights
 from retouch.cli.bench import bench
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from retouch.jobs.config import FinetuneJob, TrainJob
     from retouch.execution.summary import Summary
+    from retouch.jobs.config import FinetuneJob, TrainJob
 
 app = typer.Typer(
     name="retouch",
@@ -40,7 +31,7 @@ plan.register(app)
 status.register(app)
 weights.register(app)
 bench.register(app)
-importing.register(app)
+imports.register(app)
 manifest.register(app)
 export.register(app)
 submit.register(app)
@@ -70,8 +61,8 @@ def run(
     ] = "auto",
 ) -> None:
     """Answer every row of a job, or train its networks; run again, it goes on where it stopped."""
-    from retouch.jobs.config import EvaluateJob, FinetuneJob, TrainJob, load_job
     from retouch.errors import ConfigError
+    from retouch.jobs.config import EvaluateJob, FinetuneJob, TrainJob, load_job
 
     where = _where(executor)
     loaded = load_job(job, [*(set_ or ()), *([] if max_cost is None else [f"max_cost={max_cost}"])], date)
@@ -90,8 +81,8 @@ def run(
         return
     from rich.console import Console
 
-    from retouch.execution.progress import mode_of
     from retouch.execution.edit import run as run_job
+    from retouch.execution.progress import mode_of
 
     mode = mode_of(progress)
     summary = run_job(
@@ -153,8 +144,8 @@ def check(
 def verify(output: Output) -> None:
     """Prove from storage that every row asked for is answered exactly once and its image is as recorded."""
     from retouch.errors import StorageError
-    from retouch.outputs.run_record import read_run, version_of
     from retouch.outputs.results import verify as verify_output
+    from retouch.outputs.run_record import read_run, version_of
     from retouch.outputs.verify import leave_proof
 
     read_run(output)  # a folder without a run would prove that nothing was asked and nothing answered
@@ -207,10 +198,10 @@ def evaluate(
     date: Date = None,
 ) -> None:
     """Metrics over a finished set of images; run again, it computes only what is not there."""
-    from retouch.jobs.config import EvaluateJob, load_job
     from retouch.errors import ConfigError
     from retouch.execution.evaluate import METRICS_FILE
     from retouch.execution.evaluate import evaluate as evaluate_job
+    from retouch.jobs.config import EvaluateJob, load_job
 
     where = _where(executor)
     loaded = load_job(job, set_ or (), date)

@@ -11,10 +11,10 @@ import typer
 
 if TYPE_CHECKING:
     from retouch.execution.check import Checkup
-    from retouch.execution.planning.forecast import Forecast, Measured, Prediction, Span
     from retouch.execution.plan import Plan
-    from retouch.jobs.prices import Prices
+    from retouch.execution.planning.forecast import Forecast, Measured, Prediction, Span
     from retouch.execution.planning.strata import Strata
+    from retouch.jobs.prices import Prices
 
 SAMPLE: Final = 200  # rows left that are looked at
 
@@ -40,12 +40,12 @@ def plan(
     ] = None,
 ) -> None:
     """Rows left, rows that would fail, hours, money, bytes and wall time, from a few real passes. Edits nothing."""
-    from retouch.outputs.carry_over import answered_again
-    from retouch.jobs.config import EditJob, load_job
     from retouch.errors import ConfigError
     from retouch.execution.incremental import look_back
     from retouch.execution.plan import make_plan, refuse_another_job, tries
+    from retouch.jobs.config import EditJob, load_job
     from retouch.jobs.prices import load
+    from retouch.outputs.carry_over import answered_again
 
     if executor not in ("ray", "local"):
         raise ConfigError(f"no executor named {executor!r}; there are: ray, local")

@@ -43,8 +43,8 @@ def schedule(
     from importlib.metadata import version
 
     from retouch import storage
-    from retouch.errors import ConfigError
     from retouch.deployment.kubernetes.render import KINDS, Wishes, render
+    from retouch.errors import ConfigError
 
     if kind not in KINDS:
         raise ConfigError(f"no kind named {kind!r}; there are: {', '.join(KINDS)}")
@@ -96,7 +96,7 @@ def night(
     import yaml
 
     from retouch import storage
-    from retouch.deployment.kubernetes import nightly as kube_night
+    from retouch.deployment.kubernetes import nightly
     from retouch.deployment.kubernetes.cron import check_zone
     from retouch.errors import ConfigError
 
@@ -106,9 +106,9 @@ def night(
         raise ConfigError(f"--dated is {dated!r}; there are: date, minute")
     check_zone(timezone)
     body = yaml.safe_load(storage.read_bytes(template))
-    run = kube_night.Run(job_name, job_uid, namespace)
-    jobs = kube_night.in_this_pod(namespace)
-    succeeded = kube_night.carry_out(body, run, timezone, cast("Dated", dated), jobs, typer.echo)
+    run = nightly.Run(job_name, job_uid, namespace)
+    jobs = nightly.in_this_pod(namespace)
+    succeeded = nightly.carry_out(body, run, timezone, cast("Dated", dated), jobs, typer.echo)
     raise typer.Exit(0 if succeeded else 1)
 
 

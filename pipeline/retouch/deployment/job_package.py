@@ -19,8 +19,8 @@ from typing import Any, Final
 import yaml
 
 from retouch import storage
-from retouch.jobs.config import EditJob, EvaluateJob, Job, load_job
 from retouch.errors import ConfigError
+from retouch.jobs.config import EditJob, EvaluateJob, Job, load_job
 
 READ: Final = frozenset({"manifest", "weights", "results", "reference"})
 WRITTEN: Final = frozenset({"output", "latents"})
@@ -84,7 +84,7 @@ def pack(
 def _command(job: Job, python: str, file: str, sets: Sequence[str], options: Sequence[str]) -> str:
     verb = "evaluate" if isinstance(job, EvaluateJob) else "run"
     changes = [part for change in sets for part in ("--set", change)]
-    words = [*shlex.split(python), "-m", "pipeline", verb, file, *changes, "--address", ON_THE_CLUSTER, *options]
+    words = [*shlex.split(python), "-m", "retouch", verb, file, *changes, "--address", ON_THE_CLUSTER, *options]
     return f"exec {shlex.join(words)}"  # without a shell in between, so that its signals and exit code are the job's
 
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from retouch.errors import ConfigError, Interrupted, RetouchError, StopRun
 from retouch.deployment.job_package import LEFT_OUT, JobPackage
+from retouch.errors import ConfigError, Interrupted, RetouchError, StopRun
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

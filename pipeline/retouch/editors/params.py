@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from retouch import validation as field_errors
+from retouch import validation
 from retouch.errors import ConfigError
 
 P = TypeVar("P")
@@ -28,4 +28,4 @@ def overridden(params: P, values: Mapping[str, Any]) -> P:
 def check_names(given: Iterable[str], names: list[str]) -> None:
     """Raise ConfigError for a name that is no parameter."""
     if unknown := sorted(set(given) - set(names)):
-        raise ConfigError("; ".join(field_errors.unknown(f"params.{name}", names) for name in unknown))
+        raise ConfigError("; ".join(validation.unknown(f"params.{name}", names) for name in unknown))

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from retouch.imaging import codec as images
+from retouch.execution.specs import EngineSpec
+from retouch.imaging import codec
 from retouch.manifests.samples import Failure, Kept, Sample
 from retouch.schema import Batch, Pixels
-from retouch.execution.specs import EngineSpec
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Row:
     """A sample at work: what the network sees of it, and what came back so far."""
 
     sample: Sample
-    region: images.View
+    region: codec.View
     image: Pixels  # [S, S, 3]
     mask: Any  # [S, S] bool
     exemplar: Pixels | None

@@ -12,21 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from retouch.execution import check_hints as hints
-from retouch.execution import stages
-from retouch.execution import timeouts as deadlines
-from retouch.execution.planning import strata
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import reader as manifest
-from retouch.manifests.columns import IMAGE_COLUMNS
-from retouch.jobs.config import DeadlineSpec, EditJob, QualitySpec, load_job
 from retouch.errors import ConfigError, EditError, LoadError, StorageError
+from retouch.execution import check_hints as hints
+from retouch.execution import stages, timeouts
 from retouch.execution.plan import Plan, make_plan, refuse_another_job
-from retouch.plugins import Editor
-from retouch.manifests.samples import Failure, Sample
-from retouch.schema import REQUEST_COLUMNS, Batch, EditResult
+from retouch.execution.planning import strata
 from retouch.execution.specs import DecodeSpec
+from retouch.imaging import codec
+from retouch.jobs.config import DeadlineSpec, EditJob, QualitySpec, load_job
+from retouch.manifests import deferred_images, reader
+from retouch.manifests.columns import IMAGE_COLUMNS
+from retouch.manifests.samples import Failure, Sample
+from retouch.plugins import Editor
+from retouch.schema import REQUEST_COLUMNS, Batch, EditResult
 
 if TYPE_CHECKING:
     from retouch.execution.engine import Engine
@@ -106,18 +104,18 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
     if not target.endswith(JOBS):
         if overrides:
             raise ConfigError(f"--set is for jobs, and {target} is taken for a manifest; a job ends in .yaml")
-        return _looked_over(manifest.read(target, far=True), _Manifest(ALL), sample)
+        return _looked_over(reader.read(target, far=True), _Manifest(ALL), sample)
     job = load_job(target, overrides, date)
     if not isinstance(job, EditJob):
         raise ConfigError(f"{target} is of kind {job.kind}; retouch check takes jobs of kind edit, and manifests")
     plan = make_plan(job)
     refuse_another_job(plan)
-    return _looked_over(manifest.read(job.manifests, far=True), _Job.of(plan), sample)
+    return _looked_over(reader.read(job.manifests, far=True), _Job.of(plan), sample)
 
 
 def rows_left(plan: Plan, sample: int | None) -> Checkup:
     """Look over the rows that a plan has left, as ``check`` does a job's, and say nothing of columns."""
-    rows = manifest.Manifest(plan.todo.drop_columns(["fingerprint"]), (), {})
+    rows = reader.Manifest(plan.todo.drop_columns(["fingerprint"]), (), {})
     return replace(_looked_over(rows, _Job.of(plan), sample), columns=())
 
 
@@ -163,7 +161,7 @@ class _Job:
         if sample.source is None or max(sample.source.shape) < LARGE:
             return None
         try:
-            images.encode(sample.source, self.image_format)
+            codec.encode(sample.source, self.image_format)
         except EditError as error:
             return Failure.of(error, "encode")
         return None
@@ -185,13 +183,13 @@ class _Idle:
         return [EditResult(image) for image in batch.image]
 
 
-def _looked_over(rows: manifest.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:
+def _looked_over(rows: reader.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:
     table = rows.table if sample is None else rows.table.take(strata.chosen(rows.table["key"].to_pylist(), sample))
-    requests = table.select([n for n in (*REQUEST_COLUMNS, *far_cells.COLUMNS) if n in table.column_names])
+    requests = table.select([n for n in (*REQUEST_COLUMNS, *deferred_images.COLUMNS) if n in table.column_names])
     failed: dict[str, Failure] = {}
     found: dict[str, list[str]] = defaultdict(list)
     for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        some = far_cells.filled(requests.slice(start, ROWS_AT_ONCE))
+        some = deferred_images.filled(requests.slice(start, ROWS_AT_ONCE))
         block = [{**row, "fingerprint": ""} for row in some.to_pylist()]
         looks = _looks(block, doctor.decode)
         failures = doctor.failures([row for row, _ in looks])
@@ -207,7 +205,7 @@ def _looked_over(rows: manifest.Manifest, doctor: _Manifest | _Job, sample: int 
 
 def _looks(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[tuple[Sample, list[str]]]:
     """Rows as a run would have them after decoding, with the names of their hints."""
-    return deadlines.each(
+    return timeouts.each(
         requests,
         lambda request: _look(request, spec),
         threads=stages.DECODE_THREADS,
@@ -236,7 +234,7 @@ def _at_hand(cell: Any, column: str) -> Any:
         return cell
 
 
-def _of_columns(rows: manifest.Manifest) -> Iterator[str]:
+def _of_columns(rows: reader.Manifest) -> Iterator[str]:
     own = [name for name in rows.caller.names if name not in rows.renamed.values()]
     if own:
         yield f"columns passed through to the results: {', '.join(own)}"

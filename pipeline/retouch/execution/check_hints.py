@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from retouch.imaging import codec as images
+from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.samples import Sample
 from retouch.schema import Mask
@@ -43,9 +43,9 @@ def of_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None, how: 
         prompt: as the manifest has it; None where there is none, or nobody reads it.
         how: how the mask was read.
     """
-    glances = {name: images.glance(data) for name, data in files.items()}
+    glances = {name: codec.glance(data) for name, data in files.items()}
     if "mask" in files and sample.mask is not None:
-        plane = images.mask_plane(files["mask"], source=how.source)
+        plane = codec.mask_plane(files["mask"], source=how.source)
         yield from _of_mask(plane, sample.mask, how)
         if _lie_askew(plane, sample.mask, glances["image"].orientation, glances["mask"].orientation):
             yield "turned-alone"
@@ -72,7 +72,7 @@ def looks_inverted(mask: Mask) -> bool:
     return bool(not mask.all() and mask.mean() > _MOSTLY and border.mean() >= _BORDER)
 
 
-def _lie_askew(plane: images.Plane, mask: Mask, *orientations: int) -> bool:
+def _lie_askew(plane: codec.Plane, mask: Mask, *orientations: int) -> bool:
     """Whether EXIF turns one file alone, and sizes do not show that the other one was made to lie on it."""
     turns = [orientation for orientation in orientations if orientation != 1]
     if len(turns) != 1:
@@ -81,7 +81,7 @@ def _lie_askew(plane: images.Plane, mask: Mask, *orientations: int) -> bool:
     return not (changes_size and plane.shape == mask.shape)
 
 
-def _of_mask(plane: images.Plane, mask: Mask, how: MaskSpec) -> Iterator[str]:
+def _of_mask(plane: codec.Plane, mask: Mask, how: MaskSpec) -> Iterator[str]:
     if mask.all():
         yield "mask-covers-all"
     if looks_inverted(mask):

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from retouch.errors import ConfigError, OverCost
-from retouch.jobs.prices import Prices, unknown
 from retouch.execution.traces import Crew
+from retouch.jobs.prices import Prices, unknown
 
 ALARM: Final = signal.SIGUSR1  # not Ctrl-C's, which shells let commands in the background ignore
 UNKNOWN: Final = "a device that no worker has named yet"

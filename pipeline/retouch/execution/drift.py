@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retouch.outputs import changes
-from retouch.outputs import results
-from retouch.jobs.config import DriftSpec
 from retouch.execution.incremental import Night
+from retouch.jobs.config import DriftSpec
+from retouch.outputs import changes, results
 from retouch.outputs.report.selection import is_number
 
 Values = npt.NDArray[np.float64]

@@ -11,35 +11,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from retouch import storage
-from retouch import telemetry as figures
-from retouch.execution import drift
-from retouch.execution import incremental as nights
-from retouch.jobs import prices
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import carry_over as carrying
-from retouch.outputs import in_flight as flights
-from retouch.outputs import lease
-from retouch.outputs import results
-from retouch.outputs.report import funnel
-from retouch.outputs.report import gallery as report
-from retouch.jobs.config import EditJob
+from retouch import storage, telemetry
 from retouch.errors import Interrupted, OverBudget, OverCost
-from retouch.outputs.event_log import Events, read_events
-from retouch.outputs.lease import Lease
+from retouch.execution import drift, incremental
+from retouch.execution.cost_meter import Meter, spent
 from retouch.execution.incremental import Night
 from retouch.execution.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
 from retouch.execution.progress import Mode, Tally, Voice, tally
-from retouch.redaction import redacted, redacted_all
-from retouch.schema import FAILURES, STATUSES, SUCCESS
-from retouch.outputs.report.selection import score_columns
-from retouch.execution.cost_meter import Meter, spent
-from retouch.execution.summary import Summary
 from retouch.execution.signals import terminated_like_interrupted
+from retouch.execution.summary import Summary
 from retouch.execution.timing import Stopwatch
 from retouch.execution.traces import SECONDS, TOLD, Crew, Listener
-from retouch.outputs.verify import counted
 from retouch.execution.worker_log import Workers
+from retouch.jobs import prices
+from retouch.jobs.config import EditJob
+from retouch.manifests import row_sets
+from retouch.outputs import carry_over, in_flight, lease, results
+from retouch.outputs.event_log import Events, read_events
+from retouch.outputs.lease import Lease
+from retouch.outputs.report import funnel, gallery
+from retouch.outputs.report.selection import score_columns
+from retouch.outputs.verify import counted
+from retouch.redaction import redacted, redacted_all
+from retouch.schema import FAILURES, STATUSES, SUCCESS
 
 Executor = Literal["ray", "local"]
 Execute = Callable[[Plan, Listener], Iterator[pa.Table]]
@@ -82,14 +76,14 @@ def run(
     voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
-    again = carrying.answered_again(retry_failed, retry_errors, tries(job))
+    again = carry_over.answered_again(retry_failed, retry_errors, tries(job))
     summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
     return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
 
 
 def _answer(
     plan: Plan,
-    again: carrying.Again,
+    again: carry_over.Again,
     executor: Executor,
     address: str | None,
     table: prices.Prices,
@@ -100,14 +94,14 @@ def _answer(
     """Answer the rows that are left, under the lease of the output."""
     job = plan.job
     refuse_another_job(plan)
-    plan, night = nights.look_back(plan, again)
+    plan, night = incremental.look_back(plan, again)
     for note in night.notes():
         voice.note(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as ours:
         plan = claimed(plan, ours.epoch)
-        nights.record(plan, night)
+        incremental.record(plan, night)
         open_run(plan)
-        nights.take_over(plan, night)
+        incremental.take_over(plan, night)
         meter = Meter(table, spent(read_events(plan.write.output), table), job.max_cost)
         events = Events(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
@@ -143,7 +137,7 @@ def _run(plan: Plan, night: Night, ours: Lease, execute: Execute, along: _Compan
         except Exception as error:
             along.stopped(redacted(f"{type(error).__name__}: {error}")[:500], counts)
             raise
-        return _settle(plan, night, ours, counts, along, figures.as_record(summed))
+        return _settle(plan, night, ours, counts, along, telemetry.as_record(summed))
 
 
 def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, summed: dict[str, float]) -> None:
@@ -198,9 +192,9 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
         results.retire(output, plan.requests, epoch=plan.write.epoch)
     results.compact(output)
     results.sweep(output, ours.check)
-    flights.sweep(output)
-    answers = pairs.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
-    missing = pairs.without_keys(plan.requests, answers)["key"]
+    in_flight.sweep(output)
+    answers = row_sets.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
+    missing = row_sets.without_keys(plan.requests, answers)["key"]
     if len(missing):
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
     statuses = dict.fromkeys(STATUSES, 0) | counted(answers["status"])
@@ -212,7 +206,7 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
         answered_now=counts.done,
         seconds=counts.seconds,
         edit_seconds=counts.edit_seconds,
-        report=storage.join(plan.job.output, report.REPORT_FILE),
+        report=storage.join(plan.job.output, gallery.REPORT_FILE),
         failure_rate=sum(statuses[status] for status in FAILURES) / max(plan.total, 1),
         max_failure_rate=plan.job.max_failure_rate,
         carried=night.carried.num_rows,
@@ -226,8 +220,8 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
         timing=along.watch.parts(),
     )
     record = redacted_all({**summary.record(), "figures": done})
-    storage.write_bytes(storage.join(output, report.SUMMARY_FILE), json.dumps(record, indent=1).encode())
-    report.write(output, plan.job.manifests)
+    storage.write_bytes(storage.join(output, gallery.SUMMARY_FILE), json.dumps(record, indent=1).encode())
+    gallery.write(output, plan.job.manifests)
     facts: dict[str, Any] = {
         "statuses": statuses,
         "success": statuses[SUCCESS],
@@ -245,6 +239,6 @@ def execution(name: Executor, address: str | None) -> Execute:
         from retouch.execution.executors import local
 
         return local.execute
-    from retouch.execution.executors.ray import edit as ray_data
+    from retouch.execution.executors.ray import edit
 
-    return lambda plan, heard: ray_data.execute(plan, address, heard)
+    return lambda plan, heard: edit.execute(plan, address, heard)

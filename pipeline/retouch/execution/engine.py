@@ -14,22 +14,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from retouch import plugins
-from retouch import telemetry as figures
-from retouch.execution import candidates as rounds
-from retouch.execution import latent_cache as latents
-from retouch.execution import quality_gate as gate
-from retouch.imaging import codec as images
-from retouch.imaging import framing
-from retouch.models import weights
-from retouch.jobs.config import MetricSpec
+from retouch import plugins, telemetry
 from retouch.errors import ConfigError, EditError, Unavailable
+from retouch.execution import candidates, latent_cache, quality_gate
+from retouch.execution.candidates import Entry, Row, batch_of
+from retouch.execution.specs import EngineSpec
+from retouch.imaging import codec, framing
+from retouch.jobs.config import MetricSpec
+from retouch.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from retouch.models import weights
 from retouch.outputs.in_flight import Flights, Loss
 from retouch.plugins import Editor, Metric
-from retouch.execution.candidates import Entry, Row, batch_of
-from retouch.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
 from retouch.schema import FAILED_QUALITY, Pixels
-from retouch.execution.specs import EngineSpec
 
 PATIENCE: Final = 8  # good passes at a smaller shape, doubled at every shortage, until the larger one is tried again
 
@@ -55,7 +51,7 @@ class Engine:
         self.editor: Editor = editor.load(params, resolved.files, device)
         if spec.latents is not None:
             _give_memory(self.editor, spec, resolved, device)
-        self.budget = gate.budget(spec.quality)  # rounds that a row may take
+        self.budget = quality_gate.budget(spec.quality)  # rounds that a row may take
         self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
         self.shape = spec.batch_size  # entries a pass; halved while the device's memory does not hold it
@@ -100,8 +96,8 @@ class Engine:
             size = self.editor.image_size
             region = framing.frame(sample, size, self.spec.fit, self.face_detector)
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
-            seen = images.extract(sample.source, region, size)
-            mask = images.extract_mask(sample.mask, region, size)
+            seen = codec.extract(sample.source, region, size)
+            mask = codec.extract_mask(sample.mask, region, size)
             return Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
         except Exception as error:
             return Answer(sample, failure=Failure.of(error, "prepare"))
@@ -110,7 +106,7 @@ class Engine:
         """As the editor wants it: an editor with ``prepare_exemplar`` gets it at native size, once."""
         prepare = getattr(self.editor, "prepare_exemplar", None)
         if prepare is None:
-            return images.resize(exemplar, self.editor.image_size)
+            return codec.resize(exemplar, self.editor.image_size)
         prepared: Pixels = prepare(exemplar, params)
         return prepared
 
@@ -134,7 +130,7 @@ class Engine:
             buckets.setdefault(like, []).append(row)
         order = list(dict.fromkeys([self._in_use, *(checkpoint for checkpoint, *_ in buckets)]))
         for like in sorted(buckets, key=lambda like: order.index(like[0])):
-            entries, start = rounds.entries(buckets[like], self.spec, self.budget, self.shape), 0
+            entries, start = candidates.entries(buckets[like], self.spec, self.budget, self.shape), 0
             self._in_use = like[0]
             while start < len(entries):  # the shape may shrink between passes
                 yield entries[start : (start := start + self.shape)]
@@ -147,7 +143,7 @@ class Engine:
         started = time.perf_counter()
         with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self.losses):
             edited = self._tried(entries)
-        figures.count_pass(len(entries), self.shape, time.perf_counter() - started)
+        telemetry.count_pass(len(entries), self.shape, time.perf_counter() - started)
         if isinstance(edited, _Fault):
             if edited.of_memory and self.shape > 1:
                 self._shrink()
@@ -168,7 +164,7 @@ class Engine:
 
     def _shrink(self) -> None:
         """Half the entries a pass; every time, it takes twice as many good passes to try more again."""
-        figures.count("retries.out of memory")
+        telemetry.count("retries.out of memory")
         self.shape //= 2
         self._good, self._patience = 0, self._patience * 2
 
@@ -214,10 +210,10 @@ class Engine:
         ]
 
     def _decided_in(self, row: Row) -> int | None:
-        return gate.decided_in(row.kept, self.spec.quality, self.spec.candidates)
+        return quality_gate.decided_in(row.kept, self.spec.quality, self.spec.candidates)
 
     def _misses(self, kept: Kept) -> list[str]:
-        return gate.misses(kept.scores, self.spec.quality.thresholds)
+        return quality_gate.misses(kept.scores, self.spec.quality.thresholds)
 
     def _rank(self, kept: Kept) -> tuple[bool, float, int]:
         """The least comes first: with thresholds, what keeps them before what the editor ranks better.
@@ -253,7 +249,7 @@ def _give_memory(editor: Any, spec: EngineSpec, resolved: weights.Resolved, devi
         "batch_size": spec.batch_size,
         "device": device.partition(":")[0],  # two kinds of device round differently
     }
-    editor.memory = latents.StoredLatents(str(spec.latents), decides)
+    editor.memory = latent_cache.StoredLatents(str(spec.latents), decides)
 
 
 def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
@@ -267,7 +263,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError"  # torch's, by name: the engine itself needs no torch
 
 
-@figures.timed("stage_seconds.edit")
+@telemetry.timed("stage_seconds.edit")
 def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
     """A block that carries samples to one that carries answers."""
     return with_travellers(table, engine.answer(travellers(table)))

@@ -19,15 +19,14 @@ from typing import Any, Final, Literal
 from rich.console import Console
 
 from retouch import storage
-from retouch.execution.evaluation import aggregate as tallies
-from retouch.execution.evaluation import metric_states as states
-from retouch.jobs.config import EvaluateJob, MaskSpec
 from retouch.errors import ConfigError, Interrupted
-from retouch.outputs.event_log import Events
+from retouch.execution.evaluation import aggregate, metric_states
 from retouch.execution.evaluation.image_sets import ImageSet, read_set, with_requests
-from retouch.redaction import redacted_all
 from retouch.execution.evaluation.scorer import Loaded, Scorer, ScoreSpec, Shard, row_metric_id
 from retouch.execution.signals import terminated_like_interrupted
+from retouch.jobs.config import EvaluateJob, MaskSpec
+from retouch.outputs.event_log import Events
+from retouch.redaction import redacted_all
 
 Executor = Literal["ray", "local"]
 METRICS_FILE: Final = "metrics.json"
@@ -84,8 +83,8 @@ def evaluate(
     record = {
         "name": job.name,
         "job": job.model_dump(mode="json"),
-        "results": tallies.of_images(results),
-        "references": {source: tallies.of_images(side.images) for source, side in sides.items() if source},
+        "results": aggregate.of_images(results),
+        "references": {source: aggregate.of_images(side.images) for source, side in sides.items() if source},
         "metrics": measured,
         **_rows(job, scorer, sides[None]),
     }
@@ -151,13 +150,13 @@ def _side(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, numbers
         addresses = {}
         for number in numbers:
             loaded = scorer.set_metrics[number]
-            name = f"{_file_name(loaded.name)}-{kind}-{place}-{states.digest(loaded.id, identities)}.safetensors"
+            name = f"{_file_name(loaded.name)}-{kind}-{place}-{metric_states.digest(loaded.id, identities)}.safetensors"
             addresses[number] = storage.join(job.output, "states", name)
         scores = None
         if kind == "results" and job.row_metrics:
             ids = [row_metric_id(metric, scorer.spec.weights) for metric in job.row_metrics]
             requests = [repr(row.request) for row in rows]
-            name = f"{place}-{states.digest(ids, identities, requests, scorer.spec.mask.model_dump())}.parquet"
+            name = f"{place}-{metric_states.digest(ids, identities, requests, scorer.spec.mask.model_dump())}.parquet"
             scores = storage.join(job.output, "scores", name)
         shards.append(Shard(f"{kind} {place}", images.base, rows, addresses, scores))
     return _Side(images, shards)
@@ -183,19 +182,21 @@ def _measured(
         "values": dict(values),
         "id": dict(loaded.id),
         "images": here.images,
-        "uncounted": tallies.named(here.failed),
+        "uncounted": aggregate.named(here.failed),
         **({"reference": _said_reference(source, reference)} if reference else {}),
     }
 
 
-def _said_reference(source: str | None, reference: states.Kept) -> dict[str, Any]:
-    return {"source": source, "images": reference.images, "uncounted": tallies.named(reference.failed)}
+def _said_reference(source: str | None, reference: metric_states.Kept) -> dict[str, Any]:
+    return {"source": source, "images": reference.images, "uncounted": aggregate.named(reference.failed)}
 
 
-def _kept_reference(job: EvaluateJob, loaded: Loaded, side: _Side | None, number: int, source: str) -> states.Kept:
+def _kept_reference(
+    job: EvaluateJob, loaded: Loaded, side: _Side | None, number: int, source: str
+) -> metric_states.Kept:
     """What the metric keeps of its reference: as another job kept it, or fitted here and kept."""
     if side is None:
-        kept = states.read(source)
+        kept = metric_states.read(source)
         if kept.id and kept.id != loaded.id:
             raise ConfigError(
                 f"{source} is of {json.dumps(kept.id)}, which does not compare with {json.dumps(loaded.id)}"
@@ -203,36 +204,40 @@ def _kept_reference(job: EvaluateJob, loaded: Loaded, side: _Side | None, number
         return kept
     files = side.states_of(number)
     # Fitting may take long: once for the same shards.
-    name = f"{_file_name(loaded.name)}-{states.digest([file.rpartition('/')[2] for file in files])}.safetensors"
+    name = f"{_file_name(loaded.name)}-{metric_states.digest([file.rpartition('/')[2] for file in files])}.safetensors"
     place = storage.join(job.output, "reference", name)
     if not storage.exists(place):
         merged = _merged(loaded, files, source)
-        states.write(place, states.Kept(loaded.metric.fit(merged.state), merged.images, merged.id, merged.failed))
-    return states.read(place)
+        metric_states.write(
+            place, metric_states.Kept(loaded.metric.fit(merged.state), merged.images, merged.id, merged.failed)
+        )
+    return metric_states.read(place)
 
 
-def _merged(loaded: Loaded, files: Sequence[str], source: str) -> states.Kept:
-    parts = [states.read(file) for file in files]
-    images, failed = states.merge_notes(parts)
+def _merged(loaded: Loaded, files: Sequence[str], source: str) -> metric_states.Kept:
+    parts = [metric_states.read(file) for file in files]
+    images, failed = metric_states.merge_notes(parts)
     if not images:
         reasons = next(iter(failed.items()), ("none", "no shard"))
         raise ConfigError(f"metric {loaded.name}: no image of {source} could be read, first {reasons[0]}: {reasons[1]}")
-    return states.Kept(loaded.metric.merge([part.state for part in parts if part.images]), images, loaded.id, failed)
+    return metric_states.Kept(
+        loaded.metric.merge([part.state for part in parts if part.images]), images, loaded.id, failed
+    )
 
 
 def _rows(job: EvaluateJob, scorer: Scorer, side: _Side) -> dict[str, Any]:
     """Write ``rows.parquet``; the row metrics' entries of ``metrics.json``, and the rows that one of them lacks."""
-    table = tallies.rows_table(side.images, [shard.scores for shard in side.shards if shard.scores], scorer.columns)
-    storage.write_bytes(storage.join(job.output, ROWS_FILE), tallies.encoded(table))
+    table = aggregate.rows_table(side.images, [shard.scores for shard in side.shards if shard.scores], scorer.columns)
+    storage.write_bytes(storage.join(job.output, ROWS_FILE), aggregate.encoded(table))
     found = [
         {
             "name": metric.name,
-            "values": tallies.of_scores(table, loaded.columns),
+            "values": aggregate.of_scores(table, loaded.columns),
             "id": row_metric_id(metric, scorer.spec.weights),
         }
         for metric, loaded in zip(job.row_metrics, scorer.row_metrics, strict=True)
     ]
-    return {"row_metrics": found, "row_errors": tallies.named(tallies.failures(table))}
+    return {"row_metrics": found, "row_errors": aggregate.named(aggregate.failures(table))}
 
 
 def _file_name(name: str) -> str:

@@ -13,20 +13,19 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from retouch import plugins
-from retouch import storage
+from retouch import plugins, storage
+from retouch.errors import Interrupted, ObjectMissing, OutputError
+from retouch.execution.signals import terminated_like_interrupted
+from retouch.jobs.config import FinetuneJob, TargetSpec
+from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models import weights
 from retouch.outputs import lease
-from retouch.jobs.config import FinetuneJob, TargetSpec
-from retouch.training.finetune.domains import domain
-from retouch.errors import Interrupted, ObjectMissing, OutputError
 from retouch.outputs.event_log import Events
-from retouch.jobs.finetune_params import FinetuneParams
-from retouch.training.finetune.target import TargetTask, tune
-from retouch.training.finetune.texts import Texts
 from retouch.outputs.run_record import RUN_FILE
 from retouch.redaction import redacted_all
-from retouch.execution.signals import terminated_like_interrupted
+from retouch.training.finetune.domains import domain
+from retouch.training.finetune.target import TargetTask, tune
+from retouch.training.finetune.texts import Texts
 
 Executor = Literal["ray", "local"]
 SUMMARY_FILE = "summary.json"

@@ -7,13 +7,11 @@ from typing import Final
 
 import pyarrow as pa
 
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import carry_over as carrying
-from retouch.outputs import changes
-from retouch.outputs import results
+from retouch.execution.plan import Plan, decides
+from retouch.manifests import row_sets
+from retouch.outputs import carry_over, changes, results
 from retouch.outputs.carry_over import Again, Earlier
 from retouch.outputs.changes import Changes
-from retouch.execution.plan import Plan, decides
 
 NO_CARRY: Final = ("auto", "none")  # auto has become a glob where the output has a date
 ROWS_A_PART: Final = 100_000  # of what is taken over, committed at once
@@ -44,7 +42,7 @@ def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Nig
 
     Args:
         plan: with the rows that its own output does not answer.
-        again: which answers are asked for again (``carrying.answered_again``).
+        again: which answers are asked for again (``carry_over.answered_again``).
         wait: for a run before it that is at work.
 
     Raises:
@@ -53,13 +51,13 @@ def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Nig
     """
     runs, refused = _earlier(plan)
     if wait:
-        carrying.wait_for(runs)
+        carry_over.wait_for(runs)
     schema = plan.write.schema
-    taken = carrying.take_over(plan.todo, runs, schema, again)
-    left = pairs.without(plan.todo, taken)
-    back = carrying.take_back(left, results.read_removed(plan.job.output), schema, again)
+    taken = carry_over.take_over(plan.todo, runs, schema, again)
+    left = row_sets.without(plan.todo, taken)
+    back = carry_over.take_back(left, results.read_removed(plan.job.output), schema, again)
     carried = pa.concat_tables([taken, back])
-    plan = replace(plan, todo=pairs.without(left, back))
+    plan = replace(plan, todo=row_sets.without(left, back))
     return plan, _night(plan, carried, runs, refused)
 
 
@@ -80,7 +78,7 @@ def _night(plan: Plan, carried: pa.Table, runs: list[Earlier], refused: list[str
     output = plan.job.output
     own = results.requested(output)
     known = changes.history(output)
-    if known and own.num_rows and pairs.digest(own) == pairs.digest(plan.requests) and _unanswered(output, own):
+    if known and own.num_rows and row_sets.digest(own) == row_sets.digest(plan.requests) and _unanswered(output, own):
         return Night(carried, changes.read(known[0]), False, tuple(runs), tuple(refused))
     before, against = own, output
     if not own.num_rows and runs:
@@ -93,8 +91,8 @@ def _earlier(plan: Plan) -> tuple[list[Earlier], list[str]]:
     pattern = plan.job.carry
     if pattern in NO_CARRY:
         return [], []
-    return carrying.earlier(pattern, plan.job.output, decides(plan.job, plan.weights))
+    return carry_over.earlier(pattern, plan.job.output, decides(plan.job, plan.weights))
 
 
 def _unanswered(output: str, requests: pa.Table) -> bool:
-    return bool(pairs.without(requests, results.answers(output)).num_rows)
+    return bool(row_sets.without(requests, results.answers(output)).num_rows)

@@ -13,21 +13,18 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retouch import plugins
-from retouch import storage
-from retouch.execution import quality_gate as gate
-from retouch.manifests import reader as manifest
-from retouch.manifests import row_sets as pairs
-from retouch.models import weights
-from retouch.outputs import carry_over as carrying
-from retouch.outputs import results
-from retouch.jobs.config import EditJob, parse_job
+from retouch import plugins, storage
 from retouch.errors import ConfigError, ManifestError, OutputError
-from retouch.validation import nearest
+from retouch.execution import quality_gate
+from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
+from retouch.jobs.config import EditJob, parse_job
+from retouch.manifests import reader, row_sets
+from retouch.models import weights
+from retouch.outputs import carry_over, results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run, version_of
 from retouch.redaction import redacted_all
 from retouch.schema import RESULT_FIELDS, results_schema
-from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
+from retouch.validation import nearest
 
 # Of the job: what decides an answer, with ray.batch_size. The rest may change between two runs on one output.
 DECIDES: Final = (
@@ -115,13 +112,13 @@ def make_plan(
     params = plugins.check_params(editor.Params, job.editor.params, "editor.params")
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
-    rows = manifest.read(job.manifests, far=True)
+    rows = reader.read(job.manifests, far=True)
     table = rows.table if limit is None else rows.table.slice(0, limit)
-    table = manifest.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
-    caller = manifest.callers_of(table.schema)
+    table = reader.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
+    caller = reader.callers_of(table.schema)
     _no_clash(caller, columns)
-    again = carrying.answered_again(retry_failed, retry_errors, tries(job))
-    todo = pairs.without(table, _standing(job.output, again))
+    again = carry_over.answered_again(retry_failed, retry_errors, tries(job))
+    todo = row_sets.without(table, _standing(job.output, again))
     return Plan(
         job=job,
         engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
@@ -144,7 +141,7 @@ def make_plan(
             seconds=job.deadlines.write,
         ),
         todo=todo,
-        requests=pairs.of(table),
+        requests=row_sets.of(table),
         weights=resolved.sha256,
         whole=limit is None,
         caller=tuple(caller.names),
@@ -157,15 +154,15 @@ def claimed(plan: Plan, epoch: int) -> Plan:
     if results.next_epoch(plan.job.output) == plan.write.epoch:  # none has written since
         return replace(plan, write=write)
     since = {file for file in results.files(plan.job.output) if results.epoch_of(file) >= plan.write.epoch}
-    return replace(plan, write=write, todo=pairs.without(plan.todo, results.answers(plan.job.output, since)))
+    return replace(plan, write=write, todo=row_sets.without(plan.todo, results.answers(plan.job.output, since)))
 
 
 def tries(job: EditJob) -> int:
     """Candidates that a row may take."""
-    return job.candidates * gate.budget(job.quality)
+    return job.candidates * quality_gate.budget(job.quality)
 
 
-def _standing(output: str, again: carrying.Again) -> pa.Table:
+def _standing(output: str, again: carry_over.Again) -> pa.Table:
     """The answers that are not asked again."""
     table = results.read(output, ["key", "fingerprint", "status", "error_type", "attempts"])
     return table.filter(pc.invert(again(table)))

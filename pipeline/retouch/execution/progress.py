@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from retouch.errors import ConfigError
-from retouch.telemetry import ratio
 from retouch.schema import FAILURES, STATUSES
+from retouch.telemetry import ratio
 
 Mode = Literal["auto", "plain", "json", "quiet"]
 INTERVAL: Final = 10.0  # seconds between two lines

@@ -17,15 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retouch import plugins
-from retouch import storage
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import reader as manifest
-from retouch.models import weights
-from retouch.outputs import image_paths as addresses
-from retouch.outputs import results
-from retouch.jobs.config import EditJob, parse_job
+from retouch import plugins, storage
 from retouch.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -36,8 +28,14 @@ from retouch.errors import (
     WorkerLost,
 )
 from retouch.execution.executors import local
-from retouch.jobs.overrides import overridden
 from retouch.execution.plan import LIBRARIES, decided, decides, make_plan
+from retouch.imaging import codec
+from retouch.jobs.config import EditJob, parse_job
+from retouch.jobs.overrides import overridden
+from retouch.manifests import deferred_images, reader
+from retouch.models import weights
+from retouch.outputs import image_paths as addresses
+from retouch.outputs import results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run, version_of
 from retouch.redaction import MASK
 
@@ -94,8 +92,8 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     origin = storage.join(output, RUN_FILE)
     job = _edit_job(overridden(record["job"], overrides), origin)
     _refuse_hidden(job, origin)
-    table = manifest.read(job.manifests, far=True).table
-    row = far_cells.filled(table.filter(pc.equal(table["key"], key)))
+    table = reader.read(job.manifests, far=True).table
+    row = deferred_images.filled(table.filter(pc.equal(table["key"], key)))
     if not row.num_rows:
         raise ManifestError(f"the manifest of {output} has no row {key!r} any more, so it cannot be run again")
     changes = tuple(_changes(record, job, row, answer["fingerprint"]))
@@ -158,7 +156,7 @@ def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint
         yield f"editor {job.editor.name}: version {before} -> {editor.version}"
     # As the run had all but the row: what still differs is the row.
     ran = decided({**record, "editor_version": before, "decides": {"weights_sha256": sha256, **then}})
-    if manifest.with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
+    if reader.with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
         yield "the manifest's row, or a file that it names"
     yield from (f"{name} {old} -> {new}" for name, old, new in _versions(record) if old != new)
 
@@ -204,14 +202,14 @@ def _compared_image(output: str, address: str, sha256: str, data: bytes) -> tupl
         note = "" if hashlib.sha256(stored).hexdigest() == sha256 else f"{address} is not the file that was recorded"
         if digest == sha256 and not note:
             return IDENTICAL, f"sha256 {digest}", ""
-        return *_compared_pixels(images.decode_image(stored, "output"), images.decode_image(data, "output")), note
+        return *_compared_pixels(codec.decode_image(stored, "output"), codec.decode_image(data, "output")), note
     except ObjectMissing:
         return DIFFERENT, f"{address} is missing in the output", ""
     except LoadError as error:
         return DIFFERENT, f"{address} cannot be read: {error}", ""
 
 
-def _compared_pixels(before: images.Image, after: images.Image) -> tuple[str, str]:
+def _compared_pixels(before: codec.Image, after: codec.Image) -> tuple[str, str]:
     one, other = (_planes(image) for image in (before, after))
     if one.shape != other.shape:
         sizes = " and ".join(f"{planes.shape[1]}x{planes.shape[0]} of {planes.shape[2]}" for planes in (one, other))
@@ -222,7 +220,7 @@ def _compared_pixels(before: images.Image, after: images.Image) -> tuple[str, st
     return WITHIN_TOLERANCE if largest <= TOLERANCE else DIFFERENT, detail
 
 
-def _planes(image: images.Image) -> Any:
+def _planes(image: codec.Image) -> Any:
     """[H, W, 3], or with an alpha channel [H, W, 4], uint8."""
     return image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
 

@@ -11,28 +11,25 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from retouch import plugins
-from retouch import storage
-from retouch import telemetry as figures
-from retouch.execution import timeouts as deadlines
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
-from retouch.outputs import lease
-from retouch.outputs import results
+from retouch import plugins, storage, telemetry
 from retouch.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
-from retouch.outputs.in_flight import Flights, Loss
-from retouch.manifests.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
-from retouch.schema import REQUEST_COLUMNS, SUCCESS, Mask, Pixels
-from retouch.outputs.sinks import Sink
+from retouch.execution import timeouts
 from retouch.execution.specs import DecodeSpec, WriteSpec
+from retouch.imaging import codec
+from retouch.manifests import deferred_images
+from retouch.manifests.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
+from retouch.outputs import lease, results
+from retouch.outputs.in_flight import Flights, Loss
+from retouch.outputs.sinks import Sink
+from retouch.schema import REQUEST_COLUMNS, SUCCESS, Mask, Pixels
 
 DECODE_THREADS = 8  # a block's objects are fetched side by side: latency, not the processor, is what reading waits for
 
 
-@figures.timed("stage_seconds.decode")
+@telemetry.timed("stage_seconds.decode")
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
     """A block of manifest rows to the same block carrying samples; request columns that were used up are dropped."""
-    table = far_cells.filled(table)
+    table = deferred_images.filled(table)
     requests = table.select([n for n in (*REQUEST_COLUMNS, "fingerprint") if n in table.column_names]).to_pylist()
     flights = Flights(spec.output, "decode", _block_seconds(spec, len(requests)))
     samples = flights.in_turns(
@@ -46,7 +43,7 @@ def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
 
 
 def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[Sample]:
-    return deadlines.each(
+    return timeouts.each(
         requests,
         lambda request: decode(request, spec),
         threads=DECODE_THREADS,
@@ -86,7 +83,7 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
     if seed is not None and seed < 0:
         raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
     _check_needs(request, params, spec)
-    image = images.decode_image(bytes_of(request["image"], "image"))
+    image = codec.decode_image(bytes_of(request["image"], "image"))
     size = image.pixels.shape[:2]
     exemplar = request.get("exemplar") if "exemplar" in spec.inputs else None
     return Sample(
@@ -100,7 +97,7 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         source=image.pixels,
         alpha=image.alpha,
         mask=_mask(request, (size[0], size[1]), spec),
-        exemplar=None if exemplar is None else images.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
+        exemplar=None if exemplar is None else codec.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
         landmarks=request.get("landmarks"),
     )
 
@@ -127,11 +124,11 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     if cell is not None:
         how = spec.mask
         data = bytes_of(cell, "mask")
-        mask = images.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
+        mask = codec.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
     elif bbox is not None:
-        mask = images.mask_from_bbox(bbox, size)
+        mask = codec.mask_from_bbox(bbox, size)
     else:
-        mask = images.whole(size)
+        mask = codec.whole(size)
     if not mask.any():
         raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
     return mask
@@ -167,7 +164,7 @@ def _params(cell: Any) -> dict[str, Any]:
     return {str(name): value for name, value in cell.items() if value is not None}
 
 
-@figures.timed("stage_seconds.write")
+@telemetry.timed("stage_seconds.write")
 def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
     """Lay down a block's images, then its rows of results in one file; returns those rows.
 
@@ -193,7 +190,7 @@ def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
     )
     _commit(rows, spec)
     for status in rows["status"].to_pylist():
-        figures.count(f"rows.{status}")
+        telemetry.count(f"rows.{status}")
     return rows
 
 
@@ -247,7 +244,7 @@ def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSp
         # The content in the name: on a device that rounds differently every time, a block that is done again must not
         # change a file that a committed row names.
         name = f"{sample.fingerprint}-{digest[:8]}"
-        path = sink.put(sample.key, name, data, images.EXTENSIONS[spec.image_format])
+        path = sink.put(sample.key, name, data, codec.EXTENSIONS[spec.image_format])
         placed.append({"output": path, "sha256": digest, "candidate": kept.candidate, "seed": kept.seed})
     height, width = sample.source.shape[:2]
     return {
@@ -283,24 +280,24 @@ def composed(answer: Answer, kept: Kept, how: Literal["mask", "region"] = "mask"
     assert sample.source is not None
     assert sample.mask is not None
     mask = sample.mask & answer.region.footprint(sample.mask.shape)
-    shown = mask if how == "mask" else images.whole(mask.shape)
-    pixels = images.composite(sample.source, kept.image, shown, answer.region)
-    return Composed(pixels, images.opaque_inside(sample.alpha, mask), mask)
+    shown = mask if how == "mask" else codec.whole(mask.shape)
+    pixels = codec.composite(sample.source, kept.image, shown, answer.region)
+    return Composed(pixels, codec.opaque_inside(sample.alpha, mask), mask)
 
 
 def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
     """The file's bytes, and how many pixels differ from the source outside the mask when it is read back."""
     made = composed(answer, kept, spec.composite)
-    data = images.encode(made.pixels, spec.image_format, alpha=made.alpha)
+    data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)
     assert answer.sample.source is not None
-    changed = images.changed_outside(answer.sample.source, _read_back(data), made.mask)
+    changed = codec.changed_outside(answer.sample.source, _read_back(data), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed on the way to the file")
     return data, changed
 
 
 def _read_back(data: bytes) -> Pixels:
-    return images.decode_image(data).pixels
+    return codec.decode_image(data).pixels
 
 
 def _failed(failure: Failure) -> dict[str, Any]:

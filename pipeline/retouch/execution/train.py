@@ -14,13 +14,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from retouch import storage
-from retouch.outputs import lease
-from retouch.jobs.config import TrainJob
 from retouch.errors import Interrupted, ObjectMissing, OutputError
-from retouch.outputs.event_log import Events
-from retouch.training.exemplar.task import NETWORKS, TrainTask, decides, done, refuse_other
-from retouch.redaction import redacted_all
 from retouch.execution.signals import terminated_like_interrupted
+from retouch.jobs.config import TrainJob
+from retouch.outputs import lease
+from retouch.outputs.event_log import Events
+from retouch.redaction import redacted_all
+from retouch.training.exemplar.task import NETWORKS, TrainTask, decides, done, refuse_other
 
 Executor = Literal["ray", "local"]
 RUN_FILE = "run.json"

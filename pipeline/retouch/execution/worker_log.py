@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from retouch.outputs.event_log import Events
 from retouch.execution.cost_meter import Meter
 from retouch.execution.traces import WORKER, Crew
+from retouch.outputs.event_log import Events
 
 
 class Workers:

@@ -9,12 +9,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from retouch import storage
-from retouch import validation as field_errors
-from retouch.jobs import overrides
-from retouch.jobs import placeholders as job_fields
+from retouch import storage, validation
 from retouch.errors import ConfigError, ObjectMissing, StorageError
-from retouch.redaction import redacted
+from retouch.jobs import overrides, placeholders
 from retouch.jobs.training import (
     AtLeastOne,
     FinetuneJob,
@@ -28,6 +25,7 @@ from retouch.jobs.training import (
     Weights,
     WorkersSpec,
 )
+from retouch.redaction import redacted
 
 __all__ = [
     "KINDS",
@@ -258,7 +256,7 @@ def load_job(uri: str, set_: Sequence[str] = (), date: str | None = None) -> Job
         raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
     variables = overrides.environment()
     data = overrides.overridden(overrides.from_environment(data, variables), set_)
-    job = parse_job(job_fields.filled(data, job_fields.the_date(date)), uri)
+    job = parse_job(placeholders.filled(data, placeholders.the_date(date)), uri)
     if variables:
         said = redacted(", ".join(f"{name}={value}" for name, value in variables.items()))
         print(f"from the environment: {said}", file=sys.stderr)
@@ -270,12 +268,12 @@ def parse_job(data: dict[str, Any], origin: str) -> Job:
     """A checked job from plain data; ``origin`` names it in errors."""
     kind = data.get("kind", "edit")
     if not isinstance(kind, str) or kind not in KINDS:
-        near = field_errors.nearest(str(kind), KINDS)
+        near = validation.nearest(str(kind), KINDS)
         raise ConfigError(f"{origin}: kind is {kind!r}; this version runs: {', '.join(KINDS)}{near}")
     model = KINDS[kind]
     try:
         job = model.model_validate(data)
     except ValidationError as error:
-        said = field_errors.in_one_line(error, data, model.model_json_schema())
+        said = validation.in_one_line(error, data, model.model_json_schema())
         raise ConfigError(f"{origin}: {said}") from None
     return job.model_copy(update={"output": job.output.rstrip("/")})

@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 
 from retouch import plugins
 from retouch.errors import PluginError
-from retouch.validation import nearest
 from retouch.jobs.field_tables import Field, fields
 from retouch.jobs.schema import comments
+from retouch.validation import nearest
 
 _LOADS: Final = ("weights", "device")  # arguments of every load; further ones are the job's options
 

@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from retouch import plugins
-from retouch.jobs.config import KINDS
 from retouch.errors import ConfigError
-from retouch.validation import nearest
+from retouch.jobs.config import KINDS
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.jobs.train_params import TrainParams
+from retouch.validation import nearest
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _REF: Final = "#/$defs/{model}"

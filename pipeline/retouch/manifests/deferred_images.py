@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retouch import storage
-from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, canonical, map_addresses
 from retouch.errors import ManifestError
+from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, canonical, map_addresses
 
 FILE: Final = "__manifest_file"
 ROW: Final = "__manifest_row"  # in the file, from 0

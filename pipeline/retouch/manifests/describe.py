@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import reader as manifest
-from retouch.manifests.columns import expected
 from retouch.jobs.field_tables import row
+from retouch.manifests import deferred_images, reader
+from retouch.manifests.columns import expected
 
 MEANINGS: Final[Mapping[str, str]] = {
     "key": "unique name of the row and of its image's file; made from the row's content where the column is absent",
@@ -85,8 +84,8 @@ def show(sources: str, first: int = 3) -> Shown:
     Raises:
         ManifestError: it cannot be read as one.
     """
-    found = manifest.read(sources, far=True)
-    some = far_cells.filled(found.table[: max(first, 1)])
+    found = reader.read(sources, far=True)
+    some = deferred_images.filled(found.table[: max(first, 1)])
     columns = tuple(_column(name, found.table[name], some.schema.field(name).type) for name in some.column_names)
     shown = tuple({name: _cell(cell) for name, cell in cells.items()} for cells in some[:first].to_pylist())
     return Shown(found.table.num_rows, found.files, columns, found.renamed, shown)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch import storage
-from retouch.manifests import deferred_images as far_cells
 from retouch.errors import StorageError
+from retouch.manifests import deferred_images
 
 
 def looked_up(table: pa.Table, images: Sequence[str]) -> dict[str, str | None]:
@@ -57,8 +57,8 @@ def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
         if pa.types.is_struct(column.type):
             wanted |= dict.fromkeys(path for path in _paths_alone(column) if path)
         elif pa.types.is_string(column.type):
-            if far_cells.FILE in table.column_names:  # digests are no addresses
-                column = column.filter(pc.invert(pc.starts_with(column, far_cells.MARK)))
+            if deferred_images.FILE in table.column_names:  # digests are no addresses
+                column = column.filter(pc.invert(pc.starts_with(column, deferred_images.MARK)))
             wanted |= dict.fromkeys(address for address in pc.unique(column).to_pylist() if address)
     if "checkpoint" in table.column_names:
         names = [name for name in table["checkpoint"].unique().to_pylist() if name]

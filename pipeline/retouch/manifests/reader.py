@@ -20,11 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retouch import storage
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import input_identity as inputs
-from retouch.manifests import row_sets as pairs
-from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, callers, canonical, check_texts, joined, map_addresses
 from retouch.errors import ManifestError, StorageError
+from retouch.manifests import deferred_images, input_identity, row_sets
+from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, callers, canonical, check_texts, joined, map_addresses
 from retouch.redaction import redacted
 from retouch.schema import REQUEST_COLUMNS
 
@@ -51,7 +49,7 @@ class Manifest:
 
 def callers_of(schema: pa.Schema) -> pa.Schema:
     """The caller's columns among those of a manifest's table, or of a plan's rows."""
-    ours = {*REQUEST_COLUMNS, *far_cells.COLUMNS, "fingerprint"}
+    ours = {*REQUEST_COLUMNS, *deferred_images.COLUMNS, "fingerprint"}
     return pa.schema([field for field in schema if field.name not in ours])
 
 
@@ -64,14 +62,14 @@ def read(sources: str | Sequence[str], *, far: bool = False) -> Manifest:
 
     Args:
         sources: Parquet file, folder, glob, or several of these, on any fsspec URL.
-        far: images' bytes may stay in the files where they are many: the rows then are for ``far_cells.filled``.
+        far: images' bytes may stay in the files where they are many: the rows then are for ``deferred_images.filled``.
 
     Raises:
         ManifestError: nothing there, not Parquet, no image column, a column whose type cannot have its meaning, a key
             that is missing or there twice; names the file and the column, or the keys.
     """
     files = _expand([sources] if isinstance(sources, str) else sources)
-    load = _load_far if far and far_cells.stay_far(files) else _load
+    load = _load_far if far and deferred_images.stay_far(files) else _load
     with ThreadPoolExecutor(THREADS) as threads:
         loaded = list(threads.map(load, files))
     tables = [table for table, _ in loaded]
@@ -106,7 +104,7 @@ def with_fingerprints(
     run = hashlib.sha256(_json(dict(decides)).encode()).hexdigest()
     names = [name for name in REQUEST_COLUMNS if name in table.column_names and name not in IMAGE_COLUMNS]
     images = [name for name in IMAGE_COLUMNS if name in table.column_names]
-    found = inputs.looked_up(table, images) if identities == "stat" else {}
+    found = input_identity.looked_up(table, images) if identities == "stat" else {}
     digests = [
         pa.array(_fingerprints(run, table.slice(start, AT_ONCE), names, images, found), pa.string())
         for start in range(0, table.num_rows, AT_ONCE)
@@ -149,10 +147,10 @@ def _load_far(file: str) -> tuple[pa.Table, dict[str, str]]:
     parts, first = [], 0
     renamed: dict[str, str] = {}
     with _opened(file) as parquet:
-        parts.append(far_cells.far(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
+        parts.append(deferred_images.far(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
         for batch in parquet.iter_batches(ROWS_IN_MEMORY):
             table, renamed = _checked(pa.Table.from_batches([batch]), file)
-            parts.append(far_cells.far(table, file, first))
+            parts.append(deferred_images.far(table, file, first))
             first += batch.num_rows
     return pa.concat_tables(parts, promote_options="permissive"), renamed
 
@@ -207,10 +205,10 @@ def _check_keys(column: pa.ChunkedArray) -> None:
         rows, first = pc.sum(empty).as_py(), pc.index(empty, True).as_py()
         raise ManifestError(f"{rows} rows have no key, first row {first}; fill the column or leave it out")
     telling: list[int] = []
-    for part, keys in enumerate(pairs.pieces(column)):
+    for part, keys in enumerate(row_sets.pieces(column)):
         together = "\n".join(keys)
         if redacted(together) != together:
-            telling += [part * pairs.AT_ONCE + row for row, key in enumerate(keys) if redacted(key) != key]
+            telling += [part * row_sets.AT_ONCE + row for row, key in enumerate(keys) if redacted(key) != key]
     if telling:
         raise ManifestError(
             f"{len(telling)} keys hold a password or a signature, first row {telling[0]}; keys name files and rows of "
@@ -231,7 +229,9 @@ def _check_keys(column: pa.ChunkedArray) -> None:
 def _derived_keys(requests: pa.Table) -> list[str]:
     """Keys from the requests as they are written, so that a manifest keeps its keys when it moves."""
     plain = [name for name in requests.column_names if name not in IMAGE_COLUMNS]
-    images = {name: inputs.identified(requests[name], {}) for name in IMAGE_COLUMNS if name in requests.column_names}
+    images = {
+        name: input_identity.identified(requests[name], {}) for name in IMAGE_COLUMNS if name in requests.column_names
+    }
     rows = requests.select(plain).to_pylist() if plain else [{}] * requests.num_rows
     texts = (_json({**row, **{name: cells[i] for name, cells in images.items()}}) for i, row in enumerate(rows))
     return [hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS] for text in texts]
@@ -240,7 +240,7 @@ def _derived_keys(requests: pa.Table) -> list[str]:
 def _fingerprints(
     run: str, rows: pa.Table, names: Sequence[str], images: Sequence[str], found: Mapping[str, str | None]
 ) -> list[str]:
-    pictures = {name: inputs.identified(rows[name], found) for name in images}
+    pictures = {name: input_identity.identified(rows[name], found) for name in images}
     return [
         _fingerprint(run, request, {name: cells[row] for name, cells in pictures.items()}, found)
         for row, request in enumerate(rows.select(names).to_pylist())

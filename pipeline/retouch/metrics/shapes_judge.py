@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from retouch.models.embedded.scenes import NONE, parse_prompt
 from retouch.errors import WeightsError
+from retouch.models.embedded.scenes import NONE, parse_prompt
 from retouch.schema import Batch, Pixels
 
 if TYPE_CHECKING:

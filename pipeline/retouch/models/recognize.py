@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retouch.errors import WeightsError
-from retouch.storage.local import beside
 from retouch.models.arcface import load_arcface
 from retouch.models.clip import load_clip, openai_state_dict
 from retouch.models.deeplab import load_segmenter
 from retouch.models.inception import load_inception
-from retouch.models.paint_by_example import load_latent
 from retouch.models.lightning import lightning_globals
 from retouch.models.lpips import load_lpips
+from retouch.models.paint_by_example import load_latent
 from retouch.models.unet import load_unet
+from retouch.storage.local import beside
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch import storage
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import image_paths as addresses
-from retouch.outputs import lease
-from retouch.outputs import results
 from retouch.errors import OutputError
+from retouch.manifests import row_sets
+from retouch.outputs import image_paths, lease, results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run
 from retouch.schema import FAILED_QUALITY, FAILURES
 
@@ -52,7 +50,7 @@ def earlier(pattern: str, output: str, decides: Mapping[str, Any]) -> tuple[list
     found, refused = [], []
     mine = _settled(decides)
     for there in _outputs(pattern):
-        if addresses.whole(there) == addresses.whole(output):
+        if image_paths.whole(there) == image_paths.whole(output):
             continue
         try:
             record = read_run(there)
@@ -102,7 +100,7 @@ def take_over(todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again:
         same = _unchanged(todo, results.read(run.output, list(_ANSWER)), again)
         if same.num_rows:  # only then all columns are read
             taken.append(_as_rows(results.read(run.output), run.output, same, schema))
-            todo = pairs.without_keys(todo, same)
+            todo = row_sets.without_keys(todo, same)
     return pa.concat_tables(taken)
 
 
@@ -135,7 +133,7 @@ def _unchanged(todo: pa.Table, answers: pa.Table, again: Again) -> pa.Table:
     """The requests whose answer stands for the same fingerprint."""
     if not answers.num_rows:
         return todo.slice(0, 0)
-    return todo.filter(pairs.is_same(todo, answers.filter(pc.invert(again(answers)))))
+    return todo.filter(row_sets.is_same(todo, answers.filter(pc.invert(again(answers)))))
 
 
 def _as_rows(answers: pa.Table, output: str | None, asked: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -164,7 +162,7 @@ def _column(rows: pa.Table, wanted: pa.Field) -> list[Any]:
 
 
 def _located(output: str, address: str | None) -> str | None:
-    return None if address is None else addresses.locate(output, address)
+    return None if address is None else image_paths.locate(output, address)
 
 
 def _all_located(output: str, images: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -175,7 +173,7 @@ def _all_located(output: str, images: Sequence[Mapping[str, Any]] | None) -> lis
 _LOCATED: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "output": _located,
     "runners_up": _all_located,
-    "carried_from": lambda output, by: by or addresses.whole(output),
+    "carried_from": lambda output, by: by or image_paths.whole(output),
 }
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retouch import storage
-from retouch.manifests import row_sets as pairs
+from retouch.manifests import row_sets
 
 FOLDER: Final = "changes"
 NEW: Final = "new"
@@ -63,17 +63,17 @@ def compare(requests: pa.Table, before: pa.Table, left: pa.Table, against: str |
         against: where ``before`` stands.
         whole: whether ``requests`` is the whole manifest: only then is a row that is not there a removed one.
     """
-    known, same = pairs.has_key(requests, before), pairs.is_same(requests, before)
+    known, same = row_sets.has_key(requests, before), row_sets.is_same(requests, before)
     kinds = {
         NEW: requests.filter(pc.invert(known)),
         CHANGED: requests.filter(pc.and_(known, pc.invert(same))),
-        LEFT_OVER: pairs.with_keys(requests.filter(same), left),
+        LEFT_OVER: row_sets.with_keys(requests.filter(same), left),
     }
     unchanged = requests.num_rows - sum(rows.num_rows for rows in kinds.values())
     if whole:
-        kinds[REMOVED] = pairs.without_keys(before, requests)
+        kinds[REMOVED] = row_sets.without_keys(before, requests)
     rows = [_of_kind(table["key"], kind) for kind, table in kinds.items()]
-    return Changes(pa.concat_tables(rows), unchanged, against, pairs.digest(requests))
+    return Changes(pa.concat_tables(rows), unchanged, against, row_sets.digest(requests))
 
 
 def write(output: str, changes: Changes, epoch: int) -> None:

@@ -17,18 +17,16 @@ from markupsafe import Markup
 from PIL import Image as Pillow
 
 from retouch import storage
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import reader as manifest
-from retouch.outputs import image_paths as addresses
-from retouch.outputs import results
-from retouch.jobs.config import MaskSpec
 from retouch.errors import OutputError
-from retouch.outputs.run_record import read_run
-from retouch.schema import RESULT_FIELDS, Mask, Pixels
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import decode
+from retouch.imaging import codec
+from retouch.jobs.config import MaskSpec
+from retouch.manifests import deferred_images, reader
+from retouch.outputs import image_paths, results
 from retouch.outputs.report.thumbnails import Picture, overlay, small_png, thumbnail
+from retouch.outputs.run_record import read_run
+from retouch.schema import RESULT_FIELDS, Mask, Pixels
 
 Plane = npt.NDArray[np.uint8]  # [H, W]
 _SHOWN: Final = 8  # scores in a notebook's caption
@@ -101,13 +99,13 @@ class Edited:
             StorageError: it could not be written.
         """
         ending = uri.rpartition(".")[2].lower().replace("jpeg", "jpg")
-        formats = {extension: name for name, extension in images.EXTENSIONS.items()}
+        formats = {extension: name for name, extension in codec.EXTENSIONS.items()}
         if ending not in formats:
             raise OutputError(
                 f"{uri} does not end with {', '.join(f'.{name}' for name in formats)}; give it one of these"
             )
         best = self.candidates[0]
-        storage.write_bytes(uri, images.encode(best.image, formats[ending], alpha=best.alpha))
+        storage.write_bytes(uri, codec.encode(best.image, formats[ending], alpha=best.alpha))
 
     def __repr__(self) -> str:
         height, width = self.source.shape[:2]
@@ -155,7 +153,7 @@ def read_edited(output: str, key: str) -> Edited:
         raise OutputError(
             f"row {key!r} has no image: {answer['status']}, {answer['error_type']}: {answer['error_message']}"
         )
-    request = _row(manifest.read(record["manifest"], far=True).table, key)
+    request = _row(reader.read(record["manifest"], far=True).table, key)
     if request is None:
         raise OutputError(f"the manifest of {output} has no row {key!r} any more, so its source is not known")
     sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset({"exemplar"}), MaskSpec(**record["mask"])))
@@ -176,12 +174,12 @@ def read_edited(output: str, key: str) -> Edited:
 
 def _row(table: Any, key: str) -> dict[str, Any] | None:
     rows = table.filter(pc.equal(table["key"], key))
-    found: list[dict[str, Any]] = far_cells.filled(rows).to_pylist() if rows.num_rows else []
+    found: list[dict[str, Any]] = deferred_images.filled(rows).to_pylist() if rows.num_rows else []
     return found[0] if found else None
 
 
 def _candidate(output: str, kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
-    image = images.decode_image(addresses.fetch(output, kept["output"]), "output")
+    image = codec.decode_image(image_paths.fetch(output, kept["output"]), "output")
     scores = best if "runners_up" in kept else {}  # the table has those of the best one alone
     return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha)
 

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from retouch import storage
-from retouch import telemetry as figures
+from retouch import storage, telemetry
 from retouch.errors import ObjectMissing
 
 Row = TypeVar("Row")
@@ -84,7 +83,7 @@ class Flights:
                 found[key] = Loss(max(alone, before.alone), overdue)
         for loss in found.values():
             if not loss.is_final:
-                figures.count("retries.deadline" if loss.overdue else "retries.lost worker")
+                telemetry.count("retries.deadline" if loss.overdue else "retries.lost worker")
         return found
 
     @contextlib.contextmanager

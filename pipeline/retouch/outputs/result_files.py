@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retouch import storage
-from retouch.manifests import row_sets as pairs
 from retouch.errors import OutputError
+from retouch.manifests import row_sets
 from retouch.schema import RESULT_FIELDS, SUCCESS
 
 FOLDER: Final = "results"
@@ -141,7 +141,7 @@ def replace(output: str, paths: Sequence[str], rows: Rows, epoch: int) -> None:
     """
     merged = []
     for table in chosen(paths, rows):
-        merged.append(storage.join(output, FOLDER, f"all-{epoch:06d}-{pairs.digest(table)}.parquet"))
+        merged.append(storage.join(output, FOLDER, f"all-{epoch:06d}-{row_sets.digest(table)}.parquet"))
         storage.write_bytes(merged[-1], encoded(table))
     for file in paths:
         if file not in merged:

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retouch import storage
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import result_files as parts
-from retouch.outputs.image_paths import rows_digest
 from retouch.errors import ObjectMissing
+from retouch.manifests import row_sets
+from retouch.outputs import result_files
+from retouch.outputs.image_paths import rows_digest
 from retouch.outputs.result_files import FOLDER, epoch_of, files
 from retouch.outputs.verify import (
     Verification,
@@ -59,7 +59,7 @@ def write_part(output: str, rows: pa.Table, *, epoch: int) -> str:
     """
     named = zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True)
     path = f"{FOLDER}/part-{epoch:06d}-{rows_digest(named)}.parquet"
-    storage.write_bytes(storage.join(output, path), parts.encoded(rows))
+    storage.write_bytes(storage.join(output, path), result_files.encoded(rows))
     return path
 
 
@@ -99,11 +99,11 @@ def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> N
         whole: they are the whole manifest: an earlier request that is not among them has left it, and ``retire`` is
             for its answer.
     """
-    asked = pairs.of(requests).cast(pairs.SCHEMA)
-    earlier = pairs.none() if whole else pairs.without_keys(requested(output), asked)
+    asked = row_sets.of(requests).cast(row_sets.SCHEMA)
+    earlier = row_sets.none() if whole else row_sets.without_keys(requested(output), asked)
     if earlier.num_rows:
-        earlier = pairs.with_keys(earlier, answers(output))
-    storage.write_bytes(storage.join(output, REQUESTS_FILE), parts.encoded(pa.concat_tables([asked, earlier])))
+        earlier = row_sets.with_keys(earlier, answers(output))
+    storage.write_bytes(storage.join(output, REQUESTS_FILE), result_files.encoded(pa.concat_tables([asked, earlier])))
 
 
 def requested(output: str) -> pa.Table:
@@ -111,8 +111,8 @@ def requested(output: str) -> pa.Table:
     try:
         data = storage.read_bytes(storage.join(output, REQUESTS_FILE))
     except ObjectMissing:
-        return pairs.none()
-    return pq.read_table(io.BytesIO(data)).cast(pairs.SCHEMA)
+        return row_sets.none()
+    return pq.read_table(io.BytesIO(data)).cast(row_sets.SCHEMA)
 
 
 def read_requests(output: str) -> dict[str, str]:
@@ -135,16 +135,16 @@ def retire(output: str, asked: pa.Table, *, epoch: int) -> int:
         How many.
     """
     present = files(output)
-    table = parts.read(present, parts.DECIDING)
-    stand = parts.standing(table)
+    table = result_files.read(present, result_files.DECIDING)
+    stand = result_files.standing(table)
     stays = pc.is_in(table["key"].take(stand), value_set=asked["key"])
     gone = stand.filter(pc.invert(stays))
     if not len(gone):
         return 0
-    for rows in parts.chosen(present, parts.marked(table, gone)):
-        path = storage.join(output, REMOVED, f"{epoch:06d}-{pairs.digest(rows)}.parquet")
-        storage.write_bytes(path, parts.encoded(rows))
-    parts.replace(output, present, parts.marked(table, stand.filter(stays)), epoch)
+    for rows in result_files.chosen(present, result_files.marked(table, gone)):
+        path = storage.join(output, REMOVED, f"{epoch:06d}-{row_sets.digest(rows)}.parquet")
+        storage.write_bytes(path, result_files.encoded(rows))
+    result_files.replace(output, present, result_files.marked(table, stand.filter(stays)), epoch)
     return len(gone)
 
 
@@ -162,12 +162,12 @@ def compact(output: str) -> None:
     present = files(output)
     if not present:
         return
-    table = parts.read(present, parts.DECIDING)
-    stand = parts.standing(table)
-    merged = len(present) == 1 or not any(map(parts.is_part, present))
+    table = result_files.read(present, result_files.DECIDING)
+    stand = result_files.standing(table)
+    merged = len(present) == 1 or not any(map(result_files.is_part, present))
     if merged and len(stand) == table.num_rows:
         return
-    parts.replace(output, present, parts.marked(table, stand), max(map(epoch_of, present)))
+    result_files.replace(output, present, result_files.marked(table, stand), max(map(epoch_of, present)))
 
 
 def sweep(output: str, still_ours: Callable[[], None] = lambda: None) -> tuple[str, ...]:
@@ -199,19 +199,19 @@ def verify(output: str, asked: Mapping[str, str] | Iterable[str] | None = None) 
         StorageError: something could not be read.
     """
     wanted = requested(output) if asked is None else _as_pairs(asked)
-    table = parts.read(files(output), ["fingerprint", *parts.DECIDING, *IMAGES])
-    rows = table.take(parts.standing(table))
-    known = pairs.with_keys(rows, wanted)
-    other = known.filter(pc.invert(pairs.is_same(known, wanted))) if _has_fingerprints(wanted) else known.slice(0, 0)
+    table = result_files.read(files(output), ["fingerprint", *result_files.DECIDING, *IMAGES])
+    rows = table.take(result_files.standing(table))
+    known = row_sets.with_keys(rows, wanted)
+    other = known.filter(pc.invert(row_sets.is_same(known, wanted))) if _has_fingerprints(wanted) else known.slice(0, 0)
     expected = images_of(rows)
     missing_images, mismatches = read_back(output, expected)
     named = files_named(rows) | files_named(read_removed(output, IMAGES))
     return Verification(
         rows=wanted.num_rows,
         statuses=counted(known["status"]),
-        missing_rows=_keys(pairs.without_keys(wanted, rows)),
+        missing_rows=_keys(row_sets.without_keys(wanted, rows)),
         stale_rows=_keys(other),
-        orphan_rows=_keys(pairs.without_keys(rows, wanted)),
+        orphan_rows=_keys(row_sets.without_keys(rows, wanted)),
         duplicates=_more_than_once(table["key"]) if rows.num_rows < table.num_rows else (),
         missing_images=missing_images,
         hash_mismatches=mismatches,
@@ -219,14 +219,14 @@ def verify(output: str, asked: Mapping[str, str] | Iterable[str] | None = None) 
         images=len(expected) - len(missing_images),
         digest=digest_of(rows),
         images_digest=images_digest_of(rows),
-        epoch=pc.max(table[parts.EPOCH]).as_py() or 0,
+        epoch=pc.max(table[result_files.EPOCH]).as_py() or 0,
     )
 
 
 def _read(paths: Sequence[str], columns: Sequence[str] | None) -> pa.Table:
-    wanted = None if columns is None else list(dict.fromkeys([*parts.DECIDING, *columns]))
-    table = parts.read(paths, wanted)
-    table = table.take(parts.standing(table)).drop_columns([parts.EPOCH, parts.ORDER])
+    wanted = None if columns is None else list(dict.fromkeys([*result_files.DECIDING, *columns]))
+    table = result_files.read(paths, wanted)
+    table = table.take(result_files.standing(table)).drop_columns([result_files.EPOCH, result_files.ORDER])
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 

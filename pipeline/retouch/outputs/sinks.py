@@ -2,7 +2,7 @@
 
 A sink is made once for each block that is written, ``Sink(output, rows)`` with the ``(key, fingerprint)`` pairs of the
 block, and called from several threads. Whatever the sink, writing the same block again gives the same addresses and
-bytes, so that a retried task overwrites itself. A plug-in registers under the entry-point group ``retouch.outputs.sinks``.
+bytes, so that a retried task overwrites itself. A plug-in registers under the entry-point group ``retouch.sinks``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from retouch import storage
-from retouch.outputs.image_paths import IMAGES, MEMBER, image_path, rows_digest
 from retouch.errors import ConfigError
+from retouch.outputs.image_paths import IMAGES, MEMBER, image_path, rows_digest
 
 
 class Sink(Protocol):

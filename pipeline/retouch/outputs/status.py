@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from retouch.outputs import lease
-from retouch.outputs import results
-from retouch.outputs.event_log import read_events
+from retouch.execution.cost_meter import Spending, spent
 from retouch.jobs.prices import Prices, load
+from retouch.outputs import lease, results
+from retouch.outputs.event_log import read_events
 from retouch.outputs.run_record import read_run
 from retouch.schema import STATUSES
-from retouch.execution.cost_meter import Spending, spent
 
 RUNNING: Final = ("not started", "started")  # states after which more may come
 DIED: Final = "died without a word; the same command goes on"

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch import storage
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import image_paths as addresses
+from retouch.manifests import row_sets
+from retouch.outputs import image_paths
 from retouch.schema import FAILURES, FILTERED, SUCCESS
 
 THREADS: Final = 32  # images read back side by side
@@ -104,7 +104,7 @@ def files_named(rows: pa.Table) -> set[str]:
     """The files in which the images that the rows name rest, relative to the output or whole, as the rows say it."""
     found: set[str] = set()
     for table in _named(rows):
-        files = pc.list_element(pc.split_pattern(table["output"], addresses.MEMBER, max_splits=1), 0)
+        files = pc.list_element(pc.split_pattern(table["output"], image_paths.MEMBER, max_splits=1), 0)
         found |= set(pc.unique(files).to_pylist())
     return found
 
@@ -136,7 +136,7 @@ def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...]
     """
     files: dict[str, list[str]] = defaultdict(list)
     for address in expected:
-        files[addresses.file_of(address)].append(address)
+        files[image_paths.file_of(address)].append(address)
     found: dict[str, str | None] = {}
     with ThreadPoolExecutor(THREADS) as threads:
         for hashes in threads.map(lambda together: _hashes(output, together), files.values()):
@@ -148,8 +148,8 @@ def read_back(output: str, expected: Mapping[str, str]) -> tuple[tuple[str, ...]
 
 def orphan_images(output: str, named: Collection[str]) -> tuple[str, ...]:
     """Addresses of files below the images' folder that are none of those named."""
-    folder = storage.join(output, addresses.IMAGES)
-    present = (storage.join(addresses.IMAGES, file[len(folder) :]) for file in storage.list_files(folder))
+    folder = storage.join(output, image_paths.IMAGES)
+    present = (storage.join(image_paths.IMAGES, file[len(folder) :]) for file in storage.list_files(folder))
     return tuple(sorted(set(present).difference(named)))
 
 
@@ -162,7 +162,7 @@ def digest_of(rows: pa.Table) -> str:
     """sha256 of the outcome, whatever the rows' order."""
     names = pc.binary_join_element_wise(pc.utf8_length(rows["key"]).cast(pa.string()), rows["key"], ":")
     lines = pc.binary_join_element_wise(names, rows["status"], pc.fill_null(rows["sha256"], ""), "\0")
-    return pairs.sha256_of_lines(lines.cast(pa.large_string()))
+    return row_sets.sha256_of_lines(lines.cast(pa.large_string()))
 
 
 def images_digest_of(rows: pa.Table) -> str:
@@ -172,7 +172,7 @@ def images_digest_of(rows: pa.Table) -> str:
     """
     rows = rows.take(pc.sort_indices(rows["key"]))
     digest, first = hashlib.sha256(b"["), True
-    for keys, images in zip(pairs.pieces(rows["key"]), pairs.pieces(rows["sha256"]), strict=True):
+    for keys, images in zip(row_sets.pieces(rows["key"]), row_sets.pieces(rows["sha256"]), strict=True):
         listed = json.dumps(list(zip(keys, images, strict=True)))[1:-1]
         digest.update(f"{'' if first else ', '}{listed}".encode())
         first = False
@@ -202,5 +202,5 @@ def leave_proof(output: str, proof: Verification, version: str) -> str:
 
 
 def _hashes(output: str, together: Sequence[str]) -> dict[str, str | None]:
-    images = addresses.fetch_file(output, together)
+    images = image_paths.fetch_file(output, together)
     return {address: None if data is None else hashlib.sha256(data).hexdigest() for address, data in images.items()}

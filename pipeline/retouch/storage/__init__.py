@@ -21,9 +21,8 @@ from typing import Any, BinaryIO, Final
 
 import fsspec
 
-from retouch.storage import local as local_files
-from retouch.storage import remote as remote_files
 from retouch.errors import ObjectMissing
+from retouch.storage import local, remote
 from retouch.storage.retries import retried
 
 THREADS: Final = 32  # requests under way when many objects are asked for at once
@@ -64,7 +63,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     path = local_path(uri)
     if path is not None:
         return fsspec.filesystem("file"), str(path)
-    return remote_files.connect(uri)
+    return remote.connect(uri)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -78,7 +77,7 @@ def read_bytes(uri: str) -> bytes:
     if path is not None:
         return retried(uri, path.read_bytes)
     fs, inside = filesystem(uri)
-    return retried(uri, lambda: remote_files.read(fs, inside))
+    return retried(uri, lambda: remote.read(fs, inside))
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
@@ -97,9 +96,9 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     """
     path = local_path(uri)
     if path is not None:
-        return retried(uri, lambda: local_files.replace(path, data, durable=durable), writing=True)
+        return retried(uri, lambda: local.replace(path, data, durable=durable), writing=True)
     fs, inside = filesystem(uri)
-    return retried(uri, lambda: remote_files.pipe(fs, inside, data), writing=True)
+    return retried(uri, lambda: remote.pipe(fs, inside, data), writing=True)
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
@@ -113,10 +112,10 @@ def create_if_absent(uri: str, data: bytes) -> bool:
     """
     path = local_path(uri)
     if path is not None:
-        return retried(uri, lambda: local_files.create(path, data), writing=True)
+        return retried(uri, lambda: local.create(path, data), writing=True)
     fs, inside = filesystem(uri)
     writer = secrets.token_hex(16)
-    return retried(uri, lambda: remote_files.create(fs, inside, data, writer), writing=True)
+    return retried(uri, lambda: remote.create(fs, inside, data, writer), writing=True)
 
 
 def keeps_out(uri: str, data: bytes) -> bool:
@@ -132,7 +131,7 @@ def keeps_out(uri: str, data: bytes) -> bool:
     if local_path(uri) is not None:
         return True
     fs, inside = filesystem(uri)
-    return retried(uri, lambda: remote_files.keeps_out(fs, inside, data), writing=True)
+    return retried(uri, lambda: remote.keeps_out(fs, inside, data), writing=True)
 
 
 def exists(uri: str) -> bool:
@@ -155,7 +154,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
         names: Iterable[str] = (found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
     else:
         fs, inside = filesystem(folder)
-        names = (name[len(inside) :].lstrip("/") for name in retried(folder, lambda: remote_files.find(fs, inside)))
+        names = (name[len(inside) :].lstrip("/") for name in retried(folder, lambda: remote.find(fs, inside)))
     wanted = (name for name in names if name.endswith(suffix) and not name.endswith("/") and name)
     return sorted(join(folder, name) for name in wanted if not name.rpartition("/")[2].startswith("."))
 
@@ -196,10 +195,10 @@ def identity(uri: str) -> str:
     if path is not None:
         return retried(uri, lambda: f"sha256:{sha256_of(path)}")
     fs, inside = filesystem(uri)
-    info = retried(uri, lambda: remote_files.info(fs, inside))
+    info = retried(uri, lambda: remote.info(fs, inside))
     if info is None or info.get("type") == "directory":
         raise ObjectMissing(f"no object at {uri}")
-    return remote_files.identity_of(info)
+    return remote.identity_of(info)
 
 
 def identities(uris: Iterable[str]) -> dict[str, str | None]:
@@ -239,7 +238,7 @@ def open_input(uri: str) -> BinaryIO:
     if path is not None:
         return retried(uri, lambda: path.open("rb"))
     fs, inside = filesystem(uri)
-    info = retried(uri, lambda: remote_files.info(fs, inside))
+    info = retried(uri, lambda: remote.info(fs, inside))
     if info is None or info.get("type") == "directory":
         raise ObjectMissing(f"no object at {uri}")
     if int(info["size"]) <= WHOLE_BELOW:
@@ -248,7 +247,7 @@ def open_input(uri: str) -> BinaryIO:
     def read_range(start: int, end: int) -> bytes:
         return retried(uri, lambda: bytes(fs.cat_file(inside, start=start, end=end)))
 
-    return remote_files.as_file(read_range, int(info["size"]))
+    return remote.as_file(read_range, int(info["size"]))
 
 
 def download(uri: str, path: str | Path) -> None:
@@ -262,9 +261,9 @@ def download(uri: str, path: str | Path) -> None:
     target = Path(path)
 
     def fetch() -> None:
-        with local_files.beside(target) as rough:
+        with local.beside(target) as rough:
             fs.get_file(inside, str(rough))
-            local_files.flush(rough)
+            local.flush(rough)
             os.replace(rough, target)
 
     retried(uri, fetch)
@@ -286,7 +285,7 @@ def _listed(folder: str, members: list[str]) -> dict[str, str | None]:
             return list(fs.ls(inside, detail=True))
         return []
 
-    there = {str(info["name"]).rpartition("/")[2]: remote_files.identity_of(info) for info in retried(folder, entries)}
+    there = {str(info["name"]).rpartition("/")[2]: remote.identity_of(info) for info in retried(folder, entries)}
     return {uri: there.get(uri.rpartition("/")[2]) for uri in members}
 
 
@@ -295,5 +294,5 @@ def _kind(uri: str) -> str | None:
     if path is not None:
         return "directory" if path.is_dir() else "file" if path.exists() else None
     fs, inside = filesystem(uri)
-    info = retried(uri, lambda: remote_files.info(fs, inside))
+    info = retried(uri, lambda: remote.info(fs, inside))
     return None if info is None else str(info.get("type"))

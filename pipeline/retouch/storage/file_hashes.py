@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from retouch import storage
-from retouch.storage import local as local_files
+from retouch.storage import local
 
 
 def cache_folder() -> Path:
@@ -24,14 +24,14 @@ def file_sha256(path: str | Path) -> str:
     except OSError:
         digest = storage.sha256_of(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, not the run
-        local_files.replace(note, digest.encode())
+        local.replace(note, digest.encode())
     return digest
 
 
 def record(path: Path) -> str:
     """Write a file's hash beside it, for ``recorded`` to hold the file against whatever becomes of it; returns it."""
     digest = file_sha256(path)
-    local_files.replace(_beside(path), digest.encode())
+    local.replace(_beside(path), digest.encode())
     return digest
 
 

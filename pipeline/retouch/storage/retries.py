@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import stamina
 
-from retouch import telemetry as figures
+from retouch import telemetry
 from retouch.errors import ObjectMissing, StorageError, Unavailable
 from retouch.redaction import redacted
 
@@ -78,7 +78,7 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
             wait_jitter=JITTER,
         ):
             if attempt.num > 1:
-                figures.count("retries.storage")
+                telemetry.count("retries.storage")
             with attempt:
                 return action()
     except FileNotFoundError as error:

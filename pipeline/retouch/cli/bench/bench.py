@@ -6,10 +6,7 @@ from typing import Annotated
 
 import typer
 
-from retouch.cli.bench import bench_engine
-from retouch.cli.bench import bench_objects
-from retouch.cli.bench import bench_pipeline
-from retouch.cli.bench import bench_scale
+from retouch.cli.bench import bench_engine, bench_objects, bench_pipeline, bench_scale
 
 bench = typer.Typer(help="Time the engine, the pipeline and large manifests; ratios are taken side by side.")
 

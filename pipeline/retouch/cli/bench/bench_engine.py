@@ -34,11 +34,11 @@ def engine(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Images a second, seconds a network call, shares of time, memory, and use of the device's matrix rate."""
-    from retouch.cli.bench import compare as beside
+    from retouch.cli.bench import compare
     from retouch.cli.bench import engine as bench
     from retouch.cli.bench.subjects import EDITORS, subject
-    from retouch.models.devices import best_device
     from retouch.jobs.overrides import overridden
+    from retouch.models.devices import best_device
 
     device = device or best_device()
     batches = _numbers(batch)
@@ -48,10 +48,10 @@ def engine(
     for name in editor or EDITORS:
         one = subject(name, size, device, steps=steps, params=params)
         if turns:  # before the hooks
-            ratios += _said(beside.compare(one, turns, original), as_json)
+            ratios += _said(compare.compare(one, turns, original), as_json)
         records += _said(bench.measure(one, batches, repeats), as_json)
     if not as_json:
-        typer.echo("\n\n".join(text for text in (bench.table(records), beside.table(ratios)) if text))
+        typer.echo("\n\n".join(text for text in (bench.table(records), compare.table(ratios)) if text))
 
 
 def _numbers(text: str) -> list[int]:

@@ -10,13 +10,13 @@ from unittest.mock import patch
 
 import torch
 
-from retouch.models import devices
 from retouch.cli.bench.measure import Memory, matrix_rate, now, operations
 from retouch.cli.bench.profiler import REST, Laps
 from retouch.cli.bench.subjects import Subject
 from retouch.diffusion.augment import extended
-from retouch.editors.blended_diffusion import sampler as blending
+from retouch.editors.blended_diffusion import sampler
 from retouch.editors.steady import steady_kernels
+from retouch.models import devices
 
 PARTS: Final = ("unet", "clip", "augmentation", "vae", REST)
 GIGA: Final = 1e9
@@ -35,7 +35,7 @@ def measure(subject: Subject, batches: Sequence[int], repeats: int) -> Iterator[
     laps.watch(subject.parts)
     rows = FIRST_ROW  # every pass gets others: DiffusionCLIP remembers an image's latent
     # A function and no module, so it has no hooks of its own.
-    with patch.object(blending, "extended", laps.around("augmentation", extended)):
+    with patch.object(sampler, "extended", laps.around("augmentation", extended)):
         flops = operations(lambda: subject.editor.edit_batch(subject.batch(1, rows)))
         dtype = getattr(torch, subject.editor.params.precision)
         with steady_kernels(subject.device):

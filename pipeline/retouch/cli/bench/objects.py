@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from retouch import storage
 from retouch.errors import ConfigError
-from retouch.outputs.sinks import FileSink, Sink, TarSink
 from retouch.execution.stages import DECODE_THREADS
+from retouch.outputs.sinks import FileSink, Sink, TarSink
 
 ROUNDS: Final = 3
 ROWS_A_BLOCK: Final = 64

@@ -21,9 +21,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from retouch.imaging import codec as images
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
 from retouch.errors import ConfigError
+from retouch.imaging import codec
 from retouch.models.clip import Clip
 from retouch.schema import Batch
 
@@ -89,9 +89,9 @@ class Original:
         """Edit the batch's only entry; the result is thrown away."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            (folder / "image.png").write_bytes(images.encode(batch.image[0], "png"))
+            (folder / "image.png").write_bytes(codec.encode(batch.image[0], "png"))
             mask = batch.mask[0, ..., None].repeat(3, axis=-1).astype("uint8") * 255
-            (folder / "mask.png").write_bytes(images.encode(mask, "png"))
+            (folder / "mask.png").write_bytes(codec.encode(mask, "png"))
             self._editor.args = self._arguments(batch, folder)
             self._editor.ranked_results_path = folder
             torch.manual_seed(batch.seed[0])

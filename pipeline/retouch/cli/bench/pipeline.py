@@ -24,18 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retouch import telemetry as figures
-from retouch.manifests import reader as manifest
-from retouch.models import devices
+from retouch import telemetry
 from retouch.cli.bench.editors import SIMULATED
-from retouch.jobs.config import EditJob, load_job
-from retouch.execution.engine import Engine
 from retouch.errors import ConfigError, RetouchError
+from retouch.execution.engine import Engine
 from retouch.execution.plan import Plan, make_plan
-from retouch.manifests.samples import travellers
 from retouch.execution.specs import DecodeSpec, EngineSpec
 from retouch.execution.stages import decode_block
 from retouch.execution.traces import WORKER, Listener
+from retouch.jobs.config import EditJob, load_job
+from retouch.manifests import reader
+from retouch.manifests.samples import travellers
+from retouch.models import devices
 
 TRIED: Final = 3  # passes by which it is estimated how many rows fill the time; the first is a warm-up
 PASSES: Final = 40  # of an actor with the simulated editor
@@ -129,7 +129,7 @@ def _rows_a_pass(job: EditJob) -> int:
 
 def _plan(file: str, place: Path, rows: int, set_: Sequence[str]) -> Plan:
     """The job's rows again and again, under other keys, as a plan with an output that is not there."""
-    table = manifest.read(_job(file).manifests).table
+    table = reader.read(_job(file).manifests).table
     times = -(-rows // table.num_rows)
     keys = pa.concat_arrays(
         [pc.binary_join_element_wise(key, str(n), "-") for n in range(times) for key in table["key"].chunks]
@@ -199,7 +199,7 @@ def _run(file: str, place: Path, count: int) -> dict[str, Any]:
     """The same rows by the command, as users start it."""
     output = place / f"run-{time.monotonic_ns()}"
     fields = (f"manifest={place / 'rows.parquet'}", f"output={output}", f"ray.actors={count}")
-    command = [sys.executable, "-m", "pipeline", "run", file, *(part for field in fields for part in ("--set", field))]
+    command = [sys.executable, "-m", "retouch", "run", file, *(part for field in fields for part in ("--set", field))]
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise RetouchError(f"retouch run ended with {done.returncode}: {done.stdout[-500:]}")
@@ -213,19 +213,19 @@ def _recorded(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
-    from retouch.cli.bench import plain_ray as ray_plain
+    from retouch.cli.bench import plain_ray
 
     rows = place / "fingerprinted.parquet"
     pq.write_table(plan.todo, rows)
     engine, decode = replace(plan.engine, output=None), replace(plan.decode, output=None)
     output, block = str(place / f"plain-{time.monotonic_ns()}"), plan.rows_per_block(count)
-    return _rate(*ray_plain.carry_out(str(rows), output, engine, decode, actors=count, rows_a_block=block))
+    return _rate(*plain_ray.carry_out(str(rows), output, engine, decode, actors=count, rows_a_block=block))
 
 
 def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
     """A run's executor in this process: the rate while all actors edit, and until then the seconds."""
-    from retouch.execution.executors.ray.cluster import cluster
     from retouch.execution.edit import execution
+    from retouch.execution.executors.ray.cluster import cluster
 
     summed: dict[str, float] = {}
     blocks: list[_Block] = []
@@ -236,7 +236,7 @@ def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
             worker = rows[WORKER][0].as_py()
             blocks.append(_Block((worker["host"], worker["pid"]), rows.num_rows, worker["began"], time.time()))
     rows_done, seconds = _while_all_edit(blocks)
-    done = figures.as_record(summed)
+    done = telemetry.as_record(summed)
     return {
         **_rate(
             sum(block.rows for block in blocks),

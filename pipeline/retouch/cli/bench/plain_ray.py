@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retouch.imaging import codec as images
-from retouch.models import devices
 from retouch.execution.engine import Engine
 from retouch.execution.executors.ray.cluster import cluster
-from retouch.manifests.samples import Answer, travellers
 from retouch.execution.specs import DecodeSpec, EngineSpec
 from retouch.execution.stages import decode_block
+from retouch.imaging import codec
+from retouch.manifests.samples import Answer, travellers
+from retouch.models import devices
 
 
 class PlainActor:
@@ -76,4 +76,4 @@ def _encoded(answer: Answer) -> bytes:
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
-    return images.encode(images.composite(sample.source, answer.kept[0].image, sample.mask, answer.region))
+    return codec.encode(codec.composite(sample.source, answer.kept[0].image, sample.mask, answer.region))

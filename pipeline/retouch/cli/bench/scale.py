@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from retouch.imaging import codec as images
 from retouch.cli.bench.editors import NULL
 from retouch.errors import RetouchError
+from retouch.imaging import codec
 
 IMAGES: Final = 1000  # different image files that the rows of a manifest name in turn
 SIDE: Final = 32  # pixels
@@ -102,8 +102,8 @@ def _draw(place: Path) -> None:
         mask = np.zeros((SIDE, SIDE, 3), np.uint8)
         top, left = dice.integers(0, SIDE // 2, 2)
         mask[top : top + SIDE // 2, left : left + SIDE // 2] = 255
-        (place / f"images/{number}.png").write_bytes(images.encode(pixels, "png"))
-        (place / f"masks/{number}.png").write_bytes(images.encode(mask, "png"))
+        (place / f"images/{number}.png").write_bytes(codec.encode(pixels, "png"))
+        (place / f"masks/{number}.png").write_bytes(codec.encode(mask, "png"))
 
 
 def _job(place: Path, rows: int, sink: str) -> Path:

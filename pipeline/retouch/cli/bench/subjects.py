@@ -19,14 +19,14 @@ from retouch.editors.blended_diffusion.editor import BlendedDiffusion, quicken
 from retouch.editors.blended_diffusion.sampler import Networks
 from retouch.editors.compiling import compiled
 from retouch.editors.diffusionclip.editor import DiffusionClip
-from retouch.editors.paint_by_example.editor import PaintByExample
 from retouch.editors.diffusionclip.networks import TunedNetworks
-from retouch.models.embedded.files import SHIPPED
-from retouch.models.embedded.scenes import HELD_OUT, edit_task
+from retouch.editors.paint_by_example.editor import PaintByExample
 from retouch.errors import ConfigError
 from retouch.models.adm import ADM256, ADMConfig, build_adm
 from retouch.models.clip import Clip, load_clip
 from retouch.models.ddpm import DDPM256, DDPMConfig, build_ddpm
+from retouch.models.embedded.files import SHIPPED
+from retouch.models.embedded.scenes import HELD_OUT, edit_task
 from retouch.models.paint_by_example import LatentConfig, build_latent
 from retouch.models.unet import Network, load_unet
 from retouch.schema import Batch, Pixels

@@ -18,14 +18,14 @@ from typing import Any, Final, Literal
 import yaml
 
 from retouch import storage
-from retouch.jobs.config import Job, parse_job
 from retouch.deployment.kubernetes.cron import check_cron, check_zone, is_daily_at_most, shortest_gap
-from retouch.errors import ConfigError, ObjectMissing, StorageError
 from retouch.deployment.kubernetes.kube_jobs import NIGHT_FILE, Origin, cron_job, kube_object, ray_job_spec
-from retouch.jobs.overrides import overridden
 from retouch.deployment.kubernetes.pods import JOB_FOLDER, Cluster, ray_cluster_spec
-from retouch.redaction import redacted
 from retouch.deployment.kubernetes.sizing import Share, share
+from retouch.errors import ConfigError, ObjectMissing, StorageError
+from retouch.jobs.config import Job, parse_job
+from retouch.jobs.overrides import overridden
+from retouch.redaction import redacted
 
 Kind = Literal["cronjob", "raycronjob", "rayjob", "raycluster"]
 KINDS: Final[tuple[Kind, ...]] = ("cronjob", "raycronjob", "rayjob", "raycluster")

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retouch.jobs.config import EditJob, EvaluateJob, FinetuneJob, Job, TrainJob
-from retouch.errors import ConfigError
 from retouch.deployment.kubernetes.pods import CPU_WORKER, Workers
+from retouch.errors import ConfigError
+from retouch.jobs.config import EditJob, EvaluateJob, FinetuneJob, Job, TrainJob
 
 CPUS_OF_A_POD = int(CPU_WORKER["cpu"])
 

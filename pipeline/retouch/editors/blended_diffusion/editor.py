@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from retouch.diffusion.noise import Noise
 from retouch.diffusion.schedule import named
-from retouch.editors import registry as declared
+from retouch.editors import registry
 from retouch.editors.blended_diffusion import params as blended_params
 from retouch.editors.blended_diffusion.sampler import Networks, clip_distance, edit, schedule_of
 from retouch.editors.compiling import compiled, refuse_changed
@@ -40,7 +40,7 @@ def quicken(unet: nn.Module, clip: Clip) -> None:
         network.to(memory_format=torch.channels_last)  # pooling and its gradient gain on a CPU, convolutions on a GPU
 
 
-class BlendedDiffusion(declared.BlendedDiffusion):
+class BlendedDiffusion(registry.BlendedDiffusion):
     """The editor: loaded networks, uint8 batches."""
 
     def __init__(

@@ -18,15 +18,15 @@ from retouch.diffusion.mixing import by_ratio, hybrid
 from retouch.diffusion.noise import Noise
 from retouch.diffusion.sampling import Denoise, denoiser
 from retouch.diffusion.schedule import named
-from retouch.editors import registry as declared
-from retouch.editors.diffusionclip import sampler as translation
+from retouch.editors import registry
 from retouch.editors.compiling import refuse_changed
-from retouch.editors.diffusionclip.params import Params as Knobs
+from retouch.editors.diffusionclip import sampler
 from retouch.editors.diffusionclip.inversion_cache import Inversions, Memory
+from retouch.editors.diffusionclip.networks import TunedNetworks
+from retouch.editors.diffusionclip.params import Params as Knobs
 from retouch.editors.pixels import from_uint8, refuse_faults, to_uint8
 from retouch.editors.precision import in_precision
 from retouch.editors.steady import steady_kernels
-from retouch.editors.diffusionclip.networks import TunedNetworks
 from retouch.errors import EditError
 from retouch.models.clip import Clip, load_clip
 from retouch.models.unet import Network
@@ -35,7 +35,7 @@ from retouch.schema import Batch, EditResult
 TUNED = "tuned"  # role of the tuned network where neither the row nor ``networks`` names one
 
 
-class DiffusionClip(declared.DiffusionClip):
+class DiffusionClip(registry.DiffusionClip):
     """The editor: loaded networks, uint8 batches.
 
     N targets of one image cost n_inv - 1 passes and n_gen a target, whether they come in one batch or in many.
@@ -103,12 +103,12 @@ class DiffusionClip(declared.DiffusionClip):
         x0 = from_uint8(batch.image, self.device)
         if params.start == "noise":
             source = self._denoiser(self.networks.source, params)
-            x0 = translation.purified(source, self.schedule, x0, params, draws)
-            return translation.generated_from_noise(target, self.schedule, x0, params, draws)
+            x0 = sampler.purified(source, self.schedule, x0, params, draws)
+            return sampler.generated_from_noise(target, self.schedule, x0, params, draws)
         latent = self._latents(batch, x0, params)
         if params.optimise:
             latent = self._optimised(batch.prompt, latent, x0, params)
-        return translation.generated(target, self.schedule, latent, params, draws)
+        return sampler.generated(target, self.schedule, latent, params, draws)
 
     def _target(self, checkpoint: str | None, params: Knobs) -> Denoise:
         """What the generation asks: the source network, a tuned one, or a mix."""
@@ -132,8 +132,8 @@ class DiffusionClip(declared.DiffusionClip):
 
         def invert(places: list[int]) -> Tensor:
             draws = Noise([batch.seed[place] for place in places], self.device)
-            x = translation.purified(source, self.schedule, x0[places], params, draws)
-            return translation.inverted(source, self.schedule, x, params)
+            x = sampler.purified(source, self.schedule, x0[places], params, draws)
+            return sampler.inverted(source, self.schedule, x, params)
 
         names = [_name(batch, place, params) for place in range(len(batch))]
         return self._inversions.of(names, invert, self.memory).to(self.device)
@@ -143,9 +143,7 @@ class DiffusionClip(declared.DiffusionClip):
         clip = self.clip()
         texts = torch.cat([clip.encode_text([prompt.strip()]) for prompt in prompts])
         source = self._denoiser(self.networks.source, params)
-        return translation.optimised(
-            source, self.schedule, latent, x0, clip.encode_image, clip.image_size, texts, params
-        )
+        return sampler.optimised(source, self.schedule, latent, x0, clip.encode_image, clip.image_size, texts, params)
 
     def clip(self) -> Clip:
         """CLIP, read when it is first asked for: most jobs optimise nothing.

@@ -20,9 +20,9 @@ from retouch.diffusion.guidance import cosine_distance
 from retouch.diffusion.noise import Noise
 from retouch.diffusion.plms import published_path
 from retouch.diffusion.schedule import named
-from retouch.editors import registry as declared
-from retouch.editors.paint_by_example import params as exemplar_params
+from retouch.editors import registry
 from retouch.editors.compiling import compiled, refuse_changed
+from retouch.editors.paint_by_example import params as exemplar_params
 from retouch.editors.paint_by_example.sampler import edit, square_exemplar
 from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
 from retouch.editors.steady import steady_kernels
@@ -33,7 +33,7 @@ from retouch.models.safety import SafetyChecker, load_safety
 from retouch.schema import Batch, EditResult, Mask, Pixels
 
 
-class PaintByExample(declared.PaintByExample):
+class PaintByExample(registry.PaintByExample):
     """The editor: loaded networks, uint8 batches."""
 
     def __init__(

@@ -15,11 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from retouch import storage
-from retouch.imaging import codec as images
-from retouch.manifests import reader as manifest
-from retouch.outputs import image_paths as addresses
-from retouch.outputs import results
 from retouch.errors import ConfigError, LoadError, ObjectMissing, RetouchError
+from retouch.imaging import codec
+from retouch.manifests import reader
+from retouch.outputs import image_paths, results
 from retouch.outputs.run_record import RUN_FILE, read_run
 from retouch.schema import REQUEST_COLUMNS, Pixels
 
@@ -86,7 +85,7 @@ def with_requests(found: ImageSet, sources: str | Sequence[str]) -> ImageSet:
     Raises:
         ManifestError: the manifest cannot be read as one.
     """
-    table = manifest.read(sources).table
+    table = reader.read(sources).table
     requests = table.select([name for name in REQUEST_COLUMNS if name in table.column_names]).to_pylist()
     by_key = {request["key"]: request for request in requests}
     known = {row.key for row in found.rows} | found.missing.keys()
@@ -101,7 +100,7 @@ def pixels(base: str | None, rows: Sequence[Finished]) -> Iterator[tuple[Finishe
         for start in range(0, len(rows), AHEAD):
             files: dict[str, list[Finished]] = {}
             for row in rows[start : start + AHEAD]:
-                file = row.key if base is None else addresses.file_of(row.address)
+                file = row.key if base is None else image_paths.file_of(row.address)
                 files.setdefault(file, []).append(row)
             for group in threads.map(lambda group: _decoded(base, group), files.values()):
                 yield from group
@@ -115,7 +114,7 @@ def _decoded(base: str | None, rows: Sequence[Finished]) -> list[tuple[Finished,
                 row.address: storage.read_bytes(row.address) if row.data is None else row.data for row in rows
             }
         else:
-            data = addresses.fetch_file(base, [row.address for row in rows])
+            data = image_paths.fetch_file(base, [row.address for row in rows])
     except RetouchError as error:
         return [(row, f"{type(error).__name__}: {error}") for row in rows]
     return [(row, _pixels_or_reason(row, data[row.address])) for row in rows]
@@ -127,7 +126,7 @@ def _pixels_or_reason(row: Finished, data: bytes | None) -> Pixels | str:
             raise ObjectMissing(f"no image at {row.address}")
         if row.identity.startswith("sha256:") and row.identity != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise LoadError(f"{row.address} is not the image that was recorded")
-        return images.decode_image(data).pixels
+        return codec.decode_image(data).pixels
     except Exception as error:  # whatever a decoder raises is this row's
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -143,12 +142,12 @@ def _run(output: str, statuses: Sequence[str]) -> ImageSet:
     answered = set(table["key"].to_pylist())
     missing |= {key: "not answered yet" for key in results.read_requests(output) if key not in answered}
     # Those of one tar shard together, so that it is fetched by one part.
-    rows.sort(key=lambda row: (addresses.file_of(row.address), row.key))
+    rows.sort(key=lambda row: (image_paths.file_of(row.address), row.key))
     return ImageSet(output, tuple(rows), missing, read_run(output))
 
 
 def _manifest(source: str) -> ImageSet:
-    table = manifest.read(source).table
+    table = reader.read(source).table
     cells = [_cell(cell) for cell in table["image"].to_pylist()]
     identities = storage.identities(cell for cell in cells if isinstance(cell, str) and cell)
     rows, missing = [], {}
@@ -164,7 +163,7 @@ def _manifest(source: str) -> ImageSet:
 
 def _files(source: str) -> ImageSet:
     listed = storage.list_files(source) if storage.is_folder(source) else storage.glob(source)
-    found = sorted(file for file in listed if file.lower().endswith(images.SUFFIXES))
+    found = sorted(file for file in listed if file.lower().endswith(codec.SUFFIXES))
     folder = source if storage.is_folder(source) else _before_signs(source)
     # A key is the path inside the folder without its ending, so that it can be found in a manifest.
     keys = [file.removeprefix(folder).lstrip("/").rpartition(".")[0] for file in found]

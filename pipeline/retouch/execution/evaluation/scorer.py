@@ -15,19 +15,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retouch import plugins
-from retouch import storage
-from retouch.execution.evaluation import image_sets as finished
-from retouch.execution.evaluation import metric_states as states
-from retouch.models import weights
-from retouch.jobs.config import MaskSpec, MetricSpec, Weights
+from retouch import plugins, storage
 from retouch.errors import ConfigError, EditError
+from retouch.execution.evaluation import image_sets
+from retouch.execution.evaluation import metric_states as states
 from retouch.execution.evaluation.image_sets import Finished
-from retouch.plugins import Metric, SetMetric
-from retouch.manifests.samples import Failure
-from retouch.schema import Batch, Pixels
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import decode
+from retouch.jobs.config import MaskSpec, MetricSpec, Weights
+from retouch.manifests.samples import Failure
+from retouch.models import weights
+from retouch.plugins import Metric, SetMetric
+from retouch.schema import Batch, Pixels
 
 HASH_DIGITS = 12  # of a weights file's sha256 that an id shows
 
@@ -84,7 +83,7 @@ class Scorer:
         features: dict[int, list[npt.NDArray[np.float32]]] = {number: [] for number in shard.states}
         failed: dict[int, dict[str, str]] = {number: {} for number in shard.states}
         rows: list[dict[str, Any]] = []
-        for row, image in finished.pixels(shard.base, shard.rows):
+        for row, image in image_sets.pixels(shard.base, shard.rows):
             for number in shard.states:
                 try:
                     features[number].append(self.set_metrics[number].metric.features(_there(image)))

@@ -10,10 +10,10 @@ from retouch import storage
 from retouch.jobs.config import MetricSpec, Weights
 
 if TYPE_CHECKING:  # each executor's workers load what they need and no more
-    from retouch.training.finetune.target import TargetTask
-    from retouch.training.exemplar.task import TrainTask
-    from retouch.execution.plan import Plan
     from retouch.execution.evaluation.scorer import ScoreSpec, Shard
+    from retouch.execution.plan import Plan
+    from retouch.training.exemplar.task import TrainTask
+    from retouch.training.finetune.target import TargetTask
 
 Task = TypeVar("Task", "TrainTask", "TargetTask")
 

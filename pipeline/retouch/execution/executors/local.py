@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from retouch import telemetry as figures
+from retouch import telemetry
 from retouch.execution import traces
-from retouch.models import devices
 from retouch.execution.engine import Engine, edit_block
 from retouch.execution.plan import Plan
 from retouch.execution.stages import decode_block, write_block
 from retouch.execution.traces import Crew, Listener, Worker
+from retouch.models import devices
 
 
 def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
@@ -22,7 +22,7 @@ def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
     device = devices.best_device()
     name = devices.name_of(device)
     heard.met(Crew(1, 1.0, name, 1))
-    began, before = time.perf_counter(), figures.totals()
+    began, before = time.perf_counter(), telemetry.totals()
     engine = Engine(plan.engine, device)
     worker = Worker(name, time.perf_counter() - began)
     for block in plan.blocks(actors=1):
@@ -32,4 +32,4 @@ def execute(plan: Plan, heard: Listener | None = None) -> Iterator[pa.Table]:
         yield traces.told(
             traces.edited_by(edited, worker.facts(len(engine.losses), at)), lambda table: write_block(table, plan.write)
         )
-    heard.figures.update({**figures.since(before), figures.LIFE: time.perf_counter() - began})
+    heard.figures.update({**telemetry.since(before), telemetry.LIFE: time.perf_counter() - began})

@@ -21,15 +21,15 @@ from typing import Any, Final
 import pyarrow as pa
 
 from retouch import storage
-from retouch.execution import traces
-from retouch.outputs import results
-from retouch.outputs.image_paths import IMAGES
 from retouch.errors import ConfigError
-from retouch.execution.planning.forecast import Measured, Start, Stratum
-from retouch.execution.plan import Plan
+from retouch.execution import traces
 from retouch.execution.edit import Executor, execution
+from retouch.execution.plan import Plan
+from retouch.execution.planning.forecast import Measured, Start, Stratum
 from retouch.execution.planning.strata import Strata
 from retouch.execution.traces import Crew, Listener
+from retouch.outputs import results
+from retouch.outputs.image_paths import IMAGES
 
 PASSES: Final = 2  # an actor, beside its warm-up
 LEAST: Final = 2  # of each stratum that is probed

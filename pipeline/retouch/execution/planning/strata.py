@@ -17,9 +17,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from retouch import storage
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
 from retouch.errors import LoadError, StorageError
+from retouch.imaging import codec
+from retouch.manifests import deferred_images
 
 THREADS: Final = 16  # heads fetched side by side
 _SHOWN: Final = 40  # characters of parameters in a name
@@ -91,7 +91,7 @@ def strata(table: pa.Table, rows: Sequence[int]) -> Strata:
     found = _kinds(table)
     order = tuple(kind for kind, _ in sorted(Counter(found).items(), key=lambda item: (-item[1], item[0])))
     places = {kind: place for place, kind in enumerate(order)}
-    cells = far_cells.filled(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
+    cells = deferred_images.filled(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = dict(zip(rows, threads.map(_megapixels, cells), strict=True))
     known = {row: size for row, size in sizes.items() if size is not None}
@@ -124,7 +124,7 @@ def _megapixels(cell: Any) -> float | None:
         return None
     try:
         with io.BytesIO(cell) if isinstance(cell, bytes) else storage.open_input(cell) as file:
-            height, width = images.size_of(file)
+            height, width = codec.size_of(file)
     except (LoadError, StorageError, OSError, TypeError, ValueError):
         return None  # the doctor and the run say what it is
     return height * width / 1e6

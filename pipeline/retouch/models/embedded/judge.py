@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn import functional as F
 
+from retouch.errors import WeightsError
 from retouch.models.embedded.data import to_tensor
 from retouch.models.embedded.scenes import COLOURS, NONE, SHAPES, bounding_box
-from retouch.errors import WeightsError
 from retouch.schema import Mask, Pixels
 
 CROP: Final = 32  # pixels; a mask's bounding box is resized to it

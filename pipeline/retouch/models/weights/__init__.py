@@ -33,9 +33,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from retouch import storage
-from retouch.jobs.config import Weights
 from retouch.errors import StorageError, WeightsError
-from retouch.storage.file_hashes import file_sha256
+from retouch.jobs.config import Weights
 from retouch.models.weights.fetch import (
     INDEX_FILE,
     THROUGH,
@@ -47,12 +46,13 @@ from retouch.models.weights.fetch import (
     sidecar,
     split_pin,
 )
+from retouch.storage.file_hashes import file_sha256
 
 FAMILY_FILE: Final = "family.json"
 INDEX_ROLE: Final = "model_index"
 DEFAULT_ROLE: Final = "unet"
 FAMILY_ROLE: Final = "family"
-EMBEDDED: Final = Path(__file__).parent / "embedded"
+EMBEDDED: Final = Path(__file__).parents[1] / "embedded"
 
 
 @dataclass(frozen=True)

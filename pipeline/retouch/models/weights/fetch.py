@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from retouch import storage
-from retouch.storage import download as downloads
 from retouch.errors import StorageError, WeightsError
+from retouch.storage import downloads
 from retouch.storage.file_hashes import cache_folder, file_sha256, record
 
 INDEX_FILE: Final = "model_index.json"

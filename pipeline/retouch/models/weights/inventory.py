@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retouch import storage
-from retouch.models import weights
-from retouch.models.weights import fetch as weights_fetch
-from retouch.storage import download as downloads
-from retouch.jobs.config import EditJob, EvaluateJob, Job, Weights
 from retouch.errors import StorageError, WeightsError
+from retouch.jobs.config import EditJob, EvaluateJob, Job, Weights
+from retouch.models import weights
+from retouch.models.weights import fetch
+from retouch.storage import downloads
 from retouch.storage.file_hashes import cache_folder, file_sha256, recorded
 
 
@@ -61,16 +61,16 @@ def entries(spec: Weights) -> Iterator[Entry]:
         return
     for role, addresses in spec.items():
         several = [addresses] if isinstance(addresses, str) else addresses
-        pins = [pin for pin in (weights_fetch.split_pin(address)[1] for address in several) if pin]
+        pins = [pin for pin in (fetch.split_pin(address)[1] for address in several) if pin]
         for address in several:
             yield from _of_address(role, address, pins[0] if pins else None)
 
 
 def _of_address(role: str, address: str, pin: str | None = None) -> Iterator[Entry]:
-    plain, own = weights_fetch.split_pin(address)
+    plain, own = fetch.split_pin(address)
     pin = pin or own
     try:
-        if plain.startswith(weights_fetch.THROUGH):
+        if plain.startswith(fetch.THROUGH):
             yield Entry(role, plain, "by name")
         elif plain.startswith("hf://"):
             yield _of_hub(role, plain, pin)
@@ -91,31 +91,31 @@ def _local(role: str, address: str, path: Path, pin: str | None = None, state: s
 
 
 def _of_folder(role: str, address: str, folder: Path) -> Iterator[Entry]:
-    if (folder / weights.FAMILY_FILE).is_file() or not (folder / weights_fetch.INDEX_FILE).is_file():
+    if (folder / weights.FAMILY_FILE).is_file() or not (folder / fetch.INDEX_FILE).is_file():
         for name, file in weights.family_files(folder).items():
             yield _local(name, address, folder / file)
         return
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in weights_fetch.components(names):
+    for name in fetch.components(names):
         yield _local(f"{weights.INDEX_ROLE}/{name}", address, folder / name)
 
 
 def _of_hub(role: str, address: str, pin: str | None) -> Entry:
-    path = weights_fetch.in_hub_cache(address)
+    path = fetch.in_hub_cache(address)
     if path is None:
         return Entry(role, address, "remote", sha256=pin, pin=pin)
     return _local(role, address, path, pin, "cached")
 
 
 def _remote(role: str, address: str, pin: str | None) -> Iterator[Entry]:
-    if not weights_fetch.is_signed(address) and storage.is_folder(address):
+    if not fetch.is_signed(address) and storage.is_folder(address):
         files = storage.list_files(address)
         if storage.join(address, weights.FAMILY_FILE) not in files:
             names = (file[len(address) :].lstrip("/") for file in files)
-            files = [storage.join(address, name) for name in weights_fetch.components(names)]
-        found, main = weights_fetch.folder_places(address, files), None
+            files = [storage.join(address, name) for name in fetch.components(names)]
+        found, main = fetch.folder_places(address, files), None
     else:
-        found, main = weights_fetch.places(address, pin), address
+        found, main = fetch.places(address, pin), address
     for file, place in found.items():
         name = role if file == main else f"{role}.json" if main else f"{role}/{file[len(address) :].lstrip('/')}"
         own = pin if file == main else None

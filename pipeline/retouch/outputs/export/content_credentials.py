@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from retouch.imaging import codec as images
 from retouch.errors import ConfigError, EditError
+from retouch.imaging import codec
 from retouch.outputs.export.provenance import SOURCE_TYPE
 
 KINDS: Final = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
@@ -53,7 +53,7 @@ class Signer:
             raise _refused(signing, error) from None
         try:
             # A key of another certificate is found now, not at the first row.
-            self.signed(images.encode(np.zeros((1, 1, 3), np.uint8)), "png", {})
+            self.signed(codec.encode(np.zeros((1, 1, 3), np.uint8)), "png", {})
         except EditError as error:
             raise _refused(signing, error) from None
 

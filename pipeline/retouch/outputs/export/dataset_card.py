@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from retouch.imaging.codec import EXTENSIONS
 from retouch.outputs.export.items import Layout
 from retouch.outputs.export.shard_writer import IMAGES
-from retouch.imaging.codec import EXTENSIONS
 from retouch.redaction import redacted
 
 Format = Literal["webdataset", "parquet", "folder"]

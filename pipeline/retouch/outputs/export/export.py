@@ -19,21 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch import storage
-from retouch.manifests import reader as manifest
-from retouch.manifests import row_sets as pairs
-from retouch.outputs import results
-from retouch.outputs.image_paths import whole
-from retouch.manifests.columns import without_credentials
 from retouch.errors import ConfigError, RetouchError
-from retouch.outputs.export.dataset_card import CARD, Facts, Format, card
-from retouch.outputs.export.row_filter import TEXTS, choose
+from retouch.execution.plan import decided
+from retouch.manifests import reader as manifest
+from retouch.manifests import row_sets
+from retouch.manifests.columns import without_credentials
+from retouch.outputs import results
 from retouch.outputs.export.content_credentials import Signer, Signing
+from retouch.outputs.export.dataset_card import CARD, Facts, Format, card
 from retouch.outputs.export.image_folder import METADATA, Folder
 from retouch.outputs.export.items import CHANGED, Item, Lacking, Layout, Origin, items
 from retouch.outputs.export.parquet import Parquet
+from retouch.outputs.export.row_filter import TEXTS, choose
 from retouch.outputs.export.shard_writer import Limits, Piece, Writer
 from retouch.outputs.export.webdataset import WebDataset
-from retouch.execution.plan import decided
+from retouch.outputs.image_paths import whole
 from retouch.outputs.run_record import read_run, version_of
 from retouch.redaction import redacted_all
 from retouch.schema import SUCCESS
@@ -150,13 +150,13 @@ def _asked(request: Request, record: Mapping[str, Any], answers: pa.Table) -> _A
     leaving = answers.filter(pc.is_in(answers["status"], pa.array(request.statuses, pa.string())))
     try:
         table = manifest.read(request.manifest or record["job"]["manifest"], far=True).table
-        rows = pairs.with_keys(table, leaving)
+        rows = row_sets.with_keys(table, leaving)
         now = manifest.with_fingerprints(rows, decided(record))
     except RetouchError as error:
         if request.layout == "pairs":
             raise ConfigError(f"pairs need what was edited: {error}; give the manifest with --manifest") from None
         return _Asked(None, frozenset(), (f"no prompts: {error}; give the manifest with --manifest",))
-    changed = frozenset(pairs.without(leaving, now)["key"].to_pylist())
+    changed = frozenset(row_sets.without(leaving, now)["key"].to_pylist())
     notes = (f"no prompt for {len(changed)} rows: {CHANGED}",) if changed and request.layout == "edited" else ()
     return _Asked(rows, changed, notes)
 
@@ -167,7 +167,7 @@ def _texts(asked: _Asked) -> pa.Table:
         return pa.table({"key": pa.array([], pa.string())})
     names = [name for name in TEXTS if name in asked.table.column_names]
     changed = pa.table({"key": pa.array(sorted(asked.changed), pa.string())})
-    same = pairs.without_keys(asked.table.select(["key", *names]), changed)
+    same = row_sets.without_keys(asked.table.select(["key", *names]), changed)
     return pa.table(
         {name: without_credentials(same[name]) if name in TEXTS else same[name] for name in same.column_names}
     )

@@ -12,16 +12,16 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retouch.imaging import codec as images
-from retouch.manifests import deferred_images as far_cells
-from retouch.outputs import image_paths as addresses
-from retouch.jobs.config import MaskSpec
 from retouch.errors import EditError, LoadError, ObjectMissing
-from retouch.outputs.export import provenance
-from retouch.outputs.export.row_filter import Choice
-from retouch.outputs.export.content_credentials import Signer
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import decode
+from retouch.imaging import codec
+from retouch.jobs.config import MaskSpec
+from retouch.manifests import deferred_images
+from retouch.outputs import image_paths
+from retouch.outputs.export import provenance
+from retouch.outputs.export.content_credentials import Signer
+from retouch.outputs.export.row_filter import Choice
 
 CHANGED: Final = "the manifest's row, or a file that it names, is not the one that was answered"
 Layout = Literal["edited", "pairs"]
@@ -59,7 +59,7 @@ class Origin:
 
     output: str
     record: Mapping[str, Any]  # run.json
-    requests: pa.Table | None = None  # the manifest, for ``far_cells.filled``; needed for pairs
+    requests: pa.Table | None = None  # the manifest, for ``deferred_images.filled``; needed for pairs
     changed: Collection[str] = ()  # keys whose request is not the one that was answered
     stamp: bool = True  # write where it comes from into each edited image
     signer: Signer | None = None  # and sign it
@@ -82,7 +82,7 @@ def items(origin: Origin, choice: Choice, layout: Layout) -> Iterator[list[Item 
             requests = {} if places is None else _requests(origin.requests, places.slice(start, AHEAD))
             files: dict[str, list[dict[str, Any]]] = {}
             for row in some:
-                files.setdefault(addresses.file_of(row["output"]), []).append(row)
+                files.setdefault(image_paths.file_of(row["output"]), []).append(row)
             work = partial(_items_of, origin, choice.columns, layout, requests)
             yield [item for group in threads.map(work, files.values()) for item in group]
 
@@ -95,14 +95,14 @@ def _items_of(
     rows: Sequence[Mapping[str, Any]],
 ) -> list[Item | Lacking]:
     """Those whose images rest in one file."""
-    data = addresses.fetch_file(origin.output, [row["output"] for row in rows])
+    data = image_paths.fetch_file(origin.output, [row["output"] for row in rows])
     return [_item(origin, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
 
 
 def _requests(table: pa.Table, places: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
     """The manifest's rows at some places, with their images' bytes, by key."""
     wanted = table.take(places.drop_null())
-    return {row["key"]: row for row in far_cells.filled(wanted).to_pylist()} if wanted.num_rows else {}
+    return {row["key"]: row for row in deferred_images.filled(wanted).to_pylist()} if wanted.num_rows else {}
 
 
 def _item(
@@ -116,9 +116,9 @@ def _item(
     key, address = row["key"], row["output"]
     try:
         if data is None:
-            raise ObjectMissing(f"no image at {addresses.locate(origin.output, address)}")
+            raise ObjectMissing(f"no image at {image_paths.locate(origin.output, address)}")
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise EditError(f"{addresses.locate(origin.output, address)} is not the image that was recorded")
+            raise EditError(f"{image_paths.locate(origin.output, address)} is not the image that was recorded")
         before = _before(origin, row, data, request) if layout == "pairs" else {}
     except ObjectMissing as error:
         return Lacking(key, "image missing", str(error))
@@ -158,14 +158,14 @@ def _before(origin: Origin, row: Mapping[str, Any], data: bytes, request: Mappin
         raise LoadError(f"{sample.failure.type}: {sample.failure.message}")
     assert sample.source is not None
     assert sample.mask is not None
-    edited = images.decode_image(data, "edited image").pixels
+    edited = codec.decode_image(data, "edited image").pixels
     if edited.shape != sample.source.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (sample.source, edited))
         raise LoadError("the source is {} now, the edited image {}".format(*sizes))
-    changed = images.changed_outside(sample.source, edited, sample.mask)
+    changed = codec.changed_outside(sample.source, edited, sample.mask)
     if changed and row["background_changed_px"] == 0:
         raise LoadError(f"source or mask has changed since: {changed} px outside the mask differ now")
     return {
-        "source": images.encode(sample.source, alpha=sample.alpha),
-        "mask": images.encode_mask(sample.mask),
+        "source": codec.encode(sample.source, alpha=sample.alpha),
+        "mask": codec.encode_mask(sample.mask),
     }

@@ -10,11 +10,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retouch.manifests import row_sets as pairs
-from retouch.outputs.image_paths import MEMBER, file_of
 from retouch.errors import ConfigError
-from retouch.validation import nearest
+from retouch.manifests import row_sets
+from retouch.outputs.image_paths import MEMBER, file_of
 from retouch.schema import FAILED_QUALITY, RESULT_FIELDS, SUCCESS
+from retouch.validation import nearest
 
 WITH_IMAGE: Final = (SUCCESS, FAILED_QUALITY)  # statuses of rows that have one
 TEXTS: Final = ("prompt", "source_prompt")  # of the manifest, which the results do not repeat
@@ -60,7 +60,7 @@ def choose(
         raise ConfigError(f"rows of status {wrong[0]!r} have no image; those that have: {', '.join(WITH_IMAGE)}")
     table = _with_texts(table, texts)
     names = _columns(table, columns)
-    left_out = Counter({UNANSWERED: pairs.without_keys(asked, table).num_rows})
+    left_out = Counter({UNANSWERED: row_sets.without_keys(asked, table).num_rows})
     left_out.update(status for status in table["status"].to_pylist() if status not in statuses)
     table = table.filter(pc.is_in(table["status"], pa.array(sorted(statuses), pa.string())))
     if where is not None:

@@ -13,9 +13,9 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from retouch import storage
-from retouch.outputs.image_paths import safe_name
 from retouch.errors import ConfigError
 from retouch.outputs.export.items import Item, Layout
+from retouch.outputs.image_paths import safe_name
 
 # Role of a file to its column, pairs in the words of InstructPix2Pix's training set; and the column of the instruction.
 IMAGES: Final[Mapping[Layout, Mapping[str, str]]] = {

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch.outputs import results
-from retouch.outputs.run_record import read_run
-from retouch.redaction import redacted
 from retouch.outputs.report.selection import is_number, lower_is_worse
 from retouch.outputs.report.tiles import Fetch, reader
+from retouch.outputs.run_record import read_run
+from retouch.redaction import redacted
 
 
 @dataclass(frozen=True)

@@ -25,24 +25,22 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from retouch import storage
-from retouch.manifests import deferred_images as far_cells
-from retouch.manifests import reader as manifest
-from retouch.outputs import changes
-from retouch.outputs import results
-from retouch.outputs.report import compare as comparison
-from retouch.outputs.report import funnel
-from retouch.outputs.changes import Changes
-from retouch.outputs.report.compare import Beside
-from retouch.jobs.config import MaskSpec
 from retouch.errors import ObjectMissing, RetouchError
+from retouch.jobs.config import MaskSpec
+from retouch.manifests import deferred_images
+from retouch.manifests import reader as manifest
+from retouch.outputs import changes, results
+from retouch.outputs.changes import Changes
 from retouch.outputs.event_log import read_events
-from retouch.outputs.run_record import read_run
-from retouch.redaction import redacted, redacted_all
-from retouch.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
+from retouch.outputs.report import compare, funnel
+from retouch.outputs.report.compare import Beside
 from retouch.outputs.report.selection import Section, is_number, score_columns, sections
 from retouch.outputs.report.thumbnails import LARGEST, histogram
 from retouch.outputs.report.tiles import Tile, make_tile, other, reader
 from retouch.outputs.report.timeline import Timeline, timeline
+from retouch.outputs.run_record import read_run
+from retouch.redaction import redacted, redacted_all
+from retouch.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
 
 REPORT_FILE: Final = "report.html"
 COMPARE_FILE: Final = "compare.html"
@@ -103,7 +101,7 @@ def write(output: str, manifests: str | Sequence[str] | None = None, beside: Seq
     page = storage.join(output, COMPARE_FILE if beside else REPORT_FILE)
     run = read(output, manifests)
     if beside:
-        run = replace(run, beside=comparison.beside(run.record["job"]["name"], output, beside))
+        run = replace(run, beside=compare.beside(run.record["job"]["name"], output, beside))
     storage.write_bytes(page, render(run).encode("utf-8", "replace"))
     return page
 
@@ -129,7 +127,7 @@ def render(run: Finished) -> str:
     chosen = sections(run.table, scores, thresholds)
     tiles = _tiles(run, chosen, scores)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"),
+        loader=jinja2.PackageLoader("retouch.outputs.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_without_credentials,
@@ -150,7 +148,7 @@ def render(run: Finished) -> str:
         tiles=[(row, tile, _views(row, chosen)) for row, tile in tiles.items()],
         statuses=[status for status in STATUSES if any(tile.status == status for tile in tiles.values())],
         anchors={tile.key: f"tile-{row}" for row, tile in tiles.items()},
-        compared=comparison.compared(run.table, run.beside, scores, thresholds),
+        compared=compare.compared(run.table, run.beside, scores, thresholds),
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -265,7 +263,7 @@ def _drawn(run: Finished, rows: Sequence[int], scores: Sequence[str], side: int)
     answers = run.table.take(pa.array(rows, pa.int64())).to_pylist()
     keys = pa.array([answer["key"] for answer in answers], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
-    requests = {request["key"]: request for request in far_cells.filled(wanted).to_pylist()}
+    requests = {request["key"]: request for request in deferred_images.filled(wanted).to_pylist()}
     mask = MaskSpec.model_validate(run.job["mask"])
     missing = run.unreadable or "the manifest has no row of this key any more"
     fetch = reader(run.output, answers)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
-from retouch.imaging import codec as images
-from retouch.outputs import image_paths as addresses
-from retouch.jobs.config import MaskSpec
 from retouch.errors import RetouchError, StorageError
-from retouch.manifests.samples import Sample
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import decode
+from retouch.imaging import codec
+from retouch.jobs.config import MaskSpec
+from retouch.manifests.samples import Sample
+from retouch.outputs import image_paths
 from retouch.outputs.report.thumbnails import LARGEST, Picture, difference, overlay, thumbnail
 
 Fetch = Callable[[str], bytes]
@@ -75,13 +75,13 @@ def reader(output: str, answers: Iterable[Mapping[str, Any]]) -> Fetch:
     outputs = [file["output"] for answer in answers for file in (answer, *(answer["runners_up"] or ()))]
     shards: dict[str, list[str]] = defaultdict(list)
     for address in outputs:
-        if address and addresses.MEMBER in address:
-            shards[addresses.file_of(address)].append(address)
+        if address and image_paths.MEMBER in address:
+            shards[image_paths.file_of(address)].append(address)
     held: dict[str, bytes | None] = {}
     for members in shards.values():
         with suppress(StorageError):  # asked for alone, each of its images says what is wrong
-            held |= addresses.fetch_file(output, members)
-    return lambda address: held.get(address) or addresses.fetch(output, address)
+            held |= image_paths.fetch_file(output, members)
+    return lambda address: held.get(address) or image_paths.fetch(output, address)
 
 
 def make_tile(
@@ -161,21 +161,21 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
         yield Figure("mask", overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
 
 
-def _output(fetch: Fetch, path: str | None) -> tuple[images.Image | None, str]:
+def _output(fetch: Fetch, path: str | None) -> tuple[codec.Image | None, str]:
     if not path:
         return None, ""
     try:
-        return images.decode_image(fetch(path), "output"), ""
+        return codec.decode_image(fetch(path), "output"), ""
     except RetouchError as error:
         return None, f"output not readable: {error}"
 
 
 def _after(
-    name: str, path: str | None, image: images.Image | None, problem: str, side: int, *, linked: bool = True
+    name: str, path: str | None, image: codec.Image | None, problem: str, side: int, *, linked: bool = True
 ) -> Iterator[Figure]:
     if path:
         picture = None if image is None else thumbnail(image.pixels, image.alpha, side)
-        is_file = addresses.MEMBER not in path and "://" not in path  # of no shard, and none that a browser cannot open
+        is_file = image_paths.MEMBER not in path and "://" not in path
         yield Figure(name, picture, problem, quote(path) if linked and is_file else "")
 
 
@@ -186,7 +186,7 @@ def _runners_up(fetch: Fetch, candidates: Sequence[Mapping[str, Any]], side: int
 
 
 def _comparison(
-    sample: Sample | None, edited: images.Image | None, recorded: int | None, side: int
+    sample: Sample | None, edited: codec.Image | None, recorded: int | None, side: int
 ) -> tuple[list[Figure], list[str]]:
     """Where the output differs outside the mask, if anywhere, and what no longer fits together since the run."""
     if sample is None or sample.source is None or sample.mask is None or edited is None:
@@ -195,7 +195,7 @@ def _comparison(
     if source.shape != output.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (source, output))
         return [], ["the source is {} now, the output {}".format(*sizes)]
-    changed = images.changed_outside(source, output, sample.mask)
+    changed = codec.changed_outside(source, output, sample.mask)
     notes = [f"source, mask or output has changed since the run: {changed} px outside the mask differ now"]
     figures = []
     if changed:

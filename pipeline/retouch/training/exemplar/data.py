@@ -18,14 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as kinds
 
-from retouch.manifests import reader as manifest
 from retouch.diffusion.noise import derive_seed
 from retouch.errors import ManifestError, RowError
-from retouch.training.exemplar.examples import Example, NoBox, Sizes, make_example
-from retouch.jobs.train_params import TrainParams
-from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 from retouch.execution.specs import DecodeSpec
 from retouch.execution.stages import decode
+from retouch.jobs.train_params import TrainParams
+from retouch.manifests import reader
+from retouch.training.exemplar.examples import Example, NoBox, Sizes, make_example
+from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 
 BOXES: Final = "boxes"  # the manifest's column
 TRIES: Final = 16  # rows that one sample may try: of a manifest that is 95 % good, one in 1e20 samples finds none
@@ -62,7 +62,7 @@ def read_rows(sources: str | Sequence[str]) -> Rows:
     Raises:
         ManifestError: it is none, has no rows, or no boxes.
     """
-    found = manifest.read(sources)
+    found = reader.read(sources)
     table = found.table
     if BOXES not in table.column_names:
         raise ManifestError(f"the manifest has no column {BOXES!r}, a list of [x0, y0, x1, y1] a row, to learn from")

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from retouch.errors import LoadError
-from retouch.training.exemplar.boxes import Dice, extended, padded, square_window, usable
 from retouch.jobs.train_params import TrainParams
-from retouch.training.exemplar.references import augmented, cropped
-from retouch.training.exemplar.mask_shapes import box_hole, free_hole
 from retouch.schema import Pixels
+from retouch.training.exemplar.boxes import Dice, extended, padded, square_window, usable
+from retouch.training.exemplar.mask_shapes import box_hole, free_hole
+from retouch.training.exemplar.references import augmented, cropped
 
 
 class NoBox(LoadError):

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from retouch.diffusion.noise import derive_seed
 from retouch.errors import WeightsError
-from retouch.training.exemplar.widen import CONV_IN, widened, widened_config
 from retouch.models.checkpoint import load_strictly, read_state_dict, reason
 from retouch.models.exemplar_encoder import POSITION_IDS
-from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent, load_latent, weights_file
 from retouch.models.ldm_keys import UNET, VAE, convert_old_vae, convert_unet, convert_vae
 from retouch.models.lightning import lightning_globals
+from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent, load_latent, weights_file
+from retouch.training.exemplar.widen import CONV_IN, widened, widened_config
 
 VISION: Final = "vision"  # the role
 _TOWER: Final = "vision_model."  # transformers' prefix in a whole CLIP

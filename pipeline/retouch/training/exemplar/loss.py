@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from retouch.diffusion.noise import Noise
 from retouch.diffusion.schedule import named
 from retouch.editors.paint_by_example.sampler import latent_mask
-from retouch.training.exemplar.examples import Example
 from retouch.models.exemplar_encoder import Tokens
 from retouch.models.paint_by_example import LatentNetworks
+from retouch.training.exemplar.examples import Example
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from retouch.training.exemplar.boxes import Box, Draws
 from retouch.schema import Mask
+from retouch.training.exemplar.boxes import Box, Draws
 
 F64 = npt.NDArray[np.float64]
 Point = tuple[float, float]

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retouch.training.exemplar.boxes import Box
 from retouch.schema import Pixels
+from retouch.training.exemplar.boxes import Box
 
 FLIP: Final = 0.5  # probability
 TURN: Final = 0.5

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from retouch import plugins
-from retouch import storage
-from retouch.manifests import reader as manifest
-from retouch.models import weights
-from retouch.jobs.config import Weights
+from retouch import plugins, storage
 from retouch.errors import ObjectMissing, OutputError
+from retouch.jobs.config import Weights
 from retouch.jobs.train_params import TrainParams
+from retouch.manifests import reader
+from retouch.models import weights
 
 VERSION: Final = "1"  # of the training; another one makes other weights
 NETWORKS: Final = "networks"  # folder in the output, which an editor's ``weights`` may name
@@ -51,7 +50,7 @@ def decides(task: TrainTask) -> dict[str, Any]:
         StopRun: params, manifest or weights that are not there.
     """
     params = asdict(plugins.check_params(TrainParams, task.params, "params"))
-    files = storage.identities(manifest.read(task.manifests).files)
+    files = storage.identities(reader.read(task.manifests).files)
     return {
         "version": VERSION,
         "params": {name: value for name, value in params.items() if name not in UNDECIDING},

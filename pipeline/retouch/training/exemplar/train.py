@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from retouch import plugins
-from retouch import storage
-from retouch.models import weights
+from retouch import plugins, storage
 from retouch.errors import ConfigError, ObjectMissing
-from retouch.training.plots import loss_curves
-from retouch.training.exemplar.distributed import Crew
-from retouch.training.exemplar.data import Samples, read_rows
-from retouch.training.exemplar.examples import Sizes
-from retouch.training.exemplar.trainer import Progress, Trainer
 from retouch.jobs.train_params import TrainParams
+from retouch.models import weights
+from retouch.models.checkpoint import read_state as read_state  # whoever keeps states elsewhere reads them so
+from retouch.models.paint_by_example import LatentNetworks, save_latent
+from retouch.redaction import redacted_all
+from retouch.training.exemplar.data import Samples, read_rows
+from retouch.training.exemplar.distributed import Crew
+from retouch.training.exemplar.examples import Sizes
+from retouch.training.exemplar.initial_weights import load_start
 from retouch.training.exemplar.task import (
     NETWORKS,
     PROGRESS_FILE,
@@ -40,10 +41,8 @@ from retouch.training.exemplar.task import (
     TrainTask,
     said,
 )
-from retouch.training.exemplar.initial_weights import load_start
-from retouch.models.checkpoint import read_state as read_state  # whoever keeps states elsewhere reads them so
-from retouch.models.paint_by_example import LatentNetworks, save_latent
-from retouch.redaction import redacted_all
+from retouch.training.exemplar.trainer import Progress, Trainer
+from retouch.training.plots import loss_curves
 
 NAMED: Final = 20  # rows of each problem that the record names
 PLOTTED: Final = 2000  # points of the curve's picture

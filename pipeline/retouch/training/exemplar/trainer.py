@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from retouch.diffusion.noise import derive_seed
 from retouch.editors.steady import steady_kernels
 from retouch.errors import ConfigError, ManifestError
-from retouch.training.exemplar.distributed import Crew
-from retouch.training.exemplar.data import Problem, Samples, share
-from retouch.training.exemplar.loss import Painter, drops, prepare
 from retouch.jobs.train_params import TrainParams
-from retouch.training.exemplar.task import UNREADABLE
 from retouch.models.paint_by_example import LatentNetworks
+from retouch.training.exemplar.data import Problem, Samples, share
+from retouch.training.exemplar.distributed import Crew
+from retouch.training.exemplar.loss import Painter, drops, prepare
+from retouch.training.exemplar.task import UNREADABLE
 
 WARMUP_START: Final = 1e-6  # of the learning rate, at the first update (as published)
 LEAST_SEEN: Final = 100  # rows before which a share of failures says little; fewer where the manifest has fewer

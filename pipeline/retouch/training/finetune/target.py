@@ -20,29 +20,28 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from retouch import plugins
-from retouch import storage
-from retouch.imaging import framing
-from retouch.manifests import reader as manifest
-from retouch.models import weights
-from retouch.jobs.config import MaskSpec, Weights
+from retouch import plugins, storage
 from retouch.editors.pixels import from_uint8, to_uint8
 from retouch.editors.steady import steady_kernels
 from retouch.errors import ConfigError, EditError, ManifestError, ObjectMissing, OutputError, WeightsError
-from retouch.training.finetune.losses import Losses
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
+from retouch.imaging import framing
+from retouch.jobs.config import MaskSpec, Weights
 from retouch.jobs.finetune_params import FinetuneParams
-from retouch.training.plots import contact_sheet, loss_curves
-from retouch.training.finetune.texts import Texts, directions
-from retouch.training.finetune.trainer import Material, Trainer, latents, translated
+from retouch.manifests import reader
+from retouch.manifests.samples import Sample
+from retouch.models import weights
 from retouch.models.arcface import identity_loss, load_arcface
 from retouch.models.checkpoint import read_state
 from retouch.models.clip import load_clip
 from retouch.models.unet import Network, load_unet
 from retouch.redaction import redacted_all
-from retouch.manifests.samples import Sample
 from retouch.schema import Pixels
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
+from retouch.training.finetune.losses import Losses
+from retouch.training.finetune.texts import Texts, directions
+from retouch.training.finetune.trainer import Material, Trainer, latents, translated
+from retouch.training.plots import contact_sheet, loss_curves
 
 VERSION: Final = "1"  # of the training; another one makes other weights
 NETWORKS: Final = "networks"  # folder of finished files in the output
@@ -206,13 +205,13 @@ class _Tuning:
 
 def _rows(task: TargetTask, params: FinetuneParams) -> pa.Table:
     """The manifest's first rows, as many as are learned from and looked at."""
-    table = manifest.read(task.manifests).table
+    table = reader.read(task.manifests).table
     if table.num_rows < params.images:
         raise ManifestError(
             f"target {task.name} learns from {params.images} images and its manifest has {table.num_rows}; "
             "give more rows, or lower images"
         )
-    return manifest.with_fingerprints(table.slice(0, params.images + params.test_images), {})
+    return reader.with_fingerprints(table.slice(0, params.images + params.test_images), {})
 
 
 def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str]) -> Learned:

@@ -20,12 +20,12 @@ from retouch.diffusion.grid import generation_path, inversion_path
 from retouch.diffusion.noise import derive_seed
 from retouch.diffusion.sampling import Denoise, ddim, denoiser, sample
 from retouch.diffusion.schedule import named
-from retouch.editors.steady import steady_kernels
 from retouch.editors.diffusionclip.sampler import recomputed
+from retouch.editors.steady import steady_kernels
 from retouch.errors import ConfigError
-from retouch.training.finetune.losses import Asked, Losses
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models.unet import Network
+from retouch.training.finetune.losses import Asked, Losses
 
 
 @dataclass(frozen=True)

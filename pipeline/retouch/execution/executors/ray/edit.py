@@ -17,14 +17,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from retouch.execution import traces
-from retouch.models import devices
-from retouch.storage import download as downloads
-from retouch.jobs.config import RaySpec
-from retouch.execution.engine import Engine, edit_block
 from retouch.errors import Interrupted, StopRun
-from retouch.execution.executors import absolute_paths as anywhere
-from retouch.execution.executors.ray import autoscaling as ray_nodes
+from retouch.execution import traces
+from retouch.execution.engine import Engine, edit_block
+from retouch.execution.executors import absolute_paths
+from retouch.execution.executors.ray import autoscaling
 from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.execution.executors.ray.metrics import ARRIVED, Reporter, reporting
 from retouch.execution.executors.ray.stall_timeout import set_limit
@@ -32,6 +29,9 @@ from retouch.execution.plan import Plan
 from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
 from retouch.execution.stages import decode_block, write_block
 from retouch.execution.traces import Crew, Listener, Worker
+from retouch.jobs.config import RaySpec
+from retouch.models import devices
+from retouch.storage import downloads
 
 # Below an actor's whole CPU, so that Ray neither fuses decode into the editor's actor (operators with equal resources
 # fuse) nor lets actors that took every CPU starve the reads.
@@ -96,12 +96,12 @@ def execute(plan: Plan, address: str | None = None, heard: Listener | None = Non
         from ray.data.exceptions import ExecutionTimeoutError
 
         try:
-            with ray_nodes.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
+            with autoscaling.resources(_taken(spec), 1 if spec.actors == "auto" else spec.actors):
                 if may_grow:
                     wait_for_a_place(spec, heard.say)
                 pool = resources(spec, totals())
                 with reporting(plan.job.name, heard.figures) as told:
-                    yield from _stream(anywhere.editing(plan), pool, heard, told, may_grow=may_grow)
+                    yield from _stream(absolute_paths.editing(plan), pool, heard, told, may_grow=may_grow)
         except ExecutionTimeoutError as error:
             raise Interrupted(
                 f"nothing moved for {spec.stall_seconds} s (ray.stall_seconds), and no weights came: no GPU, a "

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from retouch.jobs.config import TaskSpec
-from retouch.models.devices import best_device
-from retouch.execution.executors import absolute_paths as anywhere
-from retouch.execution.executors.ray import autoscaling as ray_nodes
+from retouch.execution.evaluation.scorer import Scorer, ScoreSpec, Shard
+from retouch.execution.executors import absolute_paths
+from retouch.execution.executors.ray import autoscaling
 from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.execution.executors.ray.finetune import options, wanted
-from retouch.execution.evaluation.scorer import Scorer, ScoreSpec, Shard
+from retouch.jobs.config import TaskSpec
+from retouch.models.devices import best_device
 
 TRIES = 5  # starts again of one shard whose worker died
 
@@ -28,11 +28,11 @@ def execute(shards: Sequence[Shard], score: ScoreSpec, spec: TaskSpec, address: 
     with cluster(address, workers=None):  # a core scores one; the shards that are left wait for it
         import ray
 
-        with ray_nodes.resources(wanted(spec), len(shards)) as there:
+        with autoscaling.resources(wanted(spec), len(shards)) as there:
             taken = options(spec, there)
         remote = ray.remote(max_retries=TRIES, **taken)(_score)
-        told = anywhere.scoring(score)
-        left = [remote.remote(shard, told, bool(taken["num_gpus"])) for shard in anywhere.shards(shards)]
+        told = absolute_paths.scoring(score)
+        left = [remote.remote(shard, told, bool(taken["num_gpus"])) for shard in absolute_paths.shards(shards)]
         try:
             while left:
                 (done, *_), left = ray.wait(left)

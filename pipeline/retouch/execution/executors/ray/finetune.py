@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from retouch.errors import StopRun
+from retouch.execution.executors import absolute_paths
+from retouch.execution.executors.ray import autoscaling
+from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.jobs.config import TaskSpec
 from retouch.models.devices import best_device
-from retouch.errors import StopRun
-from retouch.execution.executors import absolute_paths as anywhere
-from retouch.execution.executors.ray import autoscaling as ray_nodes
-from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.training.finetune.target import TargetTask, tune
 
 TRIES = 5  # starts again of one target; each goes on from what the one before saved, so few are ever needed
@@ -31,10 +31,10 @@ def execute(
     with cluster(address, workers=None):  # a core trains one; the targets that are left wait for it
         import ray
 
-        with ray_nodes.resources(wanted(spec), len(tasks)) as there:
+        with autoscaling.resources(wanted(spec), len(tasks)) as there:
             taken = options(spec, there)
         remote = ray.remote(max_retries=TRIES, **taken)(_tune)
-        names = {remote.remote(anywhere.training(task), bool(taken["num_gpus"])): task.name for task in tasks}
+        names = {remote.remote(absolute_paths.training(task), bool(taken["num_gpus"])): task.name for task in tasks}
         left = list(names)
         try:
             while left:

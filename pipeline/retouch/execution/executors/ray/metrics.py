@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from retouch import telemetry as figures
+from retouch import telemetry
 
 BEAT: Final = 1.0  # seconds between two tellings while weights are fetched
 ARRIVED: Final = 1.0  # seconds that a block's writer waits for the board, so that the driver's sums have its rows
@@ -78,17 +78,17 @@ class Reporter:
 
         with _lock:
             before = _before.setdefault(self.run, dict(_told))
-            new, mine = figures.since(_told), figures.since(before)
-            _told.update(figures.totals())
+            new, mine = telemetry.since(_told), telemetry.since(before)
+            _told.update(telemetry.totals())
         for name, amount in new.items():
             group, dot, what = name.partition(".")
             if dot and group in GROUPS and amount > 0:
                 _counter(group).inc(amount, tags={"job": self.job, GROUPS[group]: what})
         if life is not None:
-            mine[figures.LIFE] = life
-        shares = {"gpu_busy_ratio": ("pass_seconds", figures.LIFE), "batch_fill_ratio": ("entries", "places")}
+            mine[telemetry.LIFE] = life
+        shares = {"gpu_busy_ratio": ("pass_seconds", telemetry.LIFE), "batch_fill_ratio": ("entries", "places")}
         for name, (part, whole) in shares.items():
-            share = figures.ratio(mine.get(part, 0), mine.get(whole, 0))
+            share = telemetry.ratio(mine.get(part, 0), mine.get(whole, 0))
             if share is not None and life is not None:
                 _gauge(name).set(share, tags={"job": self.job})
         return self.board.post.remote(ray.get_runtime_context().get_worker_id(), mine)

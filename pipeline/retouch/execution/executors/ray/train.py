@@ -17,13 +17,12 @@ from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from typing import Any, Final
 
-from retouch import errors
-from retouch import storage
-from retouch.jobs.config import WorkersSpec
+from retouch import errors, storage
 from retouch.errors import RetouchError, StopRun
-from retouch.execution.executors import absolute_paths as anywhere
-from retouch.execution.executors.ray import autoscaling as ray_nodes
+from retouch.execution.executors import absolute_paths
+from retouch.execution.executors.ray import autoscaling
 from retouch.execution.executors.ray.cluster import cluster, of_ours
+from retouch.jobs.config import WorkersSpec
 from retouch.training.exemplar.task import PROGRESS_FILE, STATE, TrainTask, said
 
 CHECKPOINT_FILE: Final = "state.ckpt"
@@ -48,11 +47,11 @@ def execute(
         import ray
         from ray.train import TrainingFailedError
 
-        with ray_nodes.resources(_taken(spec), workers, at_least=workers) as there:
+        with autoscaling.resources(_taken(spec), workers, at_least=workers) as there:
             scaling = _scaling(spec, there)
         with ThreadPoolExecutor(1, thread_name_prefix="fit") as thread:
             # Not in the main thread, where Ray would put its own handler of Ctrl-C, which ends with exit code 0.
-            fitted = thread.submit(_fit, anywhere.training(task), spec, scaling)
+            fitted = thread.submit(_fit, absolute_paths.training(task), spec, scaling)
             try:
                 outcome = _awaited(fitted, task, say)
             except (TrainingFailedError, ray.exceptions.RayError) as error:

@@ -1,1 +1,0 @@
-"""Tests of the timings: that they are taken of real work, never how long it takes."""

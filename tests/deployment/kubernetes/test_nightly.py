@@ -1,0 +1,201 @@
+"""A night's RayJob through Kubernetes' own client, against an API server that knows just RayJobs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+import zoneinfo
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from retouch.deployment.kubernetes import nightly
+from retouch.deployment.kubernetes.nightly import RayJobs, Run, carry_out, due, tonight
+from retouch.deployment.kubernetes.render import Wishes, render
+from retouch.errors import ConfigError, Interrupted
+
+from tests.cluster import crds, rules
+from tests.cluster.checked import objects
+from tests.helpers.jobs_on_s3 import EDIT
+
+AT = dt.datetime(2026, 11, 26, 1, 0, tzinfo=dt.UTC)  # two o'clock in Berlin
+RUN = Run(f"nightly-{int(AT.timestamp()) // 60}", "0b1c", "batch")
+BERLIN = "Europe/Berlin"
+TEMPLATE = {
+    "apiVersion": "ray.io/v1",
+    "kind": "RayJob",
+    "metadata": {"name": "nightly", "labels": {"a": "b"}},
+    "spec": {"entrypoint": "retouch run job.yaml --set output=s3://bucket/{date}"},
+}
+
+
+class Api(ThreadingHTTPServer):
+    """RayJobs by name; each look at one takes the next of its states."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Requests)
+        self.made: dict[str, dict[str, Any]] = {}
+        self.states: list[dict[str, Any]] = []
+        self.trouble: list[int] = []  # statuses of the next answers
+        self.paths: list[str] = []
+
+
+class Requests(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = body["metadata"]["name"]
+        if self._is_hindered():
+            return
+        if name in self.server.made:
+            self._answer(409, {"reason": "AlreadyExists"})
+        else:
+            self.server.made[name] = body
+            self._answer(201, body)
+
+    def do_GET(self) -> None:
+        if self._is_hindered():
+            return
+        found = self.server.made.get(self.path.rpartition("/")[2])
+        if found is None:
+            self._answer(404, {"reason": "NotFound"})
+        else:
+            status = self.server.states.pop(0) if self.server.states else {}
+            self._answer(200, {**found, "status": status})
+
+    def _is_hindered(self) -> bool:
+        self.server.paths.append(self.path)
+        if not self.server.trouble:
+            return False
+        self._answer(self.server.trouble.pop(0), {"message": "no"})
+        return True
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    server = Api()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def jobs(api: Api) -> Iterator[RayJobs]:
+    from kubernetes import client
+
+    configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_port}")
+    configuration.proxy = None
+    configuration.retries = False
+    with client.ApiClient(configuration) as connection:
+        yield RayJobs(client.CustomObjectsApi(connection), "batch")
+
+
+def states(*names: str, outcome: str = "") -> list[dict[str, Any]]:
+    return [{"jobDeploymentStatus": name, "jobStatus": outcome} for name in names]
+
+
+def followed(jobs: RayJobs, said: list[str] | None = None) -> bool:
+    return carry_out(TEMPLATE, RUN, BERLIN, "date", jobs, (said if said is not None else []).append, interval=0.01)
+
+
+def test_a_night_is_called_after_the_time_that_it_was_due_whenever_its_pod_starts() -> None:
+    assert due(RUN.job_name, dt.datetime.now(dt.UTC)) == AT
+    assert due("nightly-by-hand", AT) == AT
+
+
+def test_a_nights_rayjob_has_its_date_by_the_schedules_clocks_and_belongs_to_the_run() -> None:
+    late = dt.datetime(2026, 11, 25, 23, 30, tzinfo=dt.UTC)
+    made = tonight(TEMPLATE, RUN, late.astimezone(zoneinfo.ZoneInfo(BERLIN)), "date")
+    assert made["metadata"]["name"] == "nightly-20261126"
+    assert made["spec"]["entrypoint"].endswith("output=s3://bucket/2026-11-26")
+    (owner,) = made["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "batch/v1", "kind": "Job", "name": RUN.job_name, "uid": RUN.job_uid}
+    assert tonight(TEMPLATE, RUN, late, "minute")["metadata"]["name"] == "nightly-20261125-2330"
+    assert TEMPLATE["metadata"] == {"name": "nightly", "labels": {"a": "b"}}
+
+
+def test_what_is_made_of_a_rendered_template_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(EDIT.replace("Nightly.Photos", "A-name-that-is-as-long-as-no-person-would-ever-choose-it"))
+    text = render(Wishes(str(path), "cronjob", "retouch:1", cron="*/5 * * * *"), "")
+    (template,) = [one for one in objects(text) if one["kind"] == "RayJob"]
+    night = tonight(template, RUN, AT, "minute")
+    assert crds.faults(night) == []
+    assert rules.faults(night) == []
+
+
+def test_it_is_made_once_and_followed_to_its_end(api: Api, jobs: RayJobs) -> None:
+    api.states = states("Initializing", "Running", "Running") + states("Complete", outcome="SUCCEEDED")
+    said: list[str] = []
+    assert followed(jobs, said)
+    assert list(api.made) == ["nightly-20261126"]
+    assert api.paths[0] == "/apis/ray.io/v1/namespaces/batch/rayjobs"
+    assert [line.split()[2] for line in said[1:]] == ["Initializing", "Running", "Complete"]
+
+
+def test_a_second_pod_of_the_same_night_makes_no_second_one(api: Api, jobs: RayJobs) -> None:
+    api.states = states("Complete", outcome="SUCCEEDED") * 2
+    said: list[str] = []
+    assert followed(jobs)
+    assert followed(jobs, said)
+    assert len(api.made) == 1
+    assert "there already" in said[0]
+
+
+@pytest.mark.parametrize("last", [states("Failed", outcome="FAILED"), states("Complete", outcome="STOPPED")])
+def test_a_run_that_failed_or_was_stopped_is_no_success(api: Api, jobs: RayJobs, last: list[dict[str, Any]]) -> None:
+    api.states = states("Running", "Retrying") + last
+    assert not followed(jobs)
+
+
+def test_an_api_server_that_stumbles_is_asked_again(api: Api, jobs: RayJobs) -> None:
+    api.trouble = [500, 429, 503]
+    api.states = states("Complete", outcome="SUCCEEDED")
+    assert followed(jobs)
+
+
+def test_one_that_stays_away_ends_the_pod_but_not_the_night(
+    api: Api, jobs: RayJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nightly, "OUT_OF_REACH", 0.0)
+    api.trouble = [503] * 100
+    with pytest.raises(Interrupted, match="503"):
+        followed(jobs)
+
+
+def test_a_refusal_says_why(api: Api, jobs: RayJobs) -> None:
+    api.trouble = [403]
+    with pytest.raises(ConfigError, match="refuses RayJob nightly-20261126: 403"):
+        followed(jobs)
+
+
+def test_a_rayjob_that_somebody_deleted_is_not_made_again(api: Api, jobs: RayJobs) -> None:
+    api.trouble = [201, 404]
+    with pytest.raises(ConfigError, match="is gone"):
+        followed(jobs)
+
+
+def test_the_template_is_read_as_the_configmap_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(EDIT)
+    (files, _, night) = objects(render(Wishes(str(path), "cronjob", "retouch:1", cron="0 2 * * *"), ""))
+    assert yaml.safe_load(files["data"]["rayjob.yaml"]) == night

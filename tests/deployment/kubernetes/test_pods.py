@@ -1,0 +1,147 @@
+"""Where a cluster's pods may run, what they are told and what of it is Ray's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from retouch.deployment.kubernetes.pods import (
+    CPU_WORKER,
+    ENVIRONMENT,
+    GROWING,
+    WITHOUT_GPU,
+    Cluster,
+    Workers,
+    ray_cluster_spec,
+)
+
+SPOT_KEYS = {"eks.amazonaws.com/capacityType", "karpenter.sh/capacity-type", "cloud.google.com/gke-spot"}
+
+
+def spec(workers: Workers | None = None, **wishes: Any) -> dict[str, Any]:
+    return ray_cluster_spec(Cluster("retouch:1", "2.60.0", "retouch", workers or Workers(most=4), **wishes))
+
+
+def groups(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {group["groupName"]: group for group in made["workerGroupSpecs"]}
+
+
+def container(group: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = group["template"]["spec"]["containers"][0]
+    return found
+
+
+def told(group: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container(group)["env"]}
+
+
+def terms(group: dict[str, Any]) -> list[dict[str, Any]]:
+    affinity = group["template"]["spec"].get("affinity", {}).get("nodeAffinity", {})
+    found: list[dict[str, Any]] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get(
+        "nodeSelectorTerms", []
+    )
+    return found
+
+
+def test_tasks_go_to_the_cpu_group_and_editors_to_the_gpu_group_and_nothing_to_the_head() -> None:
+    made = spec()
+    assert made["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    found = groups(made)
+    assert found["gpu"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "1"}
+    assert "num-cpus" not in found["cpu"]["rayStartParams"]  # KubeRay tells Ray the container's limit
+    assert container(found["cpu"])["resources"]["limits"]["cpu"] == CPU_WORKER["cpu"]
+    assert container(found["gpu"])["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in container(found["cpu"])["resources"]["limits"]
+
+
+def test_gpus_are_spot_on_any_cloud_and_the_head_on_none() -> None:
+    made = spec()
+    gpu = terms(groups(made)["gpu"])
+    assert {expression["key"] for term in gpu for expression in term["matchExpressions"]} == SPOT_KEYS
+    assert [len(term["matchExpressions"]) for term in gpu] == [1, 1, 1]  # alternatives
+    (head,) = terms(made["headGroupSpec"])
+    assert {e["key"] for e in head["matchExpressions"] if e["operator"] == "NotIn"} == SPOT_KEYS
+    assert terms(groups(spec(spot=False))["gpu"]) == []
+
+
+def test_it_grows_from_no_gpu_and_one_cpu_pod_and_says_so_to_the_command() -> None:
+    made = spec()
+    assert made["enableInTreeAutoscaling"]
+    assert (groups(made)["gpu"]["minReplicas"], groups(made)["gpu"]["maxReplicas"]) == (0, 4)
+    assert (groups(made)["cpu"]["minReplicas"], groups(made)["cpu"]["maxReplicas"]) == (1, 2)
+    assert told(made["headGroupSpec"]).items() >= GROWING.items()
+
+
+def test_where_nothing_grows_all_are_there_from_the_start() -> None:
+    made = spec(grows=False)
+    assert "enableInTreeAutoscaling" not in made
+    counts = {name: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for name, g in groups(made).items()}
+    assert counts == {"gpu": (4, 4, 4), "cpu": (2, 2, 2)}
+    assert not set(GROWING) & set(told(made["headGroupSpec"]))
+
+
+def test_every_ray_process_is_told_the_same_and_gpus_are_hidden_where_nobody_uses_them() -> None:
+    made = spec()
+    for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):
+        assert told(group).items() >= ENVIRONMENT.items()
+    assert told(groups(made)["cpu"]).items() >= WITHOUT_GPU.items()
+    assert told(made["headGroupSpec"]).items() >= WITHOUT_GPU.items()
+    assert not set(WITHOUT_GPU) & set(told(groups(made)["gpu"]))
+
+
+def test_links_that_are_cut_are_seen_long_before_ray_would() -> None:
+    assert int(ENVIRONMENT["RAY_grpc_client_keepalive_time_ms"]) <= 30_000
+    assert int(ENVIRONMENT["RAY_grpc_client_keepalive_timeout_ms"]) <= 30_000
+
+
+def test_every_process_shows_kuberays_token() -> None:
+    assert spec()["authOptions"] == {"mode": "token"}
+
+
+def test_the_autoscaler_that_kuberay_adds_may_no_more_than_our_containers() -> None:
+    made = spec()
+    assert made["autoscalerOptions"]["securityContext"] == container(made["headGroupSpec"])["securityContext"]
+
+
+def test_secrets_are_named_and_never_read() -> None:
+    made = spec(secrets=("s3", "hub"))
+    for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):
+        assert container(group)["envFrom"] == [{"secretRef": {"name": "s3"}}, {"secretRef": {"name": "hub"}}]
+
+
+def test_the_job_is_a_file_of_the_head_alone() -> None:
+    made = spec(job="nightly")
+    assert "nightly" in json.dumps(made["headGroupSpec"])
+    assert "nightly" not in json.dumps(made["workerGroupSpecs"])
+
+
+def test_only_the_head_may_ask_kubernetes_anything() -> None:
+    made = spec()
+    assert "automountServiceAccountToken" not in made["headGroupSpec"]["template"]["spec"]
+    assert not any(g["template"]["spec"]["automountServiceAccountToken"] for g in made["workerGroupSpecs"])
+
+
+def test_a_worker_lets_go_of_its_tasks_before_its_pod_ends() -> None:
+    for group in groups(spec()).values():
+        (command,) = container(group)["lifecycle"]["preStop"]["exec"]["command"][2:]
+        assert command.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
+        seconds = int(command.split("--deadline-remaining-seconds ")[1].split()[0])
+        assert seconds < group["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_custom_resources_are_whole_numbers_in_quotes_as_rays_autoscaler_reads_them() -> None:
+    text = groups(spec(Workers(resources={"editor": 1.5})))["gpu"]["rayStartParams"]["resources"]
+    assert json.loads(text[1:-1].replace("\\", "")) == {"editor": 2}
+    assert text[0] == text[-1] == "'"
+
+
+def test_pods_of_two_gpus_are_twice_as_large() -> None:
+    limits = container(groups(spec(Workers(gpus=2)))["gpu"])["resources"]["limits"]
+    assert limits == {"cpu": "12", "memory": "52Gi", "nvidia.com/gpu": "2"}
+
+
+def test_a_cluster_of_cpus_has_one_group_that_is_never_empty() -> None:
+    made = spec(Workers(gpus=0, most=3))
+    assert list(groups(made)) == ["cpu"]
+    assert groups(made)["cpu"]["minReplicas"] == 1
+    assert "nvidia" not in json.dumps(groups(made)["cpu"]["template"]["spec"].get("tolerations", []))

@@ -1,0 +1,226 @@
+"""A job file becomes objects that Kubernetes and KubeRay take, and nothing that could not run there becomes any."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from retouch import storage
+from retouch.deployment.kubernetes.pods import JOB_FOLDER
+from retouch.deployment.kubernetes.render import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
+from retouch.errors import ConfigError
+from retouch.jobs.config import parse_job
+from retouch.jobs.overrides import overridden
+
+from tests.cluster.checked import faults, objects
+from tests.helpers.jobs_on_s3 import ALL, EDIT
+
+CRON = "0 2 * * *"
+
+
+def rendered(tmp_path: Path, text: str = EDIT, **wishes: Any) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    wished = {"kind": "cronjob", "image": "retouch:0.1.0", **wishes}
+    if wished["kind"] in ("cronjob", "raycronjob"):
+        wished.setdefault("cron", CRON)
+    return render(Wishes(str(path), **wished), "retouch schedule")
+
+
+def of_kind(text: str, kind: str) -> dict[str, Any]:
+    (found,) = [one for one in objects(text) if one["kind"] == kind]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("job", ALL)
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"gpus": 8, "secrets": ("s3", "hub"), "namespace": "batch"},
+        {"workers": (1, 3), "spot": False},
+        {"gpus": 0},
+    ],
+    ids=["plain", "gpus", "workers", "cpus"],
+)
+def test_every_object_of_every_job_is_taken(tmp_path: Path, kind: str, job: str, wishes: dict[str, Any]) -> None:
+    text = ALL[job].replace("gpus_per_actor: 0.5, ", "") if wishes.get("gpus") == 0 else ALL[job]
+    assert faults(rendered(tmp_path, text, kind=kind, **wishes)) == []
+
+
+@pytest.mark.parametrize("kind", ["cronjob", "rayjob", "raycluster"])
+def test_objects_with_a_queue_are_taken_too(tmp_path: Path, kind: str) -> None:
+    text = rendered(tmp_path, kind=kind, queue="gpus")
+    assert faults(text) == []
+    made = of_kind(text, "RayCluster" if kind == "raycluster" else "RayJob")
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    spec = made["spec"] if kind == "raycluster" else made["spec"]["rayClusterSpec"]
+    assert not spec.get("enableInTreeAutoscaling")
+
+
+def test_the_job_travels_letter_by_letter_and_the_head_reads_it(tmp_path: Path) -> None:
+    text = rendered(tmp_path, kind="rayjob")
+    files = of_kind(text, "ConfigMap")
+    assert files["data"] == {"job.yaml": EDIT}
+    spec = of_kind(text, "RayJob")["spec"]
+    assert spec["entrypoint"].startswith(f"retouch run {JOB_FOLDER}/job.yaml --address auto ")
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "job", "configMap": {"name": files["metadata"]["name"]}} in head["volumes"]
+    assert {"name": "job", "mountPath": JOB_FOLDER, "readOnly": True} in head["containers"][0]["volumeMounts"]
+
+
+def test_a_job_at_an_address_stays_there() -> None:
+    storage.write_bytes("memory://jobs/edit.yaml", EDIT.encode())
+    text = render(Wishes("memory://jobs/edit.yaml", "rayjob", "retouch:0.1.0"), "retouch schedule")
+    assert faults(text) == []
+    assert [one["kind"] for one in objects(text)] == ["RayJob"]
+    assert "retouch run memory://jobs/edit.yaml --address auto" in of_kind(text, "RayJob")["spec"]["entrypoint"]
+
+
+def test_settings_follow_the_job_and_the_command_line(tmp_path: Path) -> None:
+    text = rendered(tmp_path, kind="rayjob", gpus=4, overrides=("seed=7",))
+    entrypoint = of_kind(text, "RayJob")["spec"]["entrypoint"]
+    assert entrypoint.endswith("--set seed=7 --set ray.actors=8 --set ray.gpus_per_actor=0.5")
+    gpu = of_kind(text, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]
+    assert gpu["maxReplicas"] == 4
+    assert gpu["rayStartParams"]["resources"] == "'{\"editor\": 2}'"
+
+
+def test_what_the_command_is_told_makes_a_job_of_the_same_kind(tmp_path: Path) -> None:
+    for text in ALL.values():
+        words = of_kind(rendered(tmp_path, text, kind="rayjob"), "RayJob")["spec"]["entrypoint"].split()
+        settings = [word for before, word in itertools.pairwise(words) if before == "--set"]
+        assert settings
+        assert parse_job(overridden(yaml.safe_load(text), settings), "job").name == yaml.safe_load(text)["name"]
+
+
+def test_a_nights_template_has_the_place_for_its_date(tmp_path: Path) -> None:
+    night = of_kind(rendered(tmp_path), "RayJob")
+    assert night["spec"]["entrypoint"].endswith(" --date {date}")
+    assert night["metadata"]["name"] == "nightly-photos"
+    assert "{date}" not in of_kind(rendered(tmp_path, kind="rayjob"), "RayJob")["spec"]["entrypoint"]
+
+
+def test_a_nights_name_tells_the_minute_where_a_day_has_several(tmp_path: Path) -> None:
+    def told(cron: str) -> list[str]:
+        pod = of_kind(rendered(tmp_path, cron=cron), "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        arguments: list[str] = pod["containers"][0]["args"]
+        return arguments
+
+    assert told(CRON) == ["--timezone", "Etc/UTC", "--dated", "date"]
+    assert told("0 */6 * * *")[-1] == "minute"
+
+
+def test_a_try_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
+    def deadline(cron: str) -> int:
+        seconds: int = of_kind(rendered(tmp_path, cron=cron), "RayJob")["spec"]["activeDeadlineSeconds"]
+        return seconds
+
+    assert deadline(CRON) == 23 * 3600
+    assert deadline("0 2 * * 1") == 23 * 3600
+    assert deadline("0 */6 * * *") == 6 * 23 * 150
+
+
+def test_a_raycronjob_says_what_it_lacks(tmp_path: Path) -> None:
+    text = rendered(tmp_path, kind="raycronjob", timezone="Europe/Berlin")
+    assert "RayCronJob=true" in text
+    assert "{date} is the day (UTC) of a try" in text
+    spec = of_kind(text, "RayCronJob")["spec"]
+    assert (spec["schedule"], spec["timeZone"]) == (CRON, "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "reason"),
+    [
+        ({"cron": None}, "needs a time"),
+        ({"cron": "0 25 * * *"}, "the hour"),
+        ({"timezone": "Europe/Bonn"}, "no time zone"),
+        ({"kind": "rayjob", "cron": CRON}, "leave --cron out"),
+        ({"kind": "raycronjob", "queue": "gpus"}, "take --kind cronjob"),
+        ({"gpus": 2, "workers": (0, 2)}, "one of them"),
+        ({"workers": (3, 2)}, "no range"),
+        ({"workers": (0, 0)}, "no range"),
+        ({"namespace": "My Namespace"}, "--namespace"),
+        ({"queue": "a_b"}, "--queue"),
+        ({"image": "retouch:0.1.0; rm"}, "--image"),
+        ({"service_account": "Me"}, "--service-account"),
+        ({"overrides": ("editor.params={steps: 2}",)}, "a shell reads"),
+        ({"overrides": ("name=$HOME",)}, "name"),
+    ],
+)
+def test_a_wish_that_cannot_be_had_is_refused(tmp_path: Path, wishes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        rendered(tmp_path, **wishes)
+
+
+@pytest.mark.parametrize(
+    ("job", "old", "new", "field"),
+    [
+        ("edit", "s3://bucket/manifests/photos", "manifests/photos.parquet", "manifest"),
+        ("edit", "s3://bucket/output/photos/{date}", "runs/photos", "output"),
+        ("edit", "s3://bucket/weights/unet.pt", "/models/unet.pt", "editor.weights.unet"),
+        ("edit", "[clip_score]", "[{name: clip_score, weights: {clip: clip.pt}}]", "metrics.0.weights.clip"),
+        ("edit", "seed: 0", "latents: file:///tmp/latents", "latents"),
+        ("finetune", "s3://bucket/manifests/blue.parquet", "blue.parquet", "targets.0.manifest"),
+        ("train", "s3://bucket/manifests/b.parquet", "b.parquet", "manifest.1"),
+        ("train", "embedded:shapes", "memory://weights", "weights"),
+        ("evaluate", "s3://bucket/output/photos", "runs/photos", "results"),
+        ("evaluate", "s3://bucket/manifests/real.parquet", "{fid: real.safetensors}", "reference.fid"),
+    ],
+)
+def test_a_file_of_this_machine_is_refused_with_the_field(
+    tmp_path: Path, job: str, old: str, new: str, field: str
+) -> None:
+    text = ALL[job] + ("seed: 0\n" if old == "seed: 0" else "")
+    assert old in text
+    with pytest.raises(ConfigError, match=f"^{field} is .*no pod has"):
+        rendered(tmp_path, text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["https://me:hunter22hunter22@host/photos", "https://host/photos?X-Amz-Signature=abcdef0123456789abcdef"],
+)
+def test_a_job_with_a_credential_in_it_is_refused_and_not_repeated(tmp_path: Path, secret: str) -> None:
+    with pytest.raises(ConfigError, match="--secret NAME") as refused:
+        rendered(tmp_path, EDIT.replace("s3://bucket/manifests/photos", secret))
+    assert "hunter22" not in str(refused.value)
+    assert "abcdef0123" not in str(refused.value)
+
+
+def test_no_value_of_the_environment_can_reach_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENG")
+    monkeypatch.setenv("HF_TOKEN", "bucket-of-mine")
+    assert "wJalr" not in rendered(tmp_path, secrets=("s3",))
+    with pytest.raises(ConfigError, match="--secret NAME"):
+        rendered(tmp_path, EDIT.replace("bucket/", "bucket-of-mine/"))
+
+
+def test_a_secrets_value_in_place_of_its_name_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--secret takes the name") as refused:
+        rendered(tmp_path, secrets=("wJalrXUtnFEMI/K7MDENG",))
+    assert "wJalr" not in str(refused.value)
+
+
+def test_names_are_kubernetes_and_long_ones_stay_two() -> None:
+    assert kubernetes_name("Nightly.Photos_2") == "nightly-photos-2"
+    assert kubernetes_name("7days") == "job-7days"
+    one, other = kubernetes_name("a" * 60), kubernetes_name("a" * 61)
+    assert one != other
+    assert len(one) <= LONGEST_NAME
+    assert kubernetes_name("-") == "job"
+
+
+def test_a_job_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no job file"):
+        render(Wishes(str(tmp_path / "none.yaml"), "rayjob", "retouch"), "")
+    with pytest.raises(ConfigError, match="not a mapping"):
+        rendered(tmp_path, "- a\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        rendered(tmp_path, "a: [\n")
+    with pytest.raises(ConfigError, match="unknown key"):
+        rendered(tmp_path, EDIT + "colour: red\n")

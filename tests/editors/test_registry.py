@@ -1,0 +1,74 @@
+"""Jobs are checked by classes that bring no torch, and the editors themselves are of these classes."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from retouch.editors.blended_diffusion import editor
+from retouch.editors.diffusionclip import editor as diffusionclip
+from retouch.editors.paint_by_example import editor as paint_by_example
+from retouch.plugins import find
+
+from tests import ROOT
+
+SHIPPED = {
+    "blended_diffusion": editor.BlendedDiffusion,
+    "diffusionclip": diffusionclip.DiffusionClip,
+    "paint_by_example": paint_by_example.PaintByExample,
+}
+PLAN = """
+import sys
+from retouch.jobs.config import load_job
+from retouch.execution.plan import make_plan
+job = load_job("jobs/{job}.yaml", ["output={output}"])
+print(make_plan(job).total, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "translate"])
+def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
+    script = PLAN.format(job=job, output=tmp_path / "output")
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows, torch = said.split()
+    assert int(rows) > 0
+    assert torch == "False"
+
+
+def test_no_metric_brings_torch_or_what_else_takes_a_second_before_it_is_loaded() -> None:
+    script = (
+        "import sys\nfrom retouch.plugins import available, find\n"
+        "names = [(kind, name) for kind in ('metrics', 'set_metrics') for name in available(kind)]\n"
+        "for kind, name in names:\n    find(kind, name)\n"
+        "print(len(names), *sorted({'torch', 'sklearn', 'skimage', 'pandas'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(said.split()[0]) > 10
+    assert said.split()[1:] == []
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -> None:
+    there, here = find("editors", name), SHIPPED[name]
+    assert issubclass(here, there)
+    assert not inspect.isabstract(here)
+    for fact in ("version", "inputs", "Params", "rank_by", "columns"):
+        assert fact not in vars(here), "said twice"
+        assert hasattr(there, fact)
+
+
+def test_loading_the_declared_class_gives_the_editor() -> None:
+    from retouch.models.weights import resolve
+
+    files = resolve("embedded:shapes").files
+    for name, here in SHIPPED.items():
+        declared: Any = find("editors", name)
+        params = {"t_0": 301, "n_inv": 4, "n_gen": 3} if name == "diffusionclip" else {}
+        roles = {"unet", "clip"} if name == "blended_diffusion" else set(files)
+        weights = {role: file for role, file in files.items() if role in roles}
+        weights["tuned"] = files["unet"]  # DiffusionCLIP wants one of its own size
+        assert type(declared.load(declared.Params(**params), weights, "cpu")) is here

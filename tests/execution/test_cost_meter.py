@@ -1,0 +1,159 @@
+"""What a run costs: counted while it goes, added up over all runs of an output, stopped at its limit."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+import pytest
+from retouch.errors import ConfigError, OverCost
+from retouch.execution.cost_meter import Meter, Spending, spent
+from retouch.execution.traces import Crew
+from retouch.jobs.prices import Prices
+
+PRICES = Prices.model_validate(
+    {"currency": "USD", "devices": [{"names": ["cpu"], "per_hour": 3600}, {"names": ["big"], "per_hour": 7200}]}
+)  # a dollar a core-second
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def noted(event: str, seconds: dict[str, float] | None = None, cost: float | None = None, currency: str = "USD") -> Any:
+    spent = {"spent": {"seconds": seconds, "cost": cost, "currency": currency}} if seconds is not None else {}
+    return {"event": event, **spent}
+
+
+def test_of_every_run_the_last_note_counts_and_a_killed_one_counts_as_far_as_it_came() -> None:
+    events = [
+        noted("started"),
+        noted("answered", {"cpu": 5.0}, 5.0),
+        noted("answered", {"cpu": 9.0}, 9.0),  # killed here
+        noted("started"),
+        noted("answered", {"cpu": 2.0}, 2.0),
+        noted("finished", {"cpu": 3.0}, 3.0),
+    ]
+    assert spent(events, PRICES) == Spending({"cpu": 12.0}, 12.0, "USD")
+
+
+def test_a_run_keeps_the_price_that_it_was_made_at_and_one_without_gets_todays() -> None:
+    events = [noted("started"), noted("stopped", {"cpu": 10.0}, 1.0), noted("started"), noted("stopped", {"cpu": 2.0})]
+    assert spent(events, PRICES).cost == 1.0 + 2.0
+    other = [noted("started"), noted("stopped", {"cpu": 10.0}, 99.0, "EUR")]
+    assert spent(other, PRICES).cost == 10.0, "another currency's money is not added to ours"
+
+
+def test_where_one_price_is_missing_there_is_no_sum() -> None:
+    events = [noted("started"), noted("stopped", {"cpu": 1.0}, 1.0), noted("started"), noted("stopped", {"odd": 5.0})]
+    assert spent(events, PRICES) == Spending({"cpu": 1.0, "odd": 5.0}, None, "USD")
+
+
+def test_an_output_that_was_never_run_and_one_of_an_older_version_cost_nothing() -> None:
+    assert spent([], PRICES).cost == 0.0
+    assert spent([noted("started"), noted("answered"), noted("finished")], PRICES).seconds == {}
+
+
+def test_it_counts_actors_by_what_each_takes_from_the_moment_when_the_cluster_is_there() -> None:
+    clock = Clock()
+    meter = Meter(PRICES, now=clock)
+    clock.now = 50.0
+    assert (meter.seconds, meter.cost) == ({}, 0.0)
+    meter.met(Crew(4, 0.5, "cpu", 4))
+    clock.now = 60.0
+    assert (meter.seconds, meter.cost) == ({"cpu": 20.0}, 20.0)
+    assert meter.facts() == {"seconds": {"cpu": 20.0}, "cost": 20.0, "currency": "USD"}
+
+
+def test_what_the_workers_say_of_their_devices_stands_over_what_was_expected() -> None:
+    clock = Clock()
+    meter = Meter(PRICES, now=clock)
+    meter.met(Crew(3, 1.0, None, 3))
+    clock.now = 4.0
+    assert meter.cost is None, "nobody has said yet what is paid for"
+    for pid, device in enumerate(["big", "big", "cpu"]):
+        meter.saw("host", pid, device)
+    assert meter.seconds == {"big": 8.0, "cpu": 4.0}
+    assert meter.cost == 8.0 * 2 + 4.0
+
+
+def test_the_limit_holds_over_all_runs_together() -> None:
+    clock = Clock()
+    meter = Meter(PRICES, Spending({"cpu": 8.0}, 8.0, "USD"), limit=10.0, now=clock)
+    meter.met(Crew(1, 1.0, "cpu", 1))
+    clock.now = 1.9
+    assert not meter.is_over
+    clock.now = 2.0
+    assert meter.is_over
+    assert meter.total == 10.0
+    said = str(meter.over(done=4, left=6, answered=24, total=30))
+    assert "max_cost 10 USD: 10 USD spent by all runs" in said
+    assert "24 of 30 rows answered" in said
+    assert "the other 6 need about 3 USD more" in said, "at half a dollar a row"
+    assert "goes on" in said
+
+
+def test_a_limit_that_was_spent_before_begins_nothing() -> None:
+    meter = Meter(PRICES, Spending({"cpu": 8.0}, 8.0, "USD"), limit=8.0)
+    with pytest.raises(OverCost) as error, meter.guarding():
+        pytest.fail("it was begun")
+    assert error.value.exit_code == 3
+    assert "need about" not in str(meter.over(0, 6, 0, 6)), "nothing was done that could tell"
+
+
+@pytest.mark.parametrize(
+    ("before", "device"), [(Spending(), "odd"), (Spending({"odd": 1.0}, None, "USD"), "cpu"), (Spending(), None)]
+)
+def test_a_limit_without_a_price_is_refused_with_how_to_give_one(before: Spending, device: str | None) -> None:
+    with pytest.raises(ConfigError, match="--prices or RETOUCH_PRICES") as error:
+        Meter(PRICES, before, limit=5.0).met(Crew(1, 1.0, device, 1))
+    assert error.value.exit_code == 2
+
+
+def test_work_that_gives_no_sign_is_interrupted_when_the_limit_is_spent() -> None:
+    def hangs() -> None:
+        meter = Meter(PRICES, limit=0.05)
+        with meter.guarding():
+            meter.met(Crew(1, 1.0, "cpu", 1))
+            while True:
+                time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts in the background
+    try:
+        with pytest.raises(OverCost):
+            hangs()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stays_ctrl_c_and_no_alarm_rings_after_the_work() -> None:
+    def interrupted() -> None:
+        meter = Meter(PRICES, limit=1e9)
+        with meter.guarding():
+            meter.met(Crew(1, 1.0, "cpu", 1))
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    early = Meter(PRICES, limit=0.01)
+    with early.guarding():
+        early.met(Crew(0, 1.0, "cpu", 1))
+    early._ring()  # would end this process, if it did anything
+    assert early._alarm is None, "what costs nothing needs no alarm"
+
+
+def test_a_pool_that_grew_costs_more_from_then_on_and_one_in_anothers_place_does_not() -> None:
+    clock = Clock()
+    meter = Meter(PRICES, now=clock)
+    meter.met(Crew(1, 1.0, "cpu", 1))
+    clock.now = 10.0
+    meter.saw("a", 1, "cpu")
+    meter.saw("a", 2, "cpu", replaced=True)
+    assert meter.cost == 10.0
+    meter.saw("b", 3, "cpu")  # a second node joined
+    clock.now = 15.0
+    assert meter.cost == 10.0 + 2 * 5.0

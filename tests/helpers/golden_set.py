@@ -1,0 +1,97 @@
+"""Golden vectors of the original authors' code: finds, reads and compares them. Knows no model, no size and no limit.
+
+Everything a test needs to know about a file (sizes, constants, tolerances) stands in the README.json beside it, so that
+the same tests run on another set: ``RETOUCH_GOLDEN=/other/folder pytest``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests import ROOT
+
+HOME = ROOT / "tests" / "golden"
+FOLDER = Path(os.environ.get("RETOUCH_GOLDEN") or HOME)
+
+NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?(?:/\d+)?)"
+
+
+@cache
+def readme() -> Mapping[str, Any]:
+    """The set's README.json."""
+    return json.loads((FOLDER / "README.json").read_text())
+
+
+def golden(name: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Tensors of one file and its README entry (``config``, ``tolerance``, ``notes``, ``tensors``)."""
+    return load_file(FOLDER / name), readme()["files"][name]
+
+
+def weights_of(tensors: Mapping[str, Tensor], prefix: str = "model.") -> dict[str, Tensor]:
+    """The tensors below a prefix, under the names of the published checkpoint."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def key_lists() -> list[str]:
+    """Names of the key lists of published checkpoints in this folder."""
+    return sorted(path.name for path in FOLDER.glob("keys_*.json") if "pbe" not in path.name)
+
+
+def key_list(name: str, folder: Path = FOLDER) -> Mapping[str, Any]:
+    """One key list: ``config`` and ``keys`` (name to shape)."""
+    return json.loads((folder / name).read_text())
+
+
+def weightless(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Zeros of any size that weigh nothing, in memory as in a pickle: one number seen everywhere."""
+    return {name: torch.zeros(()).expand(tuple(shape)) for name, shape in shapes.items()}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far tensors may lie apart, elementwise: ``absolute + of_max * max|ref| + relative * |ref|``."""
+
+    absolute: float = 0.0
+    of_max: float = 0.0
+    relative: float = 0.0
+
+
+def tolerance(prose: str) -> Tolerance:
+    """Read a README tolerance: 'exact', 'max|a-b| <= X [* max|ref|]', 'rtol X', 'X relative', bare 'X'."""
+    for pattern, name in (
+        (rf"max\|a-b\| <= {NUMBER} \* max\|ref\|", "of_max"),
+        (rf"max\|a-b\| <= {NUMBER}", "absolute"),
+        (rf"rtol {NUMBER}", "relative"),
+        (rf"{NUMBER} relative", "relative"),
+        (rf"^{NUMBER}$", "absolute"),
+    ):
+        if found := re.search(pattern, prose):
+            number, _, divisor = found[1].partition("/")
+            return Tolerance(**{name: float(number) / float(divisor or 1)})
+    if prose.startswith("exact"):
+        return Tolerance()
+    raise ValueError(f"no number in the tolerance {prose!r}")
+
+
+def assert_within(got: Tensor, ref: Tensor, prose: str, name: str = "tensor") -> None:
+    """``got`` lies within a README tolerance of ``ref``; the message says by how much it does not."""
+    assert tuple(got.shape) == tuple(ref.shape), f"{name}: shape {tuple(got.shape)}, expected {tuple(ref.shape)}"
+    limit = tolerance(prose)
+    ref = ref.to(torch.float64)
+    apart = (got.detach().to(torch.float64) - ref).abs()
+    allowed = limit.absolute + limit.of_max * ref.abs().max() + limit.relative * ref.abs()
+    assert torch.isfinite(apart).all(), f"{name}: not finite"
+    assert (apart <= allowed).all(), (
+        f"{name}: {apart.max():.3e} apart where max|ref| is {ref.abs().max():.3e}; allowed: {prose}"
+    )

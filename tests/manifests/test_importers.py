@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from retouch.cli.app import app
+from retouch.errors import ManifestError
+from retouch.execution.edit import run
+from retouch.execution.specs import DecodeSpec
+from retouch.execution.stages import decode
+from retouch.manifests import reader
+from retouch.manifests.importers import coco, cocoee, openimages
+from typer.testing import CliRunner
+
+from tests.helpers.datasets import painter_job, picture, png, square
+
+AREAS = (0.02, 0.8)
+
+
+def benchmark(folder: Path, ids: list[int], leave_out: str = "") -> str:
+    """A COCOEE folder."""
+    folder.mkdir()
+    np.save(folder / "id_list.npy", np.array(ids, np.int64))
+    for name, pixels in (
+        ("GT_3500/{}_GT", picture(0)),
+        ("Ref_3500/{}_ref", picture(1)),
+        ("Mask_bbox_3500/{}_mask", square()),
+    ):
+        for number in ids:
+            path = folder / f"{name.format(f'{number:012d}')}.png"
+            path.parent.mkdir(exist_ok=True)
+            if leave_out not in path.name or not leave_out:
+                path.write_bytes(png(pixels))
+    return str(folder)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def test_cocoee_becomes_a_manifest_whose_white_is_edited(tmp_path: Path) -> None:
+    imported = cocoee(benchmark(tmp_path / "bench", [283, 900100376112]), str(tmp_path / "m.parquet"))
+    assert (imported.rows, imported.missing) == (2, [])
+    table = reader.read(str(tmp_path / "m.parquet")).table
+    assert table["key"].to_pylist() == ["000000000283", "900100376112"]
+    request = {**table.to_pylist()[0], "fingerprint": ""}
+    sample = decode(request, DecodeSpec(frozenset({"mask", "exemplar"})))
+    assert sample.failure is None
+    assert np.array_equal(sample.mask, square() == 255)
+    assert np.array_equal(sample.exemplar, picture(1))
+
+
+def test_files_of_cocoee_that_are_missing_are_named_and_their_rows_fail_in_a_run(tmp_path: Path) -> None:
+    bench = benchmark(tmp_path / "bench", [1, 2, 3], leave_out="2_mask")
+    out = tmp_path / "m.parquet"
+    imported = cocoee(bench, str(out))
+    assert imported.missing == [f"{bench}/Mask_bbox_3500/000000000002_mask.png"]
+    assert imported.rows == 3
+    summary = run(painter_job(tmp_path, out, max_failure_rate=1.0), executor="local")
+    assert (summary.statuses["success"], summary.statuses["failed_to_load"]) == (2, 1)
+
+
+def test_what_is_no_benchmark_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"there is no .*id_list\.npy"):
+        cocoee(str(tmp_path), str(tmp_path / "m.parquet"))
+    np.save(tmp_path / "id_list.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ManifestError, match=r"id_list\.npy holds no array of ids"):
+        cocoee(str(tmp_path), str(tmp_path / "m.parquet"))
+    np.save(tmp_path / "id_list.npy", np.zeros((2, 2)))
+    with pytest.raises(ManifestError, match="not a list of integers"):
+        cocoee(str(tmp_path), str(tmp_path / "m.parquet"))
+
+
+def annotations(folder: Path, boxes: list[list[float]], **more: Any) -> str:
+    """COCO's JSON of two images of 100 x 50, the boxes on them in turn."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 50} for i in (7, 8)]
+    entries = [
+        {"id": n, "image_id": 7 + n % 2, "category_id": 1, "bbox": box, "iscrowd": 0} for n, box in enumerate(boxes)
+    ]
+    data = {"images": images, "categories": [{"id": 1, "name": "dog"}], "annotations": entries, **more}
+    path = folder / "instances.json"
+    path.write_text(json.dumps(data))
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "images" / "7.jpg").write_bytes(png(picture(0, 50, 100)))
+    return str(path)
+
+
+def test_coco_gives_a_row_a_box_in_our_corners(tmp_path: Path) -> None:
+    source = annotations(tmp_path, [[10, 5, 40, 20], [0, 0, 50.5, 50], [0, 0, 5, 5], [0, 0, 100, 50], [9, 9, 0, 30]])
+    out = tmp_path / "m.parquet"
+    imported = coco(source, str(tmp_path / "images"), str(out), AREAS)
+    assert rows_of(out) == [
+        {"key": "7-0", "image": f"{tmp_path}/images/7.jpg", "bbox": [10, 5, 50, 25], "category": "dog"},
+        {"key": "8-1", "image": f"{tmp_path}/images/8.jpg", "bbox": [0, 0, 50.5, 50], "category": "dog"},
+    ]
+    assert imported.note == "; 3 of 5 boxes left out for their size"
+    assert imported.missing == [f"{tmp_path}/images/8.jpg"]
+    reader.read(str(out))
+
+
+def test_crowds_of_coco_are_no_objects(tmp_path: Path) -> None:
+    crowd = [
+        {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 25], "iscrowd": 1},
+        {"id": 2, "image_id": 7, "bbox": [0, 0, 40, 25]},
+    ]
+    out = tmp_path / "m.parquet"
+    coco(annotations(tmp_path, [], annotations=crowd), str(tmp_path / "images"), str(out), AREAS)
+    assert [(row["key"], row["category"]) for row in rows_of(out)] == [("7-2", None)]
+
+
+def test_coco_grouped_gives_a_row_an_image_to_train_on(tmp_path: Path) -> None:
+    source = annotations(tmp_path, [[0, 0, 50, 25], [0, 0, 20, 25], [10, 10, 50, 25]])
+    out = tmp_path / "m.parquet"
+    coco(source, str(tmp_path / "images"), str(out), AREAS, grouped=True)
+    assert {row["key"]: row["boxes"] for row in rows_of(out)} == {
+        "7": [[0, 0, 50, 25], [10, 10, 60, 35]],
+        "8": [[0, 0, 20, 25]],
+    }
+    assert "boxes" in reader.read(str(out)).table.column_names
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_boxes_are_kept_by_their_share_of_the_image_bounds_included(width: float, height: float) -> None:
+    from retouch.manifests.importers import _fits
+
+    box = (1.0, 2.0, 1 + 200 * width, 2 + 100 * height)
+    share = (box[2] - box[0]) * (box[3] - box[1]) / 20000
+    assert _fits(box, (200, 100), (share, share))
+    assert not _fits(box, (200, 100), (share * 1.01, 1))
+    assert not _fits(box, (200, 100), (0, share * 0.99))
+
+
+def test_what_is_no_annotation_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": []}')
+    with pytest.raises(ManifestError, match=r"a\.json is no COCO annotation file"):
+        coco(str(tmp_path / "a.json"), str(tmp_path), str(tmp_path / "m.parquet"), AREAS)
+    source = annotations(tmp_path, [[0, 0, 1, 1]])
+    with pytest.raises(ManifestError, match="no row is left"):
+        coco(source, str(tmp_path / "images"), str(tmp_path / "m.parquet"), AREAS)
+
+
+def photos(folder: Path) -> str:
+    (folder / "train_0").mkdir(parents=True)
+    Image.fromarray(picture(0, 50, 100)).save(folder / "train_0" / "aa.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown upright it is 50 wide and 100 high
+    Image.fromarray(picture(1, 50, 100)).save(folder / "train_0" / "bb.jpg", exif=turned)
+    return str(folder)
+
+
+def test_open_images_csv_becomes_boxes_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
+    lines = [
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax",
+        "aa,x,/m/1,1,0.1,0.6,0.2,0.8",
+        "aa,x,/m/1,1,0,0.01,0,0.01",
+    ]
+    lines += ["bb,x,/m/1,1,0,0.5,0,0.5", "cc,x,/m/1,1,0,0.5,0,0.5"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    images, out = photos(tmp_path / "images"), tmp_path / "m.parquet"
+    imported = openimages(str(tmp_path / "boxes.csv"), images, str(out), AREAS)
+    found = {row["key"]: (row["image"], row["boxes"]) for row in rows_of(out)}
+    assert found["aa"][0] == f"{images}/train_0/aa.jpg"
+    np.testing.assert_allclose(found["aa"][1], [[10, 10, 60, 40]])
+    np.testing.assert_allclose(found["bb"][1], [[0, 0, 25, 50]])
+    assert imported.missing == [f"{images}/cc.jpg"]
+    assert imported.note == "; 1 of 3 boxes left out for their size"
+
+
+def test_box_files_in_pixels_become_the_same_manifest(tmp_path: Path) -> None:
+    boxes = tmp_path / "bbox" / "train_0"
+    boxes.mkdir(parents=True)
+    (boxes / "aa.txt").write_text("10 10 60 40\n0 0 1 1\n\n")
+    images, out = photos(tmp_path / "images"), tmp_path / "m.parquet"
+    openimages(str(tmp_path / "bbox"), images, str(out), AREAS)
+    assert [(row["key"], row["boxes"]) for row in rows_of(out)] == [("aa", [[10, 10, 60, 40]])]
+    (boxes / "bb.txt").write_text("10 10 left 40")
+    with pytest.raises(ManifestError, match=r"bb\.txt: '10 10 left 40' is not x0 y0 x1 y1"):
+        openimages(str(tmp_path / "bbox"), images, str(out), AREAS)
+
+
+def test_a_csv_of_something_else_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("ImageID,XMin,XMax,YMin,YMax\naa,0,1,0,1\naa,0,one,0,1")
+    with pytest.raises(ManifestError, match=r"boxes\.csv, line 3, is no box of Open Images"):
+        openimages(str(tmp_path / "boxes.csv"), photos(tmp_path / "images"), str(tmp_path / "m.parquet"), AREAS)
+
+
+def test_the_command_imports_and_ends_with_1_where_files_are_missing(tmp_path: Path) -> None:
+    bench, out = benchmark(tmp_path / "bench", [1, 2], leave_out="2_ref"), str(tmp_path / "m.parquet")
+    said = CliRunner().invoke(app, ["import", "cocoee", bench, out])
+    assert said.exit_code == 1
+    assert f"{out}: 2 rows" in said.output
+    assert "1 files are not there" in said.output
+    assert "000000000002_ref.png" in said.output
+    source = annotations(tmp_path, [[10, 5, 40, 20]])
+    said = CliRunner().invoke(app, ["import", "coco", source, str(tmp_path / "images"), out, "--max-area", "0.5"])
+    assert (said.exit_code, said.output) == (0, f"{out}: 1 rows\n")
