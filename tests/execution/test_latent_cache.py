@@ -14,7 +14,7 @@ from retouch.execution import plan
 from retouch.execution.engine import Engine
 from retouch.execution.latent_cache import StoredLatents
 from retouch.execution.specs import EngineSpec
-from retouch.jobs import config
+from retouch.jobs import config, identity
 from retouch.manifests.samples import Sample
 
 from tests.helpers.families import SIZE, write_family, write_unet
@@ -146,5 +146,5 @@ def test_where_latents_are_kept_decides_no_fingerprint_and_may_change_between_ru
     here, there = (config.parse_job({**data, "latents": latents}, "job") for latents in ("s3://b/l", None))
     assert plan.engine_spec(here).latents == "s3://b/l"
     assert plan.engine_spec(there).latents is None
-    assert plan.decides_pixels(here, "1", {}) == plan.decides_pixels(there, "1", {})
-    assert "latents" not in plan.DECIDES
+    assert identity.pixel_identity(here, "1", {}) == identity.pixel_identity(there, "1", {})
+    assert "latents" not in identity.IDENTITY_FIELDS

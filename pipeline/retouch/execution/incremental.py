@@ -7,7 +7,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from retouch.execution.plan import Plan, decides
+from retouch.execution.plan import Plan
+from retouch.jobs.identity import job_identity
 from retouch.manifests import row_sets
 from retouch.outputs import carry_over, changes, results
 from retouch.outputs.carry_over import Again, Earlier
@@ -91,7 +92,7 @@ def _earlier(plan: Plan) -> tuple[list[Earlier], list[str]]:
     pattern = plan.job.carry
     if pattern in NO_CARRY:
         return [], []
-    return carry_over.earlier(pattern, plan.job.output, decides(plan.job, plan.weights))
+    return carry_over.earlier(pattern, plan.job.output, job_identity(plan.job, plan.weights))
 
 
 def _unanswered(output: str, requests: pa.Table) -> bool:

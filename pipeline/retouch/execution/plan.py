@@ -17,7 +17,8 @@ from retouch import plugins, storage
 from retouch.errors import ConfigError, ManifestError, OutputError
 from retouch.execution import quality_gate
 from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
-from retouch.jobs.config import EditJob, parse_job
+from retouch.jobs.config import EditJob
+from retouch.jobs.identity import job_identity, pixel_identity
 from retouch.manifests import reader, row_sets
 from retouch.models import weights
 from retouch.outputs import carry_over, results
@@ -26,23 +27,6 @@ from retouch.redaction import redacted_all
 from retouch.schema import RESULT_FIELDS, results_schema
 from retouch.validation import nearest
 
-# Of the job: what decides an answer, with ray.batch_size. The rest may change between two runs on one output.
-DECIDES: Final = (
-    "name",
-    "manifest",
-    "seed",
-    "editor",
-    "candidates",
-    "keep",
-    "metrics",
-    "quality",
-    "image_format",
-    "mask",
-    "fit",
-    "composite",
-    "sink",
-)
-_ADDS: Final = {"rounds"}  # of quality: a larger budget changes no row that keeps the thresholds, it adds candidates
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
 MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies,
 MOST_BLOCKS: Final = 4096  # unless there would be more blocks than that: each costs the scheduler some milliseconds
@@ -114,7 +98,7 @@ def make_plan(
     columns = _score_columns(job, editor)
     rows = reader.read(job.manifests, far=True)
     table = rows.table if limit is None else rows.table.slice(0, limit)
-    table = reader.with_fingerprints(table, decides_pixels(job, editor.version, resolved.sha256))
+    table = reader.with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
     caller = reader.callers_of(table.schema)
     _no_clash(caller, columns)
     again = carry_over.answered_again(retry_failed, retry_errors, tries(job))
@@ -187,43 +171,13 @@ def engine_spec(job: EditJob) -> EngineSpec:
     )
 
 
-def decides_pixels(job: EditJob, editor_version: str, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
-    """What decides the pixels beside the row itself; its digest is part of every fingerprint."""
-    return {
-        "editor": job.editor.name,
-        "version": editor_version,
-        "params": job.editor.params,
-        "weights": dict(weights_sha256),
-        "seed": job.seed,
-        "candidates": job.candidates,
-        "keep": job.keep,
-        "fit": job.fit,
-        "composite": job.composite,
-        "mask": job.mask.model_dump(),
-        "image_format": job.image_format,
-        "quality": job.quality.model_dump(exclude=_ADDS),
-        "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance makes much of it
-    }
-
-
-def decided(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``decides_pixels`` of a run, from its record."""
-    then = record["decides"]
-    ran = {**record["job"], **{name: then[name] for name in DECIDES if name in then}}
-    ran["ray"] = {**ran.get("ray", {}), **({"batch_size": then["ray.batch_size"]} if "ray.batch_size" in then else {})}
-    job = parse_job(ran, RUN_FILE)
-    if not isinstance(job, EditJob):
-        raise OutputError(f"{RUN_FILE} is of a job of kind {job.kind}, which has no rows")
-    return decides_pixels(job, record.get("editor_version", ""), then.get("weights_sha256", {}))
-
-
 def refuse_another_job(plan: Plan) -> None:
     """Raise OutputError, with a field-by-field difference, where the output holds another job's answers."""
     uri = storage.join(plan.job.output, RUN_FILE)
     if not results.files(plan.write.output) or not storage.exists(uri):  # without answers there is nothing to protect
         return
     theirs = redacted_all(read_run(plan.job.output).get("decides", {}))
-    changes = list(differences(theirs, decides(plan.job, plan.weights)))
+    changes = list(differences(theirs, job_identity(plan.job, plan.weights)))
     if changes:
         raise OutputError(f"{plan.job.output} holds another job's answers: {'; '.join(changes)}; give another output")
 
@@ -238,7 +192,7 @@ def open_run(plan: Plan) -> None:
     editor: Any = plugins.find("editors", plan.job.editor.name)
     record = {
         "retouch": version_of("retouch"),
-        "decides": decides(plan.job, plan.weights),
+        "decides": job_identity(plan.job, plan.weights),
         "job": redacted_all(plan.job.model_dump(mode="json")),
         "environment": redacted_all(dict(plan.job.environment)),
         "editor_version": editor.version,
@@ -250,13 +204,6 @@ def open_run(plan: Plan) -> None:
     }
     storage.write_bytes(storage.join(plan.job.output, RUN_FILE), json.dumps(record, indent=1).encode())
     results.write_requests(plan.job.output, plan.requests, whole=plan.whole)
-
-
-def decides(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
-    """What all runs on one output must have in common."""
-    dumped = job.model_dump(mode="json", include=set(DECIDES), exclude={"quality": _ADDS})
-    found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
-    return redacted_all(found)  # here, so that another signature of the same address is no other job
 
 
 def _score_columns(job: EditJob, editor: Any) -> dict[str, pa.DataType]:

@@ -28,9 +28,10 @@ from retouch.errors import (
     WorkerLost,
 )
 from retouch.execution.executors import local
-from retouch.execution.plan import LIBRARIES, decided, decides, make_plan
+from retouch.execution.plan import LIBRARIES, make_plan
 from retouch.imaging import codec
 from retouch.jobs.config import EditJob, parse_job
+from retouch.jobs.identity import job_identity, recorded_identity
 from retouch.jobs.overrides import overridden
 from retouch.manifests import deferred_images, reader
 from retouch.models import weights
@@ -150,12 +151,12 @@ def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint
     editor: Any = plugins.find("editors", job.editor.name)
     sha256 = weights.resolve(job.editor.weights).sha256
     then = record["decides"]
-    yield from differences(then, decides(job, sha256))
+    yield from differences(then, job_identity(job, sha256))
     before = record.get("editor_version", editor.version)
     if before != editor.version:
         yield f"editor {job.editor.name}: version {before} -> {editor.version}"
     # As the run had all but the row: what still differs is the row.
-    ran = decided({**record, "editor_version": before, "decides": {"weights_sha256": sha256, **then}})
+    ran = recorded_identity({**record, "editor_version": before, "decides": {"weights_sha256": sha256, **then}})
     if reader.with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
         yield "the manifest's row, or a file that it names"
     yield from (f"{name} {old} -> {new}" for name, old, new in _versions(record) if old != new)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from retouch import storage
 from retouch.errors import ConfigError, RetouchError
-from retouch.execution.plan import decided
+from retouch.jobs.identity import recorded_identity
 from retouch.manifests import reader as manifest
 from retouch.manifests import row_sets
 from retouch.manifests.columns import without_credentials
@@ -151,7 +151,7 @@ def _asked(request: Request, record: Mapping[str, Any], answers: pa.Table) -> _A
     try:
         table = manifest.read(request.manifest or record["job"]["manifest"], far=True).table
         rows = row_sets.with_keys(table, leaving)
-        now = manifest.with_fingerprints(rows, decided(record))
+        now = manifest.with_fingerprints(rows, recorded_identity(record))
     except RetouchError as error:
         if request.layout == "pairs":
             raise ConfigError(f"pairs need what was edited: {error}; give the manifest with --manifest") from None

@@ -1,0 +1,57 @@
+"""A run's record gives back what decided its pixels, whatever may have changed in the job since."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from retouch.errors import OutputError
+from retouch.jobs.config import EditJob, parse_job
+from retouch.jobs.identity import job_identity, pixel_identity, recorded_identity
+
+DATA: dict[str, Any] = {
+    "name": "n",
+    "manifest": "m.parquet",
+    "output": "o",
+    "editor": {"name": "blended_diffusion", "weights": "w", "params": {"timesteps": 25}},
+    "quality": {"mode": "retry", "thresholds": {"clip_score": 25}},
+    "ray": {"batch_size": 4},
+}
+WEIGHTS = {"unet": "ab"}
+
+
+def edit_job(**changes: Any) -> EditJob:
+    job = parse_job({**DATA, **changes}, "job")
+    assert isinstance(job, EditJob)
+    return job
+
+
+def test_a_record_gives_back_the_identity_of_the_pixels() -> None:
+    job = edit_job()
+    # the recorded job is the last one that ran on the output, the identity is that of all of them
+    record = {
+        "job": edit_job(seed=7, ray={"batch_size": 9}).model_dump(mode="json"),
+        "decides": job_identity(job, WEIGHTS),
+        "editor_version": "2",
+    }
+    assert recorded_identity(record) == pixel_identity(job, "2", WEIGHTS)
+
+
+def test_where_and_how_a_job_runs_is_no_part_of_its_identity() -> None:
+    here = edit_job()
+    there = edit_job(
+        output="p",
+        latents="l",
+        max_cost=1,
+        quality={**DATA["quality"], "rounds": 9},
+        ray={"batch_size": 4, "actors": 2},
+    )
+    assert job_identity(here, WEIGHTS) == job_identity(there, WEIGHTS)
+    assert pixel_identity(here, "2", WEIGHTS) == pixel_identity(there, "2", WEIGHTS)
+    assert pixel_identity(edit_job(ray={"batch_size": 5}), "2", WEIGHTS) != pixel_identity(here, "2", WEIGHTS)
+
+
+def test_a_record_of_another_kind_of_job_is_refused() -> None:
+    evaluate = {"kind": "evaluate", "name": "n", "results": "r", "output": "o", "metrics": ["fid"]}
+    with pytest.raises(OutputError, match=r"run\.json is of a job of kind evaluate"):
+        recorded_identity({"job": evaluate, "decides": {}})
