@@ -16,7 +16,7 @@ from retouch.cli.status import readings
 from retouch.execution.edit import run
 from retouch.execution.plan import make_plan, open_run
 from retouch.outputs import lease
-from retouch.outputs.event_log import Events
+from retouch.outputs.event_log import EventLog
 from retouch.outputs.status import DIED, read_status
 from rich.console import Console
 
@@ -93,7 +93,7 @@ def _begun(tmp_path: Path) -> str:
     """As a run leaves it that was killed when it had begun."""
     plan = make_plan(painter_job(tmp_path, write_dataset(tmp_path, 3)))
     open_run(plan)
-    Events(plan.write.output).say("started", rows=3, left=3, executor="ray", epoch=1)
+    EventLog(plan.write.output).write("started", rows=3, left=3, executor="ray", epoch=1)
     return plan.write.output
 
 

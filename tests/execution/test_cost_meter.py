@@ -1,16 +1,16 @@
-"""What a run costs: counted while it goes, added up over all runs of an output, stopped at its limit."""
+"""What a run costs: counted while it runs, stopped at its limit."""
 
 from __future__ import annotations
 
 import signal
 import time
-from typing import Any
 
 import pytest
 from retouch.errors import ConfigError, OverCost
-from retouch.execution.cost_meter import Meter, Spending, spent
+from retouch.execution.cost_meter import Meter
 from retouch.execution.traces import Crew
 from retouch.jobs.prices import Prices
+from retouch.outputs.costs import Spending
 
 PRICES = Prices.model_validate(
     {"currency": "USD", "devices": [{"names": ["cpu"], "per_hour": 3600}, {"names": ["big"], "per_hour": 7200}]}
@@ -22,40 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def noted(event: str, seconds: dict[str, float] | None = None, cost: float | None = None, currency: str = "USD") -> Any:
-    spent = {"spent": {"seconds": seconds, "cost": cost, "currency": currency}} if seconds is not None else {}
-    return {"event": event, **spent}
-
-
-def test_of_every_run_the_last_note_counts_and_a_killed_one_counts_as_far_as_it_came() -> None:
-    events = [
-        noted("started"),
-        noted("answered", {"cpu": 5.0}, 5.0),
-        noted("answered", {"cpu": 9.0}, 9.0),  # killed here
-        noted("started"),
-        noted("answered", {"cpu": 2.0}, 2.0),
-        noted("finished", {"cpu": 3.0}, 3.0),
-    ]
-    assert spent(events, PRICES) == Spending({"cpu": 12.0}, 12.0, "USD")
-
-
-def test_a_run_keeps_the_price_that_it_was_made_at_and_one_without_gets_todays() -> None:
-    events = [noted("started"), noted("stopped", {"cpu": 10.0}, 1.0), noted("started"), noted("stopped", {"cpu": 2.0})]
-    assert spent(events, PRICES).cost == 1.0 + 2.0
-    other = [noted("started"), noted("stopped", {"cpu": 10.0}, 99.0, "EUR")]
-    assert spent(other, PRICES).cost == 10.0, "another currency's money is not added to ours"
-
-
-def test_where_one_price_is_missing_there_is_no_sum() -> None:
-    events = [noted("started"), noted("stopped", {"cpu": 1.0}, 1.0), noted("started"), noted("stopped", {"odd": 5.0})]
-    assert spent(events, PRICES) == Spending({"cpu": 1.0, "odd": 5.0}, None, "USD")
-
-
-def test_an_output_that_was_never_run_and_one_of_an_older_version_cost_nothing() -> None:
-    assert spent([], PRICES).cost == 0.0
-    assert spent([noted("started"), noted("answered"), noted("finished")], PRICES).seconds == {}
 
 
 def test_it_counts_actors_by_what_each_takes_from_the_moment_when_the_cluster_is_there() -> None:

@@ -9,7 +9,7 @@ from retouch.execution.cost_meter import Meter
 from retouch.execution.traces import Crew, Worker
 from retouch.execution.worker_log import Workers
 from retouch.jobs.prices import Prices
-from retouch.outputs.event_log import Events, read_events
+from retouch.outputs.event_log import EventLog, read_events
 
 
 def rows(*facts: dict[str, object]) -> pa.Table:
@@ -18,14 +18,14 @@ def rows(*facts: dict[str, object]) -> pa.Table:
 
 def test_each_worker_and_each_block_that_was_tried_again_is_noted_once(tmp_path: Path) -> None:
     meter = Meter(Prices(currency="USD"))
-    events = Events(str(tmp_path))
+    events = EventLog(str(tmp_path))
     workers = Workers(events, meter)
     workers.met(Crew(2, 1.0, None, 5))
     one, two = Worker("cpu", 2.0), Worker("big", 3.0, replaced=True)
     first, again, third = one.facts(0, 7.5), {**two.facts(3, 7.5), "pid": 7}, one.facts(0, 7.5)
     workers.saw(rows(first, first, again))
     workers.saw(rows(again, third))
-    events.say("finished")
+    events.write("finished")
     noted = read_events(str(tmp_path))
     assert [event["event"] for event in noted] == ["crew", "worker", "worker", "retried", "finished"]
     assert (noted[0]["actors"], noted[0]["each"]) == (2, 1.0)

@@ -22,7 +22,7 @@ PRICES = Prices.model_validate({"currency": "USD", "devices": [{"names": ["cpu"]
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Four answers of ten rows that were asked for; its diary is put over by each test."""
+    """Four answers of ten rows that were asked for; each test replaces its event log."""
     job = painter_job(tmp_path, write_dataset(tmp_path, 10))
     run(job, executor="local", limit=4, console=Console(file=io.StringIO()))
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -32,7 +32,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def diary(output: Path, *events: tuple[float, str, dict[str, Any]]) -> None:
+def log(output: Path, *events: tuple[float, str, dict[str, Any]]) -> None:
     lines = [
         json.dumps({"time": (START + timedelta(seconds=at)).isoformat(), "event": name, **facts})
         for at, name, facts in events
@@ -49,7 +49,7 @@ def worker(pid: int, replaced: bool = False) -> dict[str, Any]:
 
 
 def test_the_rate_is_that_of_the_work_and_not_of_the_start_which_is_not_done_again(output: Path) -> None:
-    diary(
+    log(
         output,
         (0, "started", {}),
         (60, "answered", {"rows": 1, "done": 1, "failed": 0}),
@@ -63,12 +63,12 @@ def test_the_rate_is_that_of_the_work_and_not_of_the_start_which_is_not_done_aga
 
 
 def test_with_one_answer_alone_the_rate_is_from_the_start_on(output: Path) -> None:
-    diary(output, (0, "started", {}), (8, "answered", {"rows": 4, "done": 4, "failed": 0}))
+    log(output, (0, "started", {}), (8, "answered", {"rows": 4, "done": 4, "failed": 0}))
     assert read_status(str(output), PRICES).rows_per_second == 0.5
 
 
 def test_cost_is_of_all_calls_and_workers_are_of_the_latest(output: Path) -> None:
-    diary(
+    log(
         output,
         (0, "started", {}),
         (1, "worker", worker(1)),
@@ -83,7 +83,7 @@ def test_cost_is_of_all_calls_and_workers_are_of_the_latest(output: Path) -> Non
     )
     found = read_status(str(output), PRICES)
     assert found.spending.cost == 12.0
-    assert [one["pid"] for one in found.workers] == [2, 3]
+    assert [worker.pid for worker in found.workers] == [2, 3]
     assert (found.actors, found.lost, found.retried) == (2, 1, 3)
     text = found.text()
     assert "cost so far: 12 USD (0.00333 h of cpu)" in text
@@ -92,7 +92,7 @@ def test_cost_is_of_all_calls_and_workers_are_of_the_latest(output: Path) -> Non
 
 
 def test_a_stop_says_why_and_gives_no_time_that_is_left(output: Path) -> None:
-    diary(
+    log(
         output,
         (0, "started", {}),
         (8, "answered", {"rows": 4, "done": 4, "failed": 0}),
@@ -111,7 +111,7 @@ def test_the_slowest_rows_come_first_and_are_few(output: Path) -> None:
 
 
 def test_many_workers_are_counted_and_not_all_named(output: Path) -> None:
-    diary(output, (0, "started", {}), *((1.0 + pid, "worker", worker(pid)) for pid in range(50)))
+    log(output, (0, "started", {}), *((1.0 + pid, "worker", worker(pid)) for pid in range(50)))
     text = read_status(str(output), PRICES).text()
     assert "node/7 cpu and 42 more" in text
     assert len(text) < 1000

@@ -1,4 +1,4 @@
-"""What a run has cost so far, from its diary; and a run's own meter, which stops it at ``max_cost``.
+"""A run's meter: what it costs while it runs, and the stop at ``max_cost``.
 
 Paid for are the actors, from the moment when the cluster is there until the run ends: device-seconds are GPU-seconds
 (half a GPU counts half), or core-seconds where there are none.
@@ -9,59 +9,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from retouch.errors import ConfigError, OverCost
 from retouch.execution.traces import Crew
 from retouch.jobs.prices import Prices, unknown
+from retouch.outputs.costs import Spending, cost_of
 
 ALARM: Final = signal.SIGUSR1  # not Ctrl-C's, which shells let commands in the background ignore
 UNKNOWN: Final = "a device that no worker has named yet"
-
-
-@dataclass(frozen=True)
-class Spending:
-    """Device-seconds by the device's name, and what they cost where that is known."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    cost: float | None = 0.0  # of runs that noted what they cost, at their price; of others at the price of today
-    currency: str = ""
-
-
-def spent(events: Sequence[Mapping[str, Any]], prices: Prices) -> Spending:
-    """Of all runs of an output together.
-
-    Args:
-        events: the output's diary.
-        prices: for runs that noted none.
-    """
-    seconds: dict[str, float] = defaultdict(float)
-    cost: float | None = 0.0
-    for run in _runs(events):
-        last = next((event["spent"] for event in reversed(run) if event.get("spent")), None)
-        if last is None:
-            continue
-        for device, amount in last["seconds"].items():
-            seconds[device] += amount
-        known = last["cost"] if last.get("currency") == prices.currency else None
-        known = _priced(last["seconds"], prices) if known is None else known
-        cost = None if cost is None or known is None else cost + known
-    return Spending(dict(seconds), cost, prices.currency)
-
-
-def _runs(events: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
-    starts = [number for number, event in enumerate(events) if event["event"] == "started"]
-    for number, start in enumerate(starts):
-        yield events[start : starts[number + 1] if number + 1 < len(starts) else len(events)]
-
-
-def _priced(seconds: Mapping[str, float], prices: Prices) -> float | None:
-    costs = [prices.cost(device, amount / 3600) for device, amount in seconds.items()]
-    return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
 class Meter:
@@ -99,7 +57,7 @@ class Meter:
         self._crew, self._since, self._actors = crew, self._now(), crew.actors
         if self.limit is None:
             return
-        rate = _priced(self._split(self._actors), self.prices)
+        rate = cost_of(self._split(self._actors), self.prices)
         if rate is None or self.before.cost is None:
             nameless = [
                 name for name in (*self._split(self._actors), *self.before.seconds) if self.prices.of(name) is None
@@ -130,7 +88,7 @@ class Meter:
     @property
     def cost(self) -> float | None:
         """Of this run; None where a price is missing."""
-        return _priced(self.seconds, self.prices)
+        return cost_of(self.seconds, self.prices)
 
     @property
     def total(self) -> float | None:
@@ -143,7 +101,7 @@ class Meter:
         return self.limit is not None and self.total is not None and self.total >= self.limit
 
     def facts(self) -> dict[str, Any]:
-        """For the diary: ``spent`` reads them."""
+        """Return the ``spent`` field of the event log, which ``costs.total_spending`` adds up."""
         return {
             "seconds": {device: round(amount, 3) for device, amount in self.seconds.items()},
             "cost": self.cost,

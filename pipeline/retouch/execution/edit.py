@@ -14,7 +14,7 @@ from rich.console import Console
 from retouch import storage, telemetry
 from retouch.errors import Interrupted, OverBudget, OverCost
 from retouch.execution import drift, incremental
-from retouch.execution.cost_meter import Meter, spent
+from retouch.execution.cost_meter import Meter
 from retouch.execution.incremental import Night
 from retouch.execution.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
 from retouch.execution.progress import Mode, Tally, Voice, tally
@@ -27,7 +27,8 @@ from retouch.jobs import prices
 from retouch.jobs.config import EditJob
 from retouch.manifests import row_sets
 from retouch.outputs import carry_over, in_flight, lease, results
-from retouch.outputs.event_log import Events, read_events
+from retouch.outputs.costs import total_spending
+from retouch.outputs.event_log import EventLog, read_calls
 from retouch.outputs.lease import Lease
 from retouch.outputs.report import funnel, gallery
 from retouch.outputs.report.selection import score_columns
@@ -102,10 +103,10 @@ def _answer(
         incremental.record(plan, night)
         open_run(plan)
         incremental.take_over(plan, night)
-        meter = Meter(table, spent(read_events(plan.write.output), table), job.max_cost)
-        events = Events(plan.write.output)
+        meter = Meter(table, total_spending(read_calls(plan.write.output), table), job.max_cost)
+        events = EventLog(plan.write.output)
         known = {"carried": night.carried.num_rows, "changes": night.changes.counts}
-        events.say("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
+        events.write("started", rows=plan.total, left=plan.left, executor=executor, epoch=plan.write.epoch, **known)
         watch.planned()
         return _run(plan, night, ours, execution(executor, address), _Company(events, meter, voice, watch))
 
@@ -114,14 +115,14 @@ def _answer(
 class _Company:
     """What goes along with a run."""
 
-    events: Events
+    events: EventLog
     meter: Meter
     voice: Voice
     watch: Stopwatch
 
     def stopped(self, reason: str, counts: Tally) -> None:
         """Note why it did not come to its end."""
-        self.events.say("stopped", reason=reason, answered=counts.done, spent=self.meter.facts())
+        self.events.write("stopped", reason=reason, answered=counts.done, spent=self.meter.facts())
 
 
 def _run(plan: Plan, night: Night, ours: Lease, execute: Execute, along: _Company) -> Summary:
@@ -149,7 +150,7 @@ def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, sum
 
     def say(line: str) -> None:
         along.voice.note(f"{plan.job.name}: {line}")
-        events.say("waiting", reason=line)
+        events.write("waiting", reason=line)
 
     def met(crew: Crew) -> None:
         along.watch.met()
@@ -164,7 +165,7 @@ def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, sum
                 counts.add(rows.select(TOLD).to_pylist())
                 edited = pc.sum(pc.struct_field(rows[SECONDS], "edit")).as_py() or 0.0
                 told = {"rows": rows.num_rows, "done": counts.done, "failed": counts.failed, "spent": meter.facts()}
-                events.say("answered", put="seldom", edit_seconds=round(edited, 3), **told)
+                events.write("answered", flush="by interval", edit_seconds=round(edited, 3), **told)
                 _keep_the_budget(plan, counts)
                 if meter.is_over and counts.done < plan.left:
                     raise OverCost("after a block")
@@ -229,7 +230,7 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
         "spent": paid,
         "figures": done,
     }
-    along.events.say("finished", **facts)
+    along.events.write("finished", **facts)
     return summary
 
 

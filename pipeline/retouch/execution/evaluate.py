@@ -25,7 +25,7 @@ from retouch.execution.evaluation.image_sets import ImageSet, read_set, with_req
 from retouch.execution.evaluation.scorer import Loaded, Scorer, ScoreSpec, Shard, row_metric_id
 from retouch.execution.signals import terminated_like_interrupted
 from retouch.jobs.config import EvaluateJob, MaskSpec
-from retouch.outputs.event_log import Events
+from retouch.outputs.event_log import EventLog
 from retouch.redaction import redacted_all
 
 Executor = Literal["ray", "local"]
@@ -77,7 +77,7 @@ def evaluate(
         numbers = [number for number, its in enumerate(sources) if its == source]
         sides[source] = _side("reference", job, scorer, read_set(source), numbers)
     left = [left for side in sides.values() for shard in side.shards if (left := _left(shard))]
-    events = Events(job.output)
+    events = EventLog(job.output)
     _carry_out(left, _executor(executor, job, scorer, address), events, f"{job.name}: ", console)
     measured = [_measured(job, number, scorer, sides, source) for number, source in enumerate(sources)]
     record = {
@@ -89,27 +89,27 @@ def evaluate(
         **_rows(job, scorer, sides[None]),
     }
     storage.write_bytes(storage.join(job.output, METRICS_FILE), json.dumps(redacted_all(record), indent=1).encode())
-    events.say("finished", metrics={metric["name"]: metric["values"] for metric in measured})
+    events.write("finished", metrics={metric["name"]: metric["values"] for metric in measured})
     return Evaluation(job.name, job.output, record, time.monotonic() - started)
 
 
 def _carry_out(
     shards: Sequence[Shard],
     execute: Callable[[Sequence[Shard]], Iterator[str]],
-    events: Events,
+    events: EventLog,
     title: str,
     console: Console,
 ) -> None:
-    events.say("started", shards=len(shards))
+    events.write("started", shards=len(shards))
     try:
         with terminated_like_interrupted():
             for done, name in enumerate(execute(shards), 1):
                 console.print(f"{title}{name} ({done} of {len(shards)})", highlight=False)
     except KeyboardInterrupt:
-        events.say("stopped", reason="interrupted")
+        events.write("stopped", reason="interrupted")
         raise Interrupted("stopped between shards; the same command goes on with those that are left") from None
     except Exception as error:
-        events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500])
+        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500])
         raise
 
 

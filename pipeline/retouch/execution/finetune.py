@@ -20,7 +20,7 @@ from retouch.jobs.config import FinetuneJob, TargetSpec
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models import weights
 from retouch.outputs import lease
-from retouch.outputs.event_log import Events
+from retouch.outputs.event_log import EventLog
 from retouch.outputs.run_record import RUN_FILE
 from retouch.redaction import redacted_all
 from retouch.training.finetune.domains import domain
@@ -71,8 +71,8 @@ def _carry_out(
     job: FinetuneJob, tasks: list[TargetTask], executor: Executor, address: str | None, console: Console
 ) -> Tuned:
     started = time.monotonic()
-    events = Events(job.output)
-    events.say("started", targets=[task.name for task in tasks], executor=executor)
+    events = EventLog(job.output)
+    events.write("started", targets=[task.name for task in tasks], executor=executor)
     told = {"job": job.model_dump(mode="json"), "environment": dict(job.environment), "kind": job.kind}
     record = redacted_all(told)
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(record, indent=1).encode())
@@ -85,18 +85,18 @@ def _carry_out(
         with terminated_like_interrupted():
             for name, found in _executor(executor, job, address, say)(tasks):
                 done[name] = storage.join(job.output, "networks", f"{name}.safetensors")
-                events.say("finished target", target=name, sha256=found["sha256"], last=found["last"])
+                events.write("finished target", target=name, sha256=found["sha256"], last=found["last"])
                 say(f"{name}: {done[name]}")
     except KeyboardInterrupt:
-        events.say("stopped", reason="interrupted", targets=sorted(done))
+        events.write("stopped", reason="interrupted", targets=sorted(done))
         raise Interrupted(f"stopped with {len(done)} of {len(tasks)} targets done; the same command goes on") from None
     except Exception as error:
-        events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500], targets=sorted(done))
+        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500], targets=sorted(done))
         raise
     tuned = Tuned(job.name, job.output, done, time.monotonic() - started)
     summary = json.dumps(redacted_all(asdict(tuned)), indent=1).encode()
     storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
-    events.say("finished", targets=sorted(done))
+    events.write("finished", targets=sorted(done))
     return tuned
 
 

@@ -18,7 +18,7 @@ from retouch.errors import Interrupted, ObjectMissing, OutputError
 from retouch.execution.signals import terminated_like_interrupted
 from retouch.jobs.config import TrainJob
 from retouch.outputs import lease
-from retouch.outputs.event_log import Events
+from retouch.outputs.event_log import EventLog
 from retouch.redaction import redacted_all
 from retouch.training.exemplar.task import NETWORKS, TrainTask, decides, done, refuse_other
 
@@ -71,8 +71,8 @@ def train(
 def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str | None, console: Console) -> Trained:
     started = time.monotonic()
     _begin(job, task, executor)
-    events = Events(job.output)
-    events.say("started", executor=executor)
+    events = EventLog(job.output)
+    events.write("started", executor=executor)
 
     def say(text: str) -> None:
         console.print(f"{job.name}: {text}", highlight=False, soft_wrap=True)
@@ -81,10 +81,10 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
         with terminated_like_interrupted():
             record = done(task) or _executor(executor, job, address)(task, say)
     except KeyboardInterrupt:
-        events.say("stopped", reason="interrupted")
+        events.write("stopped", reason="interrupted")
         raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
     except Exception as error:
-        events.say("stopped", reason=f"{type(error).__name__}: {error}"[:500])
+        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500])
         raise
     networks = storage.join(job.output, NETWORKS)
     trained = Trained(
@@ -92,7 +92,7 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
     )
     summary = json.dumps(redacted_all(asdict(trained)), indent=1).encode()
     storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
-    events.say("finished", steps=trained.steps, loss=trained.loss)
+    events.write("finished", steps=trained.steps, loss=trained.loss)
     return trained
 
 

@@ -8,20 +8,20 @@ import pyarrow as pa
 
 from retouch.execution.cost_meter import Meter
 from retouch.execution.traces import WORKER, Crew
-from retouch.outputs.event_log import Events
+from retouch.outputs.event_log import EventLog
 
 
 class Workers:
     """The workers of one run, each noted when it first answers."""
 
-    def __init__(self, events: Events, meter: Meter) -> None:
+    def __init__(self, events: EventLog, meter: Meter) -> None:
         self._events, self._meter = events, meter
         self._turns: dict[tuple[str, int], set[int]] = {}
 
     def met(self, crew: Crew) -> None:
         """The cluster is there. Raises what ``Meter.met`` raises."""
         self._meter.met(crew)
-        self._events.say("crew", actors=crew.actors, each=crew.each, device=crew.device)
+        self._events.write("crew", actors=crew.actors, each=crew.each, device=crew.device)
 
     def saw(self, rows: pa.Table) -> None:
         """Committed rows, as ``traces.told`` has them."""
@@ -30,10 +30,10 @@ class Workers:
             if who not in self._turns:
                 self._meter.saw(*who, worker["device"], replaced=worker["replaced"])
                 facts = {name: worker[name] for name in ("host", "pid", "device", "replaced")}
-                self._events.say("worker", put="with the next", **facts, loaded=round(worker["loaded"], 3))
+                self._events.write("worker", flush="later", **facts, loaded=round(worker["loaded"], 3))
             turns = self._turns.setdefault(who, set())
             if worker["retried"] and worker["turn"] not in turns:
-                self._events.say("retried", put="with the next", rows=worker["retried"])
+                self._events.write("retried", flush="later", rows=worker["retried"])
             turns.add(worker["turn"])
 
 

@@ -1,24 +1,25 @@
-"""How far a run is, read from storage alone. Knows no cluster, so it answers during a run and years after."""
+"""How far a run has come, read from storage alone: during the run, and years after."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from retouch.execution.cost_meter import Spending, spent
 from retouch.jobs.prices import Prices, load
 from retouch.outputs import lease, results
-from retouch.outputs.event_log import read_events
+from retouch.outputs.costs import Spending, total_spending
+from retouch.outputs.event_log import Call, Worker, read_calls
 from retouch.outputs.run_record import read_run
 from retouch.schema import STATUSES
 
-RUNNING: Final = ("not started", "started")  # states after which more may come
-DIED: Final = "died without a word; the same command goes on"
+NOT_STARTED: Final = "not started"
+STARTED: Final = "started"
+RUNNING: Final = (NOT_STARTED, STARTED)  # states after which more rows may come
+DIED: Final = "stopped unexpectedly; run the same command again to resume"
 SLOWEST: Final = 5
 _MANY_WORKERS: Final = 8  # that the text names one by one
 
@@ -36,7 +37,7 @@ class Status:
     seconds_left: float | None
     spending: Spending
     slowest: tuple[tuple[str, float], ...]  # key and edit_seconds, of all answers
-    workers: tuple[dict[str, Any], ...]  # host, pid, device, replaced; of those that answered in the latest call
+    workers: tuple[Worker, ...]  # that committed rows in the latest call
     actors: int | None  # that the latest call asked for
     lost: int  # workers of the latest call that stand where another one died
     retried: int  # rows done again since a worker died with them in hand, of all calls
@@ -78,7 +79,7 @@ class Status:
 
     def _workers(self) -> Iterator[str]:
         if self.workers:
-            named = [f"{w['host']}/{w['pid']} {w['device']}" for w in self.workers[:_MANY_WORKERS]]
+            named = [f"{worker.host}/{worker.pid} {worker.device}" for worker in self.workers[:_MANY_WORKERS]]
             more = f" and {len(self.workers) - _MANY_WORKERS} more" if len(self.workers) > _MANY_WORKERS else ""
             yield f"workers: {', '.join(named)}{more}"
         if self.lost or self.retried:
@@ -102,38 +103,27 @@ def read_status(output: str, prices: Prices | None = None) -> Status:
     record = read_run(output)
     table = results.read(output, ["key", "status", "edit_seconds"])
     counted = Counter(table["status"].to_pylist())
-    events = read_events(output)
-    latest = _latest(events)
-    states = [event for event in events if event["event"] in ("started", "stopped", "finished")]
-    state = states[-1]["event"] if states else "not started"
-    rate, left = _rate(latest), record["rows"] - table.num_rows
-    going = state in RUNNING and not (died := state == "started" and lease.is_left(output))
-    workers = tuple(_facts(event) for event in latest if event["event"] == "worker")
+    calls = read_calls(output)
+    latest = calls[-1] if calls else None
+    state = latest.state if latest else NOT_STARTED
+    if state == STARTED and lease.is_left(output):
+        state = DIED
+    rate, left = _rate(latest) if latest else None, record["rows"] - table.num_rows
     return Status(
         name=record["job"]["name"],
         rows=record["rows"],
         statuses={status: counted[status] for status in STATUSES},
-        state=DIED if state == "started" and died else state,
-        reason=states[-1].get("reason") if states else None,
+        state=state,
+        reason=latest.reason if latest else None,
         rows_per_second=rate,
-        seconds_left=left / rate if going and rate and left > 0 else None,
-        spending=spent(events, prices or load()),
+        seconds_left=left / rate if state in RUNNING and rate and left > 0 else None,
+        spending=total_spending(calls, prices or load()),
         slowest=_slowest(table),
-        workers=workers,
-        actors=next((event["actors"] for event in latest if event["event"] == "crew"), None),
-        lost=sum(bool(worker["replaced"]) for worker in workers),
-        retried=sum(event["rows"] for event in events if event["event"] == "retried"),
+        workers=latest.workers if latest else (),
+        actors=latest.actors if latest else None,
+        lost=sum(worker.replaced for worker in latest.workers) if latest else 0,
+        retried=sum(call.retried for call in calls),
     )
-
-
-def _latest(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The diary of the latest call."""
-    starts = [number for number, event in enumerate(events) if event["event"] == "started"]
-    return events[starts[-1] :] if starts else []
-
-
-def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: event[name] for name in ("host", "pid", "device", "replaced")}
 
 
 def _slowest(table: Any) -> tuple[tuple[str, float], ...]:
@@ -143,17 +133,12 @@ def _slowest(table: Any) -> tuple[tuple[str, float], ...]:
     return tuple(zip(rows["key"].to_pylist(), rows["edit_seconds"].to_pylist(), strict=True))
 
 
-def _rate(call: Sequence[Mapping[str, Any]]) -> float | None:
-    """Rows a second of a call. From its first answers on, for what starts it is not done again."""
-    answers = [(_time(event), event["done"]) for event in call if event["event"] == "answered"]
-    if not answers:
+def _rate(call: Call) -> float | None:
+    """Rows per second of a call, from its first block on because the start-up before it happens only once."""
+    if not call.blocks:
         return None
-    (first, before), (last, done) = answers[0], answers[-1]
-    if done == before:
-        first, before = _time(call[0]), 0
-    seconds = (last - first).total_seconds()
-    return (done - before) / seconds if seconds > 0 else None
-
-
-def _time(event: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(event["time"])
+    rows, since = call.rows - call.blocks[0].rows, call.blocks[0].time
+    if not rows:
+        rows, since = call.rows, call.start
+    seconds = call.blocks[-1].time - since
+    return rows / seconds if seconds > 0 else None

@@ -31,13 +31,13 @@ from retouch.manifests import deferred_images
 from retouch.manifests import reader as manifest
 from retouch.outputs import changes, results
 from retouch.outputs.changes import Changes
-from retouch.outputs.event_log import read_events
+from retouch.outputs.event_log import read_calls
 from retouch.outputs.report import compare, funnel
 from retouch.outputs.report.compare import Beside
 from retouch.outputs.report.selection import Section, is_number, score_columns, sections
 from retouch.outputs.report.thumbnails import LARGEST, histogram
 from retouch.outputs.report.tiles import Tile, make_tile, other, reader
-from retouch.outputs.report.timeline import Timeline, timeline
+from retouch.outputs.report.timeline import Timeline, make_timeline
 from retouch.outputs.run_record import read_run
 from retouch.redaction import redacted, redacted_all
 from retouch.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
@@ -115,7 +115,7 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
     except RetouchError as error:
         unreadable = str(error)
     asked = results.requested(output).num_rows
-    pace = timeline(read_events(output))
+    pace = make_timeline(read_calls(output))
     table = results.read(output)
     return Finished(output, record, _summary(output), table, asked, requests, unreadable, _changes(output), pace)
 

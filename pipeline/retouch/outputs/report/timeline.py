@@ -1,68 +1,56 @@
-"""How fast a run went and how busy its devices were, over its time, from its diary. Knows no row and no page."""
+"""A run's pace: rows per second and busy workers over time, from its event log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
+
+from retouch.outputs.event_log import Call
 
 BINS: Final = 60
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The latest call of a run that answered rows, in equal pieces of its time."""
+    """The pace of a call, in bins of equal duration."""
 
-    seconds: float  # from its start to its last answered block
+    seconds: float  # from its start to its last block
     rows_per_second: tuple[float, ...]
-    busy: tuple[float, ...]  # share of the actors' time spent in edits, 0..1; empty where the diary does not tell
+    busy: tuple[float, ...]  # fraction of the actors' time in forward passes, 0..1; empty where it was not recorded
     actors: int
 
 
-def timeline(events: Sequence[Mapping[str, Any]], bins: int = BINS) -> Timeline | None:
-    """The timeline of a diary; None where no call answered a row.
+def make_timeline(calls: Sequence[Call]) -> Timeline | None:
+    """Return the timeline of the latest call that committed rows; None if no call did.
 
-    A block's rows count from its worker's answer before to its own: a run of few blocks has no pauses between them.
+    A block's rows are spread over the seconds of its forward passes, so that a run of few blocks shows no false pauses.
     """
-    call = _latest(events)
-    if not call:
+    call = next((call for call in reversed(calls) if call.blocks), None)
+    if call is None:
         return None
-    began = _time(call[0])
-    answered = [event for event in call if event["event"] == "answered"]
-    seconds = max(_time(answered[-1]) - began, 1e-3)
-    actors = next((int(event["actors"]) for event in call if event["event"] == "crew"), 1)
-    width = seconds / bins
-    rows, busy = [0.0] * bins, [0.0] * bins
-    for event in answered:
-        end, work = _time(event) - began, float(event.get("edit_seconds") or 0.0)
+    actors = call.actors or 1
+    seconds = max(call.blocks[-1].time - call.start, 1e-3)
+    width = seconds / BINS
+    rows, busy = [0.0] * BINS, [0.0] * BINS
+    for block in call.blocks:
+        end, work = block.time - call.start, block.edit_seconds or 0.0
         start = max(0.0, end - max(work, width))
-        for number, share in _shares(start, end, width, bins):
-            rows[number] += event["rows"] * share
-            busy[number] += work * share
-    tells = any("edit_seconds" in event for event in answered)
+        for number, fraction in _spread(start, end, width):
+            rows[number] += block.rows * fraction
+            busy[number] += work * fraction
+    recorded = any(block.edit_seconds is not None for block in call.blocks)
     return Timeline(
         seconds=seconds,
         rows_per_second=tuple(count / width for count in rows),
-        busy=tuple(min(1.0, work / (width * actors)) for work in busy) if tells else (),
+        busy=tuple(min(1.0, work / (width * actors)) for work in busy) if recorded else (),
         actors=actors,
     )
 
 
-def _latest(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The diary of the latest call that answered something, from its start on."""
-    calls: list[list[Mapping[str, Any]]] = []
-    for event in events:
-        if event["event"] == "started" or not calls:
-            calls.append([])
-        calls[-1].append(event)
-    told = [call for call in calls if any(event["event"] == "answered" for event in call)]
-    return told[-1] if told else []
-
-
-def _shares(start: float, end: float, width: float, bins: int) -> list[tuple[int, float]]:
-    """The pieces of time that a stretch lies in, each with its share of the stretch; together 1."""
-    first, last = (min(bins - 1, int(moment / width)) for moment in (start, end))
+def _spread(start: float, end: float, width: float) -> list[tuple[int, float]]:
+    """Return the bins that an interval touches, each with its fraction of the interval; together 1."""
+    first, last = (min(BINS - 1, int(moment / width)) for moment in (start, end))
     if first == last or end <= start:
         return [(last, 1.0)]
     found = []
@@ -71,7 +59,3 @@ def _shares(start: float, end: float, width: float, bins: int) -> list[tuple[int
         high = end if number == last else min(end, (number + 1) * width)
         found.append((number, (high - low) / (end - start)))
     return found
-
-
-def _time(event: Mapping[str, Any]) -> float:
-    return datetime.fromisoformat(event["time"]).timestamp()
