@@ -1,4 +1,4 @@
-"""Latent diffusion's grids, PLMS and DDIM are the original authors'."""
+"""Latent diffusion's schedule, PLMS and DDIM are the original authors'."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import PNDMScheduler
-from hypothesis import given
-from hypothesis import strategies as st
-from retouch.diffusion.plms import plms, published_path
+from retouch.diffusion.plms import plms
 from retouch.diffusion.sampling import Prediction, ddim, sample
 from retouch.diffusion.schedule import Schedule, named, scaled_linear
-from retouch.errors import ConfigError
+from retouch.diffusion.timesteps import latent_diffusion_path
 
 from tests.helpers.golden_set import assert_within, golden
 
@@ -34,19 +32,6 @@ def test_the_betas_are_the_original_authors() -> None:
     assert named("scaled_linear", config["timesteps"]).betas[0] == schedule.betas[0]
 
 
-def test_the_grids_and_their_levels_are_the_original_authors() -> None:
-    tensors, config, schedule = published()
-    limit = golden(FILE)[1]["tolerance"]["others"]
-    for steps in config["steps"]:
-        path = published_path(schedule, steps)
-        assert path[:-1] == tensors[f"out.plms{steps}.t"].tolist()
-        assert path[1:-1] == tensors[f"out.plms{steps}.t_next"].tolist()[:-1]
-        levels = torch.from_numpy(schedule.alphas_cumprod)
-        upwards = path[::-1]
-        assert_within(levels[upwards[1:]], tensors[f"out.ddim{steps}.ddim_alphas"], limit)
-        assert_within(levels[upwards[:-1]], tensors[f"out.ddim{steps}.ddim_alphas_prev"], limit)
-
-
 def test_the_ddim_steps_noise_has_the_original_authors_deviation() -> None:
     tensors, config, schedule = published()
     limit = golden(FILE)[1]["tolerance"]["others"]
@@ -54,36 +39,10 @@ def test_the_ddim_steps_noise_has_the_original_authors_deviation() -> None:
     schedule.__dict__["alphas_cumprod"] = tensors["out.alphas_cumprod"].double().numpy()
     zero, one = torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
     for steps in config["steps"]:
-        path = published_path(schedule, steps)
+        path = latent_diffusion_path(schedule, steps)
         move = ddim(schedule, eta=1.0)
         sigmas = [float(move(zero, Prediction(zero), t, n, one).x) for t, n in pairwise(path)]
         assert_within(torch.tensor(sigmas[::-1], dtype=torch.float64), tensors[f"out.ddim{steps}.sigmas_eta1.0"], limit)
-
-
-def test_steps_that_do_not_divide_the_schedule_give_the_published_count() -> None:
-    schedule = scaled_linear()
-    counts = {steps: len(published_path(schedule, steps)) - 1 for steps in (50, 30, 60, 150)}
-    assert counts == {50: 50, 30: 31, 60: 63, 150: 167}
-
-
-@given(st.integers(-5, 1100))
-def test_every_grid_lies_on_the_schedule_or_is_refused(steps: int) -> None:
-    schedule = scaled_linear()
-    try:
-        path = published_path(schedule, steps)
-    except ConfigError:
-        return
-    assert path[0] < len(schedule)
-    assert path[-2:] == [1, 0]
-    assert len(path) - 1 >= steps
-    assert len({a - b for a, b in pairwise(path[:-1])}) == 1
-
-
-@pytest.mark.parametrize(("steps", "instead"), [(300, 334), (600, 500), (1000, 500), (27, 26)])
-def test_a_grid_that_would_begin_beyond_the_schedule_is_refused_with_a_near_one(steps: int, instead: int) -> None:
-    with pytest.raises(ConfigError, match=f"{steps} steps would begin at timestep 1000.*give {instead}$"):
-        published_path(scaled_linear(), steps)
-    published_path(scaled_linear(), instead)
 
 
 def test_plms_looks_ahead_once_and_remembers_one_walk_only() -> None:
@@ -94,7 +53,7 @@ def test_plms_looks_ahead_once_and_remembers_one_walk_only() -> None:
         seen.append(int(t))
         return Prediction(torch.sin(x) * (1 + int(t) / 1000))
 
-    path = published_path(schedule, 50)
+    path = latent_diffusion_path(schedule, 50)
     x = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     first = sample(denoise, x, path, step=plms(schedule, denoise)).x
     assert len(seen) == 51
@@ -110,7 +69,7 @@ def test_plms_of_four_orders_falls_faster_than_ddim() -> None:
         return Prediction(x * float(np.sqrt(1 - schedule.alphas_cumprod[int(t)])))
 
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    path = published_path(schedule, 20)
+    path = latent_diffusion_path(schedule, 20)
     exact = 1.0  # the flow leaves unit-normal data where they are
     by_ddim = abs(float(sample(denoise, x, path, step=ddim(schedule)).x) - exact)
     by_plms = abs(float(sample(denoise, x, path, step=plms(schedule, denoise)).x) - exact)
@@ -131,5 +90,5 @@ def test_plms_walks_where_diffusers_own_pndm_walks(steps: int) -> None:
     x = start = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for t in theirs.timesteps:
         x = theirs.step(denoise(x, int(t)).eps, t, x).prev_sample
-    ours = sample(denoise, start, published_path(schedule, steps), step=plms(schedule, denoise)).x
+    ours = sample(denoise, start, latent_diffusion_path(schedule, steps), step=plms(schedule, denoise)).x
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)

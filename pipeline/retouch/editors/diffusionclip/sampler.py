@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from retouch.diffusion.clip_losses import absolute_error, clip_view, global_loss, negative_log
-from retouch.diffusion.grid import generation_path, inversion_path
 from retouch.diffusion.noise import Draws
 from retouch.diffusion.sampling import Denoise, Prediction, Timestep, ddim, ddpm, q_sample, sample
 from retouch.diffusion.schedule import Schedule
+from retouch.diffusion.timesteps import generation_path, inversion_path
 from retouch.editors.diffusionclip.params import Params
 
 Record = Callable[[Tensor, int], None]  # sees x [B,3,S,S] after each step, and the t that the step started from

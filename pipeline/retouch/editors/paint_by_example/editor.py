@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from retouch.diffusion.guidance import cosine_distance
 from retouch.diffusion.noise import Noise
-from retouch.diffusion.plms import published_path
 from retouch.diffusion.schedule import named
+from retouch.diffusion.timesteps import latent_diffusion_path
 from retouch.editors import registry
 from retouch.editors.compiling import compiled, refuse_changed
 from retouch.editors.paint_by_example import params as exemplar_params
@@ -139,7 +139,7 @@ class PaintByExample(registry.PaintByExample):
 def _check_steps(networks: LatentNetworks, params: exemplar_params.Params) -> None:
     """Refuse impossible steps before the first pass."""
     if params.sampler in ("plms", "ddim"):
-        published_path(named(networks.schedule), params.steps)
+        latent_diffusion_path(named(networks.schedule), params.steps)
 
 
 def _safety_file(weights: Mapping[str, str]) -> str | None:

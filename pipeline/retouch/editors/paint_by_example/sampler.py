@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from retouch.diffusion.noise import Draws
-from retouch.diffusion.plms import plms, published_path
+from retouch.diffusion.plms import plms
 from retouch.diffusion.sampling import Denoise, Network, Prediction, Timestep, ddim, sample
 from retouch.diffusion.schedule import Schedule, named
 from retouch.diffusion.solvers import solve
+from retouch.diffusion.timesteps import latent_diffusion_path
 from retouch.editors.paint_by_example.params import Params
 from retouch.editors.precision import in_precision
 from retouch.models.paint_by_example import LatentNetworks
@@ -139,7 +140,7 @@ def walk(
     return sample(
         denoise,
         x,
-        published_path(schedule, params.steps),
+        latent_diffusion_path(schedule, params.steps),
         step=plms(schedule, denoise) if params.sampler == "plms" else ddim(schedule, params.eta),
         noise=(lambda: draws.normal("step", shape)) if params.eta > 0 else None,
         after_step=after_step,

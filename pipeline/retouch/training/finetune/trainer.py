@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retouch.diffusion.grid import generation_path, inversion_path
 from retouch.diffusion.noise import derive_seed
 from retouch.diffusion.sampling import Denoise, ddim, denoiser, sample
 from retouch.diffusion.schedule import named
+from retouch.diffusion.timesteps import generation_path, inversion_path
 from retouch.editors.diffusionclip.sampler import recomputed
 from retouch.editors.steady import steady_kernels
 from retouch.errors import ConfigError
