@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from retouch.errors import WeightsError
 from retouch.metrics.background import BackgroundL1, BackgroundLpips
-from retouch.metrics.source_distance import SourceL1, SourceLpips, SourceSsim
+from retouch.metrics.source_distance import BackgroundSsim, SourceL1, SourceLpips, SourceSsim
 from retouch.plugins import Metric, column_types
 from retouch.schema import Batch, Pixels
 from skimage.metrics import structural_similarity
@@ -158,3 +158,48 @@ def test_arrays_that_may_not_be_written_to_are_scored_as_well(perceptual: Source
     for array in (batch.image, batch.mask, edited):
         array.flags.writeable = False  # as Ray hands them out
     assert [values(metric, batch, edited) for metric in all_three(perceptual)] == expected
+
+
+def hole(size: int = 40) -> Batch:
+    """Image 0 with a box to edit."""
+    batch = whole(pixels(0, 1, size))
+    batch.mask[:] = False
+    batch.mask[:, 12:25, 9:30] = True
+    return batch
+
+
+def test_the_backgrounds_similarity_keeps_the_contract_of_a_metric() -> None:
+    metric = BackgroundSsim.load({}, "cpu")
+    assert isinstance(metric, Metric)
+    assert list(metric.score_batch(hole(), pixels(1, 1, 40))[0]) == list(metric.columns) == ["background_ssim"]
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_whatever_happens_in_the_mask_an_equal_background_scores_1(seed: int) -> None:
+    batch = replace(hole(), image=pixels(seed, 1, 40))
+    edited = np.where(batch.mask[..., None], pixels(seed + 1, 1, 40), batch.image)
+    assert values(BackgroundSsim(), batch, edited) == [pytest.approx(1.0)]
+
+
+def test_a_changed_background_scores_less_the_more_it_changed() -> None:
+    batch, noise = hole(), np.random.default_rng(1).integers(-1, 2, (1, 40, 40, 3))
+    changed = (np.clip(batch.image + step * noise, 0, 255).astype(np.uint8) for step in (5, 60))
+    near, far = (values(BackgroundSsim(), batch, edited)[0] for edited in changed)
+    assert near is not None
+    assert far is not None
+    assert -1 <= far < near < 1
+
+
+def test_without_a_mask_the_backgrounds_similarity_is_scikit_images_of_the_whole() -> None:
+    batch, edited = hole(), pixels(1, 1, 40)
+    expected = structural_similarity(
+        batch.image[0], edited[0], gaussian_weights=True, use_sample_covariance=False, data_range=255, channel_axis=-1
+    )
+    nowhere = replace(batch, mask=np.zeros_like(batch.mask))
+    assert values(BackgroundSsim(), nowhere, edited) == [pytest.approx(expected, abs=1e-9)]
+
+
+def test_there_is_no_background_to_score_where_the_mask_is_everything() -> None:
+    batch = whole(pixels(0, 1, 40))
+    assert values(BackgroundSsim(), batch, pixels(1, 1, 40)) == [None]

@@ -1,1 +1,1 @@
-"""Scores of edited images while they are in memory. Imports nothing itself: take what you need from its modules."""
+"""Metrics of edited images and of image sets. They import torch and scikit-* only when they are loaded or run."""

@@ -1,7 +1,4 @@
-"""How much the network changed outside the mask, before compositing hides it. Knows neither editors nor files.
-
-Importing this brings no torch, see ``editors.declared``.
-"""
+"""How much the network changed outside the mask, before compositing hides it."""
 
 from __future__ import annotations
 
@@ -20,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class BackgroundL1:
-    """Mean |edited - source| over the pixels outside the mask and the three channels, 0..255; None where none are."""
+    """Mean |edited - source| over the pixels outside the mask and the channels, 0..255; None if there are none."""
 
     columns: ClassVar[Mapping[str, str]] = {"background_l1": "float64"}
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Needs neither weights nor device."""
+        """Return the metric; it needs neither weights nor device."""
         return cls()
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``background_l1`` an entry; ``edited`` [B,H,W,3] uint8."""
+        """Return one ``background_l1`` per entry of ``edited`` [B,H,W,3] uint8."""
         return [{"background_l1": _l1(*entry)} for entry in zip(batch.image, edited, ~batch.mask, strict=True)]
 
 
 class BackgroundLpips:
-    """Perceptual distance of edited and source, the mask's inside mid-grey in both; None where the mask is everything.
+    """Perceptual distance of edited and source, the mask's inside mid-grey in both; None if the mask covers everything.
 
-    ``background_lpips_by`` says what measured it: ``vgg`` or ``alex`` for LPIPS with that trunk (weights of role
+    ``background_lpips_by`` names the network: ``vgg`` or ``alex`` for LPIPS with that trunk (weights of role
     ``lpips``), or ``clip`` for the uncalibrated distance on CLIP's features (role ``clip``), whose numbers compare only
     with each other.
     """
@@ -51,10 +48,10 @@ class BackgroundLpips:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, net: Literal["vgg", "alex"] = "vgg") -> Self:
-        """Read LPIPS's trunk ``net`` of role ``lpips``, or else the CLIP of role ``clip``.
+        """Load LPIPS's trunk ``net`` of role ``lpips``, or else the CLIP of role ``clip``.
 
         Raises:
-            WeightsError: there is neither, or what there is does not load.
+            WeightsError: neither role is given, or its file does not load.
         """
         from retouch.models.clip import load_clip
         from retouch.models.lpips import clip_features_distance, load_lpips
@@ -68,8 +65,8 @@ class BackgroundLpips:
         )
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``background_lpips`` an entry; ``edited`` [B,H,W,3] uint8."""
-        # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
+        """Return one ``background_lpips`` per entry of ``edited`` [B,H,W,3] uint8."""
+        # One at a time: kernels round differently per batch size, and a score must not depend on its batch mates.
         scores = [self._score(*entry) for entry in zip(batch.image, edited, ~batch.mask, strict=True)]
         return [{"background_lpips": score, "background_lpips_by": self.by} for score in scores]
 
@@ -83,7 +80,7 @@ class BackgroundLpips:
             return float(self.distance(self._tensor(image) * keep, self._tensor(edited) * keep)[0])
 
     def _tensor(self, pixels: Pixels) -> Tensor:
-        """[1,3,H,W] in [-1,1] from [H,W,3] uint8."""
+        """Return pixels [H,W,3] uint8 as [1,3,H,W] in [-1,1]."""
         import torch
 
         return torch.tensor(pixels).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1

@@ -1,7 +1,6 @@
-"""Whether an edit goes the way from its source text to its target text, by CLIP. Knows neither editors nor files.
+"""Whether an edit moves an image in CLIP space as its source text differs from its target text.
 
-A CLIP that an editor was tuned or guided with flatters it; judge with another one where the number matters. Importing
-this brings no torch, see ``editors.declared``.
+A CLIP that an editor was tuned or guided with overrates it; use another one where the number matters.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
 
     from retouch.models.clip import Clip
 
-# Made when asked for: the sentences come from a library that brings torch.
+# Functions, because the sentences come from a library that imports torch.
 TEMPLATES: Final[Mapping[str, Callable[[], Sequence[str]]]] = {"none": lambda: PLAIN, "imagenet": imagenet_templates}
 
 
 class DirectionalClip:
-    """``clip_direction``: cosine between the image's way through CLIP's space and the text's; -1..1, 0 for no edit.
+    """``clip_direction``: cosine between the image's direction in CLIP space and the text's; -1..1, 0 for no edit.
 
-    The image's way is from the source to the whole edited image, the text's from ``source_prompt`` to ``prompt``. None
-    where one of the two is empty or CLIP reads them alike. ``clip_target``: 100 x cosine of the whole edited image and
-    ``prompt`` as it is written; None where that is empty. Images are seen by their centre square.
+    The image's direction is from the source to the whole edited image, the text's from ``source_prompt`` to ``prompt``.
+    None if one of the prompts is empty or CLIP embeds them alike. ``clip_target``: 100 x cosine of the whole edited
+    image and ``prompt`` as written; None if that is empty. Both look at the images' centre square.
 
-    ``templates`` is ``none`` for prompts as they are written, or ``imagenet`` to average the text's way over 79
-    sentences, as DiffusionCLIP's loss does. The default is ``none``: a manifest's prompts are sentences already, and
-    "a plushie a photo of a cat." says nothing; choose ``imagenet`` where they are nouns.
+    ``templates`` is ``none`` for prompts as written, or ``imagenet`` to average the text's direction over 79 sentences,
+    as DiffusionCLIP's loss does. The default is ``none``: a manifest's prompts are sentences already, and
+    "a plushie a photo of a cat." is no sentence; choose ``imagenet`` where prompts are nouns.
     """
 
     columns: ClassVar[Mapping[str, str]] = {"clip_direction": "float64", "clip_target": "float64"}
@@ -39,16 +38,16 @@ class DirectionalClip:
     def __init__(self, clip: Clip, templates: Sequence[str] = PLAIN) -> None:
         self.clip = clip
         self.templates = templates
-        # The last pair's: a dataset is often edited by one pair of texts, and 158 sentences cost more than an image.
-        self._known: tuple[tuple[str, str], Tensor] | None = None
+        # Cache of one pair: a dataset is often edited by one pair of texts, and 158 sentences cost more than an image.
+        self._cached: tuple[tuple[str, str], Tensor] | None = None
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, templates: str = "none") -> Self:
-        """Read the CLIP of role ``clip``.
+        """Load the CLIP of role ``clip``.
 
         Raises:
-            ConfigError: ``templates`` is no name of a set.
-            WeightsError: there is no CLIP, or it does not load.
+            ConfigError: ``templates`` is not the name of a set.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.clip import load_clip
 
@@ -59,9 +58,9 @@ class DirectionalClip:
         return cls(load_clip(weights["clip"], device), TEMPLATES[templates]())
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``clip_direction`` and ``clip_target`` an entry; ``edited`` [B,H,W,3] uint8."""
+        """Return ``clip_direction`` and ``clip_target`` per entry of ``edited`` [B,H,W,3] uint8."""
         sources = batch.source_prompt or [""] * len(batch)
-        # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
+        # One at a time: kernels round differently per batch size, and a score must not depend on its batch mates.
         entries = zip(batch.image, edited, sources, batch.prompt, strict=True)
         return [dict(zip(self.columns, self._scores(*entry), strict=True)) for entry in entries]
 
@@ -73,23 +72,23 @@ class DirectionalClip:
         if not target.strip():
             return None, None
         with torch.no_grad():
-            after = self._encoded(edited)
+            after = self._embedding(edited)
             text = self.clip.encode_text([target], truncate=True)
-            likeness = 100 * float(torch.cosine_similarity(after, text)[0])
+            similarity = 100 * float(torch.cosine_similarity(after, text)[0])
             direction = self._direction(source, target) if source.strip() else None
             if direction is None or not direction.any():
-                return None, likeness
-            return 1 - float(direction_loss(direction, self._encoded(image), after)[0]), likeness
+                return None, similarity
+            return 1 - float(direction_loss(direction, self._embedding(image), after)[0]), similarity
 
     def _direction(self, source: str, target: str) -> Tensor:
         from retouch.diffusion.clip_losses import text_direction
 
-        if self._known is None or self._known[0] != (source, target):
+        if self._cached is None or self._cached[0] != (source, target):
             texts = (self.clip.encode_text(fill(self.templates, text), truncate=True) for text in (source, target))
-            self._known = (source, target), text_direction(*texts)
-        return self._known[1]
+            self._cached = (source, target), text_direction(*texts)
+        return self._cached[1]
 
-    def _encoded(self, pixels: Pixels) -> Tensor:
+    def _embedding(self, pixels: Pixels) -> Tensor:
         import torch
 
         from retouch.diffusion.clip_losses import clip_view

@@ -1,7 +1,4 @@
-"""An image as CLIP's own tools show it to CLIP, and CLIP's vector of it. Knows no metric and no file.
-
-Importing this brings no torch, see ``editors.declared``.
-"""
+"""CLIP's own image preprocessing, and CLIP's embedding of an image."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ if TYPE_CHECKING:
 
     from retouch.models.clip import Clip
 
-# A part of metrics' ids: numbers of another preprocessing do not compare.
+# Part of metrics' ids: numbers of another preprocessing are not comparable.
 CENTRE: Final = "shorter side to {size} px (bicubic, antialiased, 256 levels), centre square"
 
 
 def clip_image(pixels: Pixels, clip: Clip, how: Literal["centre", "squash"]) -> Tensor:
-    """[1,3,S,S] in [0,1] of an image [H,W,3]: bicubic, antialiased, on the 256 levels that Pillow leaves.
+    """Return an image [H,W,3] as [1,3,S,S] in [0,1]: resized bicubically with antialiasing, to Pillow's 256 levels.
 
-    ``centre``: the shorter side becomes S, and the middle of the longer is taken, as OpenAI's transform does.
-    ``squash``: the whole image, its proportions not kept.
+    ``centre``: the shorter side becomes S and the longer is cropped to its middle, as OpenAI's transform does.
+    ``squash``: the whole image, without keeping its proportions.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -38,17 +35,17 @@ def clip_image(pixels: Pixels, clip: Clip, how: Literal["centre", "squash"]) -> 
         high, wide = (size, size * width // height) if height <= width else (size * height // width, size)
     x = torch.tensor(pixels).permute(2, 0, 1)[None]
     if (height, width) != (high, wide):
-        # Of bytes, on the CPU: torch then rounds on the way as Pillow does, and every device sees the same image.
+        # On uint8, on the CPU: torch then rounds in between as Pillow does, and every device sees the same image.
         x = interpolate(x, (high, wide), mode="bicubic", align_corners=False, antialias=True)
     top, left = round((high - size) / 2), round((wide - size) / 2)
     return x[:, :, top : top + size, left : left + size].to(clip.device) / 255
 
 
 def clip_features(clip: Clip, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """CLIP's image embedding [D], unnormalised, of an image's centre square.
+    """Return CLIP's image embedding [D], unnormalised, of an image's centre square.
 
     Raises:
-        EditError: it is not finite.
+        EditError: the embedding is not finite.
     """
     import torch
 

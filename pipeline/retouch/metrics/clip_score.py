@@ -1,7 +1,6 @@
-"""How well the edited region matches its prompt, by CLIP. Knows neither editors nor files.
+"""How well the edited region matches its prompt, by CLIP.
 
-A CLIP that guided the edit flatters it; judge with another one where the number matters. Importing this brings no
-torch, see ``editors.declared``.
+A CLIP that guided the edit overrates it; use another one where the number matters.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 class ClipScore:
     """100 x cosine of prompt and edited region; in -100..100, around 20 to 35 for real matches with OpenAI's CLIPs.
 
-    The region is the smallest square that holds the mask's bounding box and lies inside the image, as a viewer sees
-    it: surroundings stay (half an object beside grey would score as a whole one), proportions stay. It is resized
-    (bicubic, antialiased) to CLIP's size. None where the prompt is empty or the mask has no pixel.
+    The region is the smallest square inside the image that holds the mask's bounding box. It keeps the surroundings
+    (half an object on grey would score as a whole one) and the proportions, and is resized (bicubic, antialiased) to
+    CLIP's size. None if the prompt or the mask is empty.
     """
 
     columns: ClassVar[Mapping[str, str]] = {"clip_score": "float64"}
@@ -35,10 +34,10 @@ class ClipScore:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Read the CLIP of role ``clip``.
+        """Load the CLIP of role ``clip``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.clip import load_clip
 
@@ -47,8 +46,8 @@ class ClipScore:
         return cls(load_clip(weights["clip"], device))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``clip_score`` an entry; ``edited`` [B,H,W,3] uint8."""
-        # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
+        """Return one ``clip_score`` per entry of ``edited`` [B,H,W,3] uint8."""
+        # One at a time: kernels round differently per batch size, and a score must not depend on its batch mates.
         return [{"clip_score": self._score(*entry)} for entry in zip(batch.prompt, batch.mask, edited, strict=True)]
 
     def _score(self, prompt: str, mask: Mask, edited: Pixels) -> float | None:
@@ -65,10 +64,10 @@ class ClipScore:
 
 
 def square_around(mask: Mask) -> tuple[int, int, int]:
-    """(top, left, side) of the smallest square inside [H,W] that holds the mask's bounding box.
+    """Return (top, left, side) of the smallest square inside [H,W] that holds the bounding box of a non-empty mask.
 
-    Centred on the box as far as the borders allow; where H and W differ the side is at most the smaller of them, and
-    of a longer box the middle is taken. The mask must have a pixel.
+    It is centred on the box as far as the borders allow. Its side is at most the smaller of H and W; of a longer box it
+    holds the middle.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     side = min(max(np.ptp(rows), np.ptp(columns)) + 1, *mask.shape)
@@ -80,7 +79,7 @@ def square_around(mask: Mask) -> tuple[int, int, int]:
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
-    """[1,3,size,size] in [0,1]; bicubic overshoots."""
+    """Return an image [1,3,H,W] as [1,3,size,size] in [0,1]; clamped, because bicubic overshoots."""
     from torch.nn.functional import interpolate
 
     return interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""Frechet distance of two sets of images on a network's features. Knows neither files nor how sets are cut.
+"""Frechet distance of two sets of images on a network's features.
 
-The distance is biased upwards by few images, the more so the more features there are: numbers compare between sets of
-equal size, and within one id alone. Importing this brings no torch, see ``editors.declared``.
+The distance is biased upwards for few images, the more so the more features there are: compare only numbers of sets of
+equal size and of one id.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ Features = npt.NDArray[np.float32]
 
 
 class _Frechet:
-    """What a distance of Gaussians is on any features: moments that add, compared at the end."""
+    """A Frechet distance on any features: mergeable moments, compared at the end."""
 
     compares: ClassVar[bool] = True
     name: ClassVar[str]
 
     def state(self, features: Features) -> State:
-        """Count, mean and scatter of features [N,D], in float64."""
+        """Return count, mean and scatter of features [N,D], in float64."""
         return Moments.of(features).state()
 
     def merge(self, states: Sequence[State]) -> State:
-        """Moments added."""
+        """Return the moments of all features of several states."""
         return merged(states)
 
     def fit(self, state: State) -> State:
-        """The reference's moments as they are."""
+        """Return the reference's moments unchanged."""
         return state
 
     def reduce(self, state: State, reference: State | None) -> Mapping[str, float]:
-        """The distance under the metric's name.
+        """Return the distance under the metric's name.
 
         Raises:
-            ConfigError: there is no reference, one of other features, or fewer than 2 images.
+            ConfigError: the reference is missing or has other features, or a set has fewer than 2 images.
         """
         if reference is None:
             raise ConfigError(f"metric {self.name} compares two sets: give the job a reference")
@@ -60,9 +60,8 @@ class _Frechet:
 class Fid(_Frechet):
     """``fid`` (Heusel et al. 2017): on the 2048 pooled features of an InceptionV3, images resized as clean-fid does.
 
-    Every image is brought to 299 x 299 (bicubic, antialiased, without rounding to 256 levels). ``id`` says which
-    network the weights of role ``inception`` are: torchvision's own and the one of the published FIDs give numbers
-    that do not compare with each other.
+    Every image is resized to 299 x 299 (bicubic, antialiased, without rounding to 256 levels). ``id`` names the network
+    of role ``inception``: numbers of torchvision's own and of the one of the published FIDs are not comparable.
     """
 
     roles: ClassVar[frozenset[str]] = frozenset({"inception"})
@@ -73,7 +72,7 @@ class Fid(_Frechet):
 
     @property
     def id(self) -> Mapping[str, str]:
-        """Which network, and how images are resized."""
+        """The network, and how images are resized."""
         from retouch.models.inception import IMAGE_SIZE
 
         resized = f"squashed to {IMAGE_SIZE} px (bicubic, antialiased, float), [-1, 1]"
@@ -81,10 +80,10 @@ class Fid(_Frechet):
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Read the InceptionV3 of role ``inception``.
+        """Load the InceptionV3 of role ``inception``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.inception import load_inception
 
@@ -96,10 +95,10 @@ class Fid(_Frechet):
         return cls(load_inception(weights["inception"], device))
 
     def features(self, image: Pixels) -> Features:
-        """[2048] of one image [H,W,3] uint8.
+        """Return the features [2048] of one image [H,W,3] uint8.
 
         Raises:
-            EditError: they are not finite.
+            EditError: the features are not finite.
         """
         import torch
 
@@ -112,9 +111,9 @@ class Fid(_Frechet):
 
 
 class ClipFid(_Frechet):
-    """``fid_clip``: on CLIP's image embeddings, unnormalised, as Paint by Example's script computes its "FID".
+    """``fid_clip``: on CLIP's unnormalised image embeddings, as Paint by Example's script computes its "FID".
 
-    The published numbers are of OpenAI's ViT-B/32 (512 features) in half precision; here it is float32.
+    The published numbers use OpenAI's ViT-B/32 (512 features) in half precision; this metric uses float32.
     """
 
     roles: ClassVar[frozenset[str]] = frozenset({"clip"})
@@ -125,7 +124,7 @@ class ClipFid(_Frechet):
 
     @property
     def id(self) -> Mapping[str, str]:
-        """What CLIP sees of an image."""
+        """The embedding, and how images are preprocessed."""
         return {
             "model": "CLIP image embedding, unnormalised",
             "preprocessing": CENTRE.format(size=self.clip.image_size),
@@ -133,10 +132,10 @@ class ClipFid(_Frechet):
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Read the CLIP of role ``clip``.
+        """Load the CLIP of role ``clip``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.clip import load_clip
 
@@ -145,5 +144,5 @@ class ClipFid(_Frechet):
         return cls(load_clip(weights["clip"], device))
 
     def features(self, image: Pixels) -> Features:
-        """[D] of one image [H,W,3] uint8. Raises EditError where they are not finite."""
+        """Return the embedding [D] of one image [H,W,3] uint8. Raise EditError if it is not finite."""
         return clip_features(self.clip, image)

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, mergeable, and the Frechet distance of two Gaussians. Knows no network."""
+"""Mergeable mean and covariance of features, and the Frechet distance of two Gaussians."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Of N vectors: their number, mean [D] and scatter [D,D], the sum of outer products about the mean; float64.
+    """Count, mean [D] and scatter [D,D] of N vectors; the scatter is the sum of outer products about the mean; float64.
 
-    About the mean, not about zero: features whose mean is large against their spread would lose their covariance in a
-    difference of two large numbers.
+    About the mean and not about zero: if the mean is large compared with the spread, the covariance would be lost in
+    the difference of two large numbers.
     """
 
     count: int
@@ -30,14 +30,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: npt.NDArray[Any]) -> Moments:
-        """Moments of features [N,D], N >= 1."""
+        """Return the moments of features [N,D], N >= 1."""
         x = np.asarray(features, dtype=np.float64)
         mean = x.mean(axis=0)
         centred = x - mean
         return cls(len(x), mean, centred.T @ centred)
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both together (Chan, Golub and LeVeque 1979, equation 2.1, in D dimensions)."""
+        """Return the moments of both sets together (Chan, Golub and LeVeque 1979, equation 2.1, in D dimensions)."""
         count = self.count + other.count
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.count / count)
@@ -46,7 +46,7 @@ class Moments:
 
     @property
     def covariance(self) -> Floats:
-        """[D,D], divided by N - 1 as every published FID has it.
+        """[D,D], divided by N - 1 as in every published FID.
 
         Raises:
             ConfigError: fewer than two vectors.
@@ -56,26 +56,26 @@ class Moments:
         return self.scatter / (self.count - 1)
 
     def state(self) -> State:
-        """As arrays by name."""
+        """Return the moments as arrays by name."""
         return {"count": np.array([self.count], np.int64), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
     def from_state(cls, state: State) -> Moments:
-        """From ``state``'s arrays."""
+        """Return the moments that ``state`` gave as arrays."""
         return cls(int(state["count"][0]), state["mean"], state["scatter"])
 
 
 def merged(states: Sequence[State]) -> State:
-    """The state of all vectors of several states."""
+    """Return the state of the vectors of all states together."""
     return reduce(Moments.__add__, map(Moments.from_state, states)).state()
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^1/2), the squared Frechet distance of two Gaussians; at least 0.
+    """Return |mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^1/2), the squared Frechet distance of two Gaussians; at least 0.
 
-    The last trace is taken as the sum of the singular values of A^1/2 B^1/2: these are the square roots of the
-    eigenvalues of A B, but come out of symmetric parts without a square root of their rounding errors, and stay real
-    where A or B is singular (fewer images than features), where the root of a product A B has to be patched.
+    The last trace is computed as the sum of the singular values of A^1/2 B^1/2. These are the square roots of the
+    eigenvalues of A B, without the square root of a rounding error, and they stay real if A or B is singular (fewer
+    images than features), where the matrix square root of A B needs patching.
     """
     cov_a, cov_b = a.covariance, b.covariance
     apart = a.mean - b.mean
@@ -84,7 +84,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: Floats) -> Floats:
-    """Symmetric square root; what is nothing but rounding (D eps of the largest eigenvalue) counts as zero."""
+    """Return the symmetric square root; eigenvalues below the rounding error (D eps of the largest) count as zero."""
     values, vectors = np.linalg.eigh(covariance)
     values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0
     root: Floats = (vectors * np.sqrt(values)) @ vectors.T

@@ -1,7 +1,4 @@
-"""Whether an edited face is still the same person's, by ArcFace. Knows neither editors nor files.
-
-Importing this brings no torch, see ``editors.declared``.
-"""
+"""Whether an edited face still shows the same person, by ArcFace."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class IdentitySimilarity:
-    """Cosine of ArcFace's vectors of source and edited image; 1 for the same image, about 0 for strangers, at least -1.
+    """Cosine of ArcFace's embeddings of source and edited image; 1 for equal images, about 0 for strangers; -1..1.
 
-    Both are taken as faces aligned the way FFHQ's are, and cut where such a face lies. It finds no face: of another
-    image the number means nothing.
+    Both images must show a face aligned as in FFHQ, and are cropped to where such a face lies. No face is detected: the
+    number is meaningless for other images.
     """
 
     columns: ClassVar[Mapping[str, str]] = {"identity_similarity": "float64"}
@@ -31,10 +28,10 @@ class IdentitySimilarity:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Read the ArcFace of role ``arcface``, ``model_ir_se50.pth``.
+        """Load the ArcFace of role ``arcface``, ``model_ir_se50.pth``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.arcface import load_arcface
 
@@ -45,8 +42,8 @@ class IdentitySimilarity:
         return cls(load_arcface(weights["arcface"], device))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``identity_similarity`` an entry; ``edited`` [B,H,W,3] uint8."""
-        # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
+        """Return one ``identity_similarity`` per entry of ``edited`` [B,H,W,3] uint8."""
+        # One at a time: kernels round differently per batch size, and a score must not depend on its batch mates.
         return [{"identity_similarity": self._score(*pair)} for pair in zip(batch.image, edited, strict=True)]
 
     def _score(self, image: Pixels, edited: Pixels) -> float:
@@ -58,7 +55,7 @@ class IdentitySimilarity:
             return 1 - float(identity_loss(self.arcface, self._tensor(edited), self._tensor(image))[0])
 
     def _tensor(self, pixels: Pixels) -> Tensor:
-        """[1,3,H,W] in [-1,1] from [H,W,3] uint8."""
+        """Return pixels [H,W,3] uint8 as [1,3,H,W] in [-1,1]."""
         import torch
 
         return torch.tensor(pixels).to(self.arcface.device).permute(2, 0, 1)[None] / 127.5 - 1

@@ -1,8 +1,4 @@
-"""Quality Score: how likely images are under a mixture of Gaussians fitted to real ones (Gu et al. 2020, GIQA).
-
-Knows neither files nor how sets are cut. Importing this brings no torch, see
-``editors.declared``, and no scikit-learn.
-"""
+"""Quality Score: how likely images are under a mixture of Gaussians fitted to real ones (Gu et al. 2020, GIQA)."""
 
 from __future__ import annotations
 
@@ -25,19 +21,19 @@ Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 COMPONENTS: Final = 20  # of Paint by Example's mixture of COCO 2017
-FULL_SCORE: Final = 300.0  # log-likelihood that counts as 100: the published scale, of 512 features of ViT-B/32
+FULL_SCORE: Final = 300.0  # log-likelihood that scores 100: the published scale, for 512 features of ViT-B/32
 
 
 class QualityScore:
     """``quality_score``: mean over images of clip(log-likelihood / 300, 0, 1), times 100; 0..100, more is better.
 
-    The mixture is fitted to CLIP's image embeddings (unnormalised) of the reference, with full covariances; beside the
-    score stands ``mean_log_likelihood``, which says whether the scale of the published numbers suits these features.
-    A mixture needs many more images than features: with fewer, likelihoods mean little.
+    The mixture, with full covariances, is fitted to the reference's CLIP image embeddings (unnormalised). A second
+    number, ``mean_log_likelihood``, shows whether the scale of the published numbers suits these features. A mixture
+    needs many more images than features: with fewer, likelihoods mean little.
 
-    The fitted mixture is three arrays: ``weights`` [K], ``means`` [K,D] and ``precisions_cholesky`` [K,D,D], which are
-    scikit-learn's attributes of those names; so a mixture that exists is kept as safetensors of these and named as the
-    job's reference. Pickles are never read.
+    The fitted mixture is three arrays, ``weights`` [K], ``means`` [K,D] and ``precisions_cholesky`` [K,D,D]:
+    scikit-learn's attributes of those names. A mixture that exists already can be saved as safetensors of these and
+    named as the job's reference. Pickles are never read.
     """
 
     roles: ClassVar[frozenset[str]] = frozenset({"clip"})
@@ -49,7 +45,7 @@ class QualityScore:
 
     @property
     def id(self) -> Mapping[str, str]:
-        """What CLIP sees of an image, and the kind of the mixture."""
+        """The kind of mixture, and how images are preprocessed."""
         return {
             "model": f"Gaussian mixture, {self.components} full covariances, on CLIP image embeddings, unnormalised",
             "preprocessing": CENTRE.format(size=self.clip.image_size),
@@ -57,10 +53,10 @@ class QualityScore:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, components: int = COMPONENTS) -> Self:
-        """Read the CLIP of role ``clip``.
+        """Load the CLIP of role ``clip``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.clip import load_clip
 
@@ -69,19 +65,19 @@ class QualityScore:
         return cls(load_clip(weights["clip"], device), components)
 
     def features(self, image: Pixels) -> Features:
-        """[D] of one image [H,W,3] uint8. Raises EditError where they are not finite."""
+        """Return the embedding [D] of one image [H,W,3] uint8. Raise EditError if it is not finite."""
         return clip_features(self.clip, image)
 
     def state(self, features: Features) -> State:
-        """The features themselves: a mixture is fitted to all of them at once."""
+        """Return the features themselves: a mixture is fitted to all of them at once."""
         return {"features": np.asarray(features, dtype=np.float32)}
 
     def merge(self, states: Sequence[State]) -> State:
-        """All features, one after the other."""
+        """Return the features of all states, concatenated."""
         return {"features": np.concatenate([state["features"] for state in states])}
 
     def fit(self, state: State) -> State:
-        """The mixture of a reference's features.
+        """Return the mixture fitted to a reference's features.
 
         Raises:
             ConfigError: fewer images than components.
@@ -89,10 +85,10 @@ class QualityScore:
         return fitted(state["features"], self.components)
 
     def reduce(self, state: State, reference: State | None) -> Mapping[str, float]:
-        """``quality_score`` and ``mean_log_likelihood``.
+        """Return ``quality_score`` and ``mean_log_likelihood``.
 
         Raises:
-            ConfigError: there is no mixture, or one of other features.
+            ConfigError: the reference is missing, is not a mixture, or has other features.
         """
         if reference is None:
             raise ConfigError("metric quality_score fits a mixture to real images: give the job a reference")
@@ -102,9 +98,9 @@ class QualityScore:
 
 
 def fitted(features: npt.NDArray[Any], components: int = COMPONENTS) -> State:
-    """A mixture of full Gaussians fitted to features [N,D], the same whenever it is fitted again.
+    """Return a mixture of full Gaussians fitted to features [N,D]; fitting again gives the same mixture.
 
-    ``converged`` [1] is 0 where the likelihood still grew at scikit-learn's limit of iterations.
+    ``converged`` [1] is 0 if the likelihood still grew at scikit-learn's limit of iterations.
 
     Raises:
         ConfigError: fewer features than components.
@@ -116,7 +112,7 @@ def fitted(features: npt.NDArray[Any], components: int = COMPONENTS) -> State:
         raise ConfigError(f"a mixture of {components} needs as many images, the reference has {len(features)}")
     mixture = GaussianMixture(components, covariance_type="full", random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # kept as ``converged``
+        warnings.simplefilter("ignore", ConvergenceWarning)  # returned as ``converged``
         mixture.fit(np.asarray(features, dtype=np.float64))
     return {
         "weights": mixture.weights_,
@@ -127,11 +123,13 @@ def fitted(features: npt.NDArray[Any], components: int = COMPONENTS) -> State:
 
 
 def log_likelihood(features: npt.NDArray[Any], mixture: State) -> Floats:
-    """Natural log of the density [N] of features [N,D] under a mixture.
+    """Return the natural log of the density [N] of features [N,D] under a mixture.
 
     Raises:
-        ConfigError: the mixture lacks an array, or is of another number of features.
+        ConfigError: the mixture lacks an array, or has another number of features.
     """
+    from sklearn.mixture import GaussianMixture
+
     x = np.asarray(features, dtype=np.float64)
     missing = {"weights", "means", "precisions_cholesky"} - mixture.keys()
     if missing:
@@ -140,10 +138,7 @@ def log_likelihood(features: npt.NDArray[Any], mixture: State) -> Floats:
     dim = x.shape[1]
     if factors.shape != (len(weights), dim, dim) or means.shape != (len(weights), dim):
         raise ConfigError(f"the mixture of quality_score is of {means.shape[-1]} features, these images have {dim}")
-    parts = np.empty((len(x), len(weights)))
-    for k, (mean, factor) in enumerate(zip(means, factors, strict=True)):
-        # |L^T (x - mean)|^2 with the precision L L^T, whose determinant is that of L squared.
-        distance = np.square((x - mean) @ factor).sum(axis=1)
-        parts[:, k] = np.log(np.diag(factor)).sum() - (distance + dim * np.log(2 * np.pi)) / 2
-    found: Floats = np.logaddexp.reduce(parts + np.log(weights), axis=1)
+    gaussians = GaussianMixture(len(weights), covariance_type="full")
+    gaussians.weights_, gaussians.means_, gaussians.precisions_cholesky_ = weights, means, factors
+    found: Floats = gaussians.score_samples(x)
     return found

@@ -1,7 +1,4 @@
-"""Whether an edit left things where they were: source and edited image segmented and compared. Knows no editor.
-
-Importing this brings no torch, see ``editors.declared``.
-"""
+"""Whether an edit left things where they were: the segmentations of source and edited image compared."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ if TYPE_CHECKING:
 
     from retouch.models.deeplab import Segmenter
 
-IMAGE_SIZE: Final = 520  # px of the shorter side; the network's own default, whose module brings torch
+IMAGE_SIZE: Final = 520  # px of the shorter side; the network's own default, whose module imports torch
 
 
 class SegmentationConsistency:
     """``segmentation_agreement``: share of pixels with the same class in source and edited image, 0..1.
 
-    ``segmentation_miou``: intersection over union of each class that either image shows, background among them,
-    averaged over those classes, 0..1. A thing that became another one (a dog a bear) is another class: these numbers
-    speak of edits that keep the kind of thing. Over the whole image, at the network's size.
+    ``segmentation_miou``: intersection over union, averaged over the classes that either image shows (background
+    included), 0..1. An object that became another one (a dog a bear) changes its class: these numbers are for edits
+    that keep the kind of object. Over the whole image, at the network's size.
     """
 
     columns: ClassVar[Mapping[str, str]] = {"segmentation_agreement": "float64", "segmentation_miou": "float64"}
@@ -34,10 +31,10 @@ class SegmentationConsistency:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, image_size: int = IMAGE_SIZE) -> Self:
-        """Read the DeepLabv3 of role ``segmentation``, torchvision's ``deeplabv3_resnet50``.
+        """Load the DeepLabv3 of role ``segmentation``, torchvision's ``deeplabv3_resnet50``.
 
         Raises:
-            WeightsError: there is none, or it does not load.
+            WeightsError: the role is missing, or its file does not load.
         """
         from retouch.models.deeplab import load_segmenter
 
@@ -48,8 +45,8 @@ class SegmentationConsistency:
         return cls(load_segmenter(weights["segmentation"], device, image_size))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """Both numbers an entry; ``edited`` [B,H,W,3] uint8."""
-        # One at a time: kernels round differently for other batch sizes, and a score must not hang on its neighbours.
+        """Return both numbers per entry of ``edited`` [B,H,W,3] uint8."""
+        # One at a time: kernels round differently per batch size, and a score must not depend on its batch mates.
         pairs = ((self._labels(a), self._labels(b)) for a, b in zip(batch.image, edited, strict=True))
         return [{"segmentation_agreement": agreement(*pair), "segmentation_miou": mean_iou(*pair)} for pair in pairs]
 
@@ -61,12 +58,12 @@ class SegmentationConsistency:
 
 
 def agreement(a: Tensor, b: Tensor) -> float:
-    """Share of places where two label maps are equal."""
+    """Return the share of pixels at which two label maps are equal."""
     return float((a == b).double().mean())
 
 
 def mean_iou(a: Tensor, b: Tensor) -> float:
-    """Mean over the labels that either map has of their intersection over union."""
+    """Return the mean intersection over union of the labels that either map has."""
     import torch
 
     ious = []

@@ -1,7 +1,4 @@
-"""Metric ``shapes_judge``: the judge's word on each edit of the shapes world. Knows no editor.
-
-Importing this brings no torch, see ``editors.declared``.
-"""
+"""Whether edits of the drawn shapes show what was asked for, by the embedded judge network."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ShapesJudge:
-    """Metric: does the mask hold the shape and the colour that the prompt asks for?"""
+    """``judge_agrees``: whether the mask holds the shape and the colour that the prompt asks for."""
 
     columns: ClassVar[Mapping[str, str]] = {"judge_shape": "string", "judge_colour": "string", "judge_agrees": "bool"}
 
@@ -27,10 +24,10 @@ class ShapesJudge:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
-        """Read the role ``judge``, a ``judge.safetensors`` with ``judge.json`` beside it.
+        """Load the role ``judge``, a ``judge.safetensors`` with ``judge.json`` next to it.
 
         Raises:
-            WeightsError: a file is missing, broken or of another architecture, or an option is unknown.
+            WeightsError: a file is missing, broken or of another architecture, or an option was given.
         """
         if options:
             raise WeightsError(f"shapes judge takes no options, got {', '.join(sorted(options))}")
@@ -41,11 +38,11 @@ class ShapesJudge:
         return cls(load_judge(Path(weights["judge"]).parent).to(device))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> list[dict[str, Any]]:
-        """The judge's words for each edited image [B, H, W, 3]; ``judge_agrees`` is null where a prompt names none."""
-        answers = self._net.judge(edited, batch.mask)
-        return [_row(answer, parse_prompt(prompt)) for answer, prompt in zip(answers, batch.prompt, strict=True)]
+        """Return shape and colour per edited image [B, H, W, 3]; ``judge_agrees`` is None if the prompt names none."""
+        verdicts = self._net.judge(edited, batch.mask)
+        return [_row(verdict, parse_prompt(prompt)) for verdict, prompt in zip(verdicts, batch.prompt, strict=True)]
 
 
-def _row(answer: tuple[str, str], wanted: tuple[str, str]) -> dict[str, Any]:
-    agrees = None if NONE in wanted else answer == wanted
-    return {"judge_shape": answer[0], "judge_colour": answer[1], "judge_agrees": agrees}
+def _row(verdict: tuple[str, str], wanted: tuple[str, str]) -> dict[str, Any]:
+    agrees = None if NONE in wanted else verdict == wanted
+    return {"judge_shape": verdict[0], "judge_colour": verdict[1], "judge_agrees": agrees}

@@ -1,7 +1,7 @@
-"""How far an edit took an image from its source, inside the mask. Knows neither editors nor files.
+"""Distance of an edited image from its source: inside the mask by L1, SSIM and LPIPS, outside it by SSIM.
 
-For editors whose promise is to keep what the text does not speak of. Without a mask "inside" is the whole image; what
-happens outside of one is ``background``'s.
+Distances inside are for editors that should keep what the text does not mention. Without a mask "inside" is the whole
+image. ``background`` has L1 and LPIPS outside the mask.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from retouch.schema import Batch, Mask, Pixels
 # Of Wang et al. 2004: Gaussian weights of sigma 1.5 in a window of 11 px; variances without Bessel's correction.
 SIGMA = 1.5
 WINDOW = 11
+GREY = 128
 
 
 class SourceL1:
-    """Mean |edited - source| over the pixels inside the mask and the three channels, 0..255; None where none are."""
+    """Mean |edited - source| over the pixels inside the mask and the channels, 0..255; None if there are none."""
 
     columns: ClassVar[Mapping[str, str]] = {"source_l1": "float64"}
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Needs neither weights nor device."""
+        """Return the metric; it needs neither weights nor device."""
         return cls()
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``source_l1`` an entry; ``edited`` [B,H,W,3] uint8."""
-        scores = BackgroundL1().score_batch(_turned(batch), edited)
+        """Return one ``source_l1`` per entry of ``edited`` [B,H,W,3] uint8."""
+        scores = BackgroundL1().score_batch(_inverted(batch), edited)
         return [{"source_l1": score["background_l1"]} for score in scores]
 
 
 class SourceSsim:
     """Structural similarity (Wang et al. 2004) of edited and source inside the mask; 1 for equal images, at least -1.
 
-    Each channel by itself, then their mean. The average is over the mask's pixels whose window lies inside the image
-    (windows at the mask's rim see 5 px beyond it); None where there are none. Images smaller than the window are
+    Computed per channel, then averaged over channels and over the mask's pixels whose window lies inside the image
+    (windows at the mask's rim reach 5 px beyond it); None if there are none. Images smaller than the window are
     mirrored at their borders.
     """
 
@@ -49,18 +50,18 @@ class SourceSsim:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str) -> Self:
-        """Needs neither weights nor device."""
+        """Return the metric; it needs neither weights nor device."""
         return cls()
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``source_ssim`` an entry; ``edited`` [B,H,W,3] uint8."""
+        """Return one ``source_ssim`` per entry of ``edited`` [B,H,W,3] uint8."""
         return [{"source_ssim": _ssim(*entry)} for entry in zip(batch.image, edited, batch.mask, strict=True)]
 
 
 class SourceLpips:
-    """Perceptual distance of edited and source, the outside of the mask mid-grey in both; None where it has no pixel.
+    """Perceptual distance of edited and source, the outside of the mask mid-grey in both; None if the mask is empty.
 
-    ``source_lpips_by`` says what measured it, as ``background_lpips_by`` does: ``vgg`` or ``alex`` for LPIPS with that
+    ``source_lpips_by`` names the network, as ``background_lpips_by`` does: ``vgg`` or ``alex`` for LPIPS with that
     trunk (weights of role ``lpips``), or ``clip`` for the uncalibrated distance on CLIP's features (role ``clip``).
     """
 
@@ -71,10 +72,10 @@ class SourceLpips:
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, net: Literal["vgg", "alex"] = "vgg") -> Self:
-        """Read LPIPS's trunk ``net`` of role ``lpips``, or else the CLIP of role ``clip``.
+        """Load LPIPS's trunk ``net`` of role ``lpips``, or else the CLIP of role ``clip``.
 
         Raises:
-            WeightsError: there is neither, or what there is does not load.
+            WeightsError: neither role is given, or its file does not load.
         """
         if not {"lpips", "clip"} & weights.keys():
             raise WeightsError(
@@ -83,16 +84,39 @@ class SourceLpips:
         return cls(BackgroundLpips.load(weights, device, net))
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One ``source_lpips`` an entry; ``edited`` [B,H,W,3] uint8."""
-        scores = self.outside.score_batch(_turned(batch), edited)
+        """Return one ``source_lpips`` per entry of ``edited`` [B,H,W,3] uint8."""
+        scores = self.outside.score_batch(_inverted(batch), edited)
         return [
             {"source_lpips": score["background_lpips"], "source_lpips_by": score["background_lpips_by"]}
             for score in scores
         ]
 
 
-def _turned(batch: Batch) -> Batch:
-    """With inside and outside exchanged: a distance inside is the background's of the other mask."""
+class BackgroundSsim:
+    """Structural similarity of edited and source outside the mask, the inside mid-grey in both; -1..1.
+
+    1 for equal backgrounds whatever the edit, because windows at the mask's rim see grey inside it in both images. So
+    it is 1 for images that Retouch composed, and meant for those of other systems. None if the mask covers everything.
+    """
+
+    columns: ClassVar[Mapping[str, str]] = {"background_ssim": "float64"}
+
+    @classmethod
+    def load(cls, weights: Mapping[str, str], device: str) -> Self:
+        """Return the metric; it needs neither weights nor device."""
+        return cls()
+
+    def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
+        """Return one ``background_ssim`` per entry of ``edited`` [B,H,W,3] uint8."""
+        inside = batch.mask[..., None]
+        grey = np.uint8(GREY)
+        outside = replace(batch, image=np.where(inside, grey, batch.image), mask=~batch.mask)
+        scores = SourceSsim().score_batch(outside, np.where(inside, grey, edited))
+        return [{"background_ssim": score["source_ssim"]} for score in scores]
+
+
+def _inverted(batch: Batch) -> Batch:
+    """Return the batch with inverted masks: a distance inside is a background distance of the inverted mask."""
     return replace(batch, mask=~batch.mask)
 
 
