@@ -25,9 +25,10 @@ from retouch.errors import ConfigError, ManifestError, WeightsError
 from retouch.execution import stages
 from retouch.execution.evaluation import metric_states
 from retouch.execution.latent_cache import StoredLatents
-from retouch.execution.specs import DecodeSpec
+from retouch.execution.outcomes import unpack_rows
 from retouch.imaging.faces import FaceDetector
 from retouch.manifests import reader, samples
+from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.importers import cocoee
 from retouch.models.arcface import load_arcface
 from retouch.models.clip import load_clip
@@ -207,7 +208,7 @@ def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, 
     pq.write_table(table, tmp_path / "rows.parquet")
     rows = reader.with_fingerprints(reader.read(str(tmp_path / "rows.parquet")).table, {})
     decoded = stages.decode_block(rows, DecodeSpec(frozenset()))
-    assert [sample.failure for sample in samples.travellers(decoded)] == [None]
+    assert [sample.failure for sample in unpack_rows(decoded)] == [None]
     assert not trace.exists()
 
 
@@ -242,7 +243,7 @@ def test_no_line_of_the_package_opens_a_pickle_unrestricted() -> None:
     for path, call in calls_of("np.load"):
         assert "allow_pickle=True" not in ast.unparse(call), path
     assert [path for path, _ in calls_of("pickle.loads")] == [
-        "pipeline/retouch/manifests/samples.py"
+        "pipeline/retouch/execution/outcomes.py"
     ]  # blocks of this run alone
     assert [path for path, _ in calls_of("torch.jit.load")] == ["pipeline/retouch/models/clip.py"]
     for name in ("pickle.load", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load", "eval", "exec", "joblib.load"):

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
 from retouch.execution import quality_gate
+from retouch.execution.outcomes import KeptCandidate
 from retouch.jobs.config import QualitySpec, Threshold
-from retouch.manifests.samples import Kept
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.judge import load_judge
 from retouch.models.embedded.scenes import HELD_OUT, TUNING
@@ -82,7 +82,9 @@ def gated(tries: Tries, quality: QualitySpec) -> Mapping[str, Any]:
     passes, words, kept = [], [], []
     for row in tries:
         some = row[: quality_gate.budget(quality)]
-        candidates = [Kept(k, 0, np.empty(0, np.uint8), {SCORE: distance}) for k, (distance, _) in enumerate(some)]
+        candidates = [
+            KeptCandidate(k, 0, np.empty(0, np.uint8), {SCORE: distance}) for k, (distance, _) in enumerate(some)
+        ]
         decided = quality_gate.decided_in(candidates, quality, 1)
         tried = some if decided is None else some[: decided + 1]
         passes.append(len(tried))

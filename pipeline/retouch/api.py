@@ -29,16 +29,16 @@ from retouch.errors import ConfigError, OutputError
 from retouch.execution.edit import Executor
 from retouch.execution.edit import run as answer_rows
 from retouch.execution.engine import Engine
+from retouch.execution.outcomes import KeptCandidate, Outcome
 from retouch.execution.plan import engine_spec
 from retouch.execution.progress import Mode
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import composed, decode
+from retouch.execution.stages import composed
 from retouch.execution.summary import Summary
 from retouch.imaging.inputs import ImageLike, image_cell, mask_cell
 from retouch.jobs import placeholders
 from retouch.jobs.config import EditJob, Job, Weights, load_job, parse_job
 from retouch.jobs.overrides import overridden
-from retouch.manifests.samples import Answer, Kept
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.models.devices import best_device
 from retouch.outputs import results
 from retouch.outputs.edited import Candidate, Edited, read_edited
@@ -278,7 +278,7 @@ def results_dataset(output: str) -> pads.Dataset:
     return pads.dataset([storage.filesystem(file)[1] for file in files], format="parquet", filesystem=filesystem)
 
 
-def _edited(answer: Answer) -> Edited:
+def _edited(answer: Outcome) -> Edited:
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
@@ -291,6 +291,6 @@ def _edited(answer: Answer) -> Edited:
     )
 
 
-def _candidate(answer: Answer, kept: Kept) -> Candidate:
+def _candidate(answer: Outcome, kept: KeptCandidate) -> Candidate:
     made = composed(answer, kept)
     return Candidate(made.pixels, kept.candidate, kept.seed, dict(kept.scores), made.alpha)

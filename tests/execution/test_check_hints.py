@@ -13,9 +13,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from retouch.execution import check_hints
 from retouch.execution.check_hints import least_tokens, looks_inverted
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.jobs.config import MaskSpec
+from retouch.manifests.decode import DecodeSpec, decode
 
 from manifests import bad_files
 

@@ -17,9 +17,10 @@ from retouch import storage
 from retouch.errors import ConfigError, PluginError, StorageError
 from retouch.execution.candidates import candidate_seed
 from retouch.execution.engine import Engine
+from retouch.execution.outcomes import Outcome
 from retouch.execution.specs import EngineSpec
 from retouch.jobs.config import MetricSpec, QualitySpec, Threshold
-from retouch.manifests.samples import Answer, Failure, Sample, failed_to_load
+from retouch.manifests.samples import Failure, Sample, failed_to_load
 from retouch.schema import FAILED_QUALITY, FAILED_TO_EDIT, FAILED_TO_LOAD, Batch, EditResult
 
 from tests.helpers.painters import Painter, PainterParams
@@ -42,7 +43,7 @@ def sample(key: str, prompt: str = "", **fields: object) -> Sample:
     return Sample(key, f"fp-{key}", prompt, source=source, mask=mask, **fields)  # type: ignore[arg-type]
 
 
-def kept_of(answer: Answer) -> list[tuple[int, int, bytes]]:
+def kept_of(answer: Outcome) -> list[tuple[int, int, bytes]]:
     return [(kept.candidate, kept.seed, kept.image.tobytes()) for kept in answer.kept]
 
 
@@ -207,7 +208,7 @@ def gated(rounds: int, bound: float, candidates: int = 2, shape: int = 4, **spec
     return Engine(replace(SPEC, quality=quality, candidates=candidates, batch_size=shape, **spec), "cpu")  # type: ignore[arg-type]
 
 
-def told(answers: list[Answer]) -> list[tuple]:
+def told(answers: list[Outcome]) -> list[tuple]:
     return [(a.sample.key, kept_of(a), a.attempts, a.failure and a.failure.message) for a in answers]
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from retouch.execution.outcomes import KeptCandidate
 from retouch.execution.quality_gate import budget, decided_in, misses
 from retouch.jobs.config import QualitySpec, Threshold
-from retouch.manifests.samples import Kept
 
 BOUND = {"score": Threshold(min=0.5)}
 
 
-def kept(*scores: float) -> list[Kept]:
-    return [Kept(k, k, np.zeros(0, np.uint8), {"score": score}) for k, score in enumerate(scores)]
+def kept(*scores: float) -> list[KeptCandidate]:
+    return [KeptCandidate(k, k, np.zeros(0, np.uint8), {"score": score}) for k, score in enumerate(scores)]
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,13 @@ from PIL import Image
 from retouch import storage
 from retouch.errors import LeaseLost
 from retouch.execution.engine import Engine
-from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
-from retouch.execution.stages import decode, decode_block, write_block
+from retouch.execution.outcomes import pack_rows, unpack_rows
+from retouch.execution.specs import EngineSpec, WriteSpec
+from retouch.execution.stages import decode_block, write_block
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
-from retouch.manifests.samples import Failure, Sample, travellers, with_travellers
+from retouch.manifests.decode import DecodeSpec, decode
+from retouch.manifests.samples import Failure, Sample
 from retouch.outputs import image_paths, lease, results
 from retouch.schema import FAILED_TO_LOAD, SUCCESS, results_schema
 
@@ -138,7 +140,7 @@ def run_block(tmp_path: Path, requests: list[dict[str, Any]], **spec: Any) -> pa
     caller = pa.schema([field for field in table.schema if field.name == "label"])
     write = WriteSpec(str(tmp_path / "out"), results_schema(COLUMNS, caller), epoch=1, **spec)
     samples = decode_block(table, DECODE)
-    answers = with_travellers(samples, Engine(ENGINE, "cpu").answer(travellers(samples)))
+    answers = pack_rows(samples, Engine(ENGINE, "cpu").answer(unpack_rows(samples)))
     return write_block(answers, write)
 
 
@@ -206,9 +208,9 @@ def test_a_block_gives_one_row_a_request_whatever_fails(kinds: list[str]) -> Non
 
 def test_travelling_rows_keep_the_callers_columns_and_their_order() -> None:
     table = pa.table({"label": [1, 2]})
-    carried = with_travellers(table, [Sample("a", "1"), Sample("b", "2")])
+    carried = pack_rows(table, [Sample("a", "1"), Sample("b", "2")])
     assert carried["label"].to_pylist() == [1, 2]
-    assert [sample.key for sample in travellers(carried)] == ["a", "b"]
+    assert [sample.key for sample in unpack_rows(carried)] == ["a", "b"]
 
 
 def test_params_with_unusual_values_reach_the_sample_as_written() -> None:
@@ -264,7 +266,7 @@ def test_a_file_that_never_comes_fails_its_row_after_the_deadline_and_no_other(
     table = pa.Table.from_pylist(
         [request(key="a", image={"path": "slow-store.png"}), request(key="b", image={"path": good_file})]
     )
-    late, good = travellers(decode_block(table, replace(DECODE, seconds=0.3)))
+    late, good = unpack_rows(decode_block(table, replace(DECODE, seconds=0.3)))
     never.set()
     assert late.failure == Failure(
         "failed_to_load", "DeadlineExceeded", "not fetched and decoded after 0.3 s", "decode"
@@ -276,6 +278,6 @@ def test_a_row_that_killed_the_workers_that_decoded_it_is_not_decoded_again(tmp_
     spec = replace(DECODE, output=str(tmp_path))
     note = {"keys": ["a"], "alone": 3, "overdue": False}
     storage.write_bytes(f"{tmp_path}/in_flight/decode-x.json", json.dumps(note).encode())
-    lost, good = travellers(decode_block(pa.Table.from_pylist([request(key="a"), request(key="b")]), spec))
+    lost, good = unpack_rows(decode_block(pa.Table.from_pylist([request(key="a"), request(key="b")]), spec))
     assert (lost.failure.status, lost.failure.type, lost.failure.stage) == ("failed_to_load", "WorkerLost", "decode")
     assert good.failure is None

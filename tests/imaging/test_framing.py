@@ -45,8 +45,13 @@ def crowd() -> tuple[np.ndarray, list[np.ndarray]]:
     return pixels, [tiny_yunet.white_cell(pixels, column, row) for column, row in [(5, 5), (22, 5), (14, 18)]]
 
 
-def sample(pixels: np.ndarray, mask: np.ndarray | None = None, **fields: Any) -> Sample:
-    return Sample("k", "f", source=pixels, mask=codec.whole(pixels.shape[:2]) if mask is None else mask, **fields)
+def face_of(pixels: np.ndarray, mask: np.ndarray | None = None, **options: Any) -> Any:
+    return frame(pixels, codec.whole(pixels.shape[:2]) if mask is None else mask, 16, "face", **options)
+
+
+def row_of(pixels: np.ndarray, face: np.ndarray) -> Sample:
+    mask = codec.whole((pixels.shape[0], pixels.shape[1]))
+    return Sample("k", "f", source=pixels, mask=mask, landmarks=face.ravel().tolist())
 
 
 def quad_around(middle: np.ndarray) -> np.ndarray:
@@ -59,20 +64,20 @@ def corners(region: Any) -> np.ndarray:
 
 
 def test_the_rows_own_landmarks_decide_without_any_detector() -> None:
-    region = frame(sample(picture(0), landmarks=FACE.ravel().tolist()), 16, "face")
+    region = face_of(picture(0), landmarks=FACE.ravel().tolist())
     assert np.array_equal(corners(region), ffhq_quad(Landmarks(FACE)))
 
 
 def test_without_landmarks_the_detector_is_asked(detector: FaceDetector) -> None:
     pixels = np.zeros((200, 250, 3), np.uint8)
     middle = tiny_yunet.white_cell(pixels, 14, 9)
-    assert np.allclose(corners(frame(sample(pixels), 16, "face", detector)), quad_around(middle), atol=0.01)
+    assert np.allclose(corners(face_of(pixels, detector=detector)), quad_around(middle), atol=0.01)
 
 
 def test_the_largest_face_is_meant_where_no_mask_says_which() -> None:
     small, large = FACE, FACE * 2 + [40, 0]
     found = Found([small, large, small + 60])
-    assert np.array_equal(corners(frame(sample(picture(0, 100, 100)), 16, "face", found)), ffhq_quad(Landmarks(large)))
+    assert np.array_equal(corners(face_of(picture(0, 100, 100), detector=found)), ffhq_quad(Landmarks(large)))
 
 
 class Found(FaceDetector):
@@ -90,7 +95,7 @@ def test_of_several_faces_the_one_in_the_mask_is_meant(detector: FaceDetector, m
     pixels, middles = crowd()
     x, y = middles[meant].astype(int)
     mask = codec.mask_from_bbox([x - 15, y - 15, x + 15, y + 15], (200, 250))
-    region = frame(sample(pixels, mask), 16, "face", detector)
+    region = face_of(pixels, mask, detector=detector)
     assert np.allclose(corners(region), quad_around(middles[meant]), atol=0.1)
 
 
@@ -98,31 +103,33 @@ def test_a_mask_beside_the_middle_of_a_face_takes_the_square_that_holds_most_of_
     pixels, middles = crowd()
     x, y = middles[1].astype(int)
     hat = codec.mask_from_bbox([x - 10, y - 26, x + 10, y - 16], (200, 250))
-    assert np.allclose(corners(frame(sample(pixels, hat), 16, "face", detector)), quad_around(middles[1]), atol=0.1)
+    assert np.allclose(corners(face_of(pixels, hat, detector=detector)), quad_around(middles[1]), atol=0.1)
 
 
 def test_a_mask_that_no_face_is_near_says_so(detector: FaceDetector) -> None:
     pixels, _ = crowd()
     corner = codec.mask_from_bbox([240, 190, 250, 200], (200, 250))
     with pytest.raises(NoFace, match="no face lies where the mask is white"):
-        frame(sample(pixels, corner), 16, "face", detector)
+        face_of(pixels, corner, detector=detector)
     with pytest.raises(NoFace, match="no face lies where the mask is white"):
-        frame(sample(pixels, landmarks=(FACE + 5000).ravel().tolist()), 16, "face")
+        face_of(pixels, landmarks=(FACE + 5000).ravel().tolist())
 
 
 def test_no_face_and_no_way_to_find_one_say_what_would_do(detector: FaceDetector) -> None:
     with pytest.raises(NoFace, match="no face was found; give the row landmarks, or use fit: resize"):
-        frame(sample(np.zeros((50, 50, 3), np.uint8)), 16, "face", detector)
+        face_of(np.zeros((50, 50, 3), np.uint8), detector=detector)
     with pytest.raises(NoFace, match=r"no landmarks, and the job's editor\.weights name no face_detector"):
-        frame(sample(picture(0)), 16, "face")
+        face_of(picture(0))
     with pytest.raises(LoadError, match="4 numbers"):
-        frame(sample(picture(0), landmarks=[1, 2, 3, 4]), 16, "face")
+        face_of(picture(0), landmarks=[1, 2, 3, 4])
 
 
 def test_other_fits_do_as_before_whatever_the_row_says() -> None:
-    row = sample(picture(0), landmarks=[1.0])
+    pixels = picture(0)
+    mask = codec.whole(pixels.shape[:2])
     for fit in ("auto", "crop", "resize"):
-        assert frame(row, 16, fit) == codec.fit_region(row.mask, 16, mode=fit)  # type: ignore[arg-type]
+        found = frame(pixels, mask, 16, fit, landmarks=[1.0])  # type: ignore[arg-type]
+        assert found == codec.fit_region(mask, 16, mode=fit)  # type: ignore[arg-type]
 
 
 def test_a_detector_is_read_only_where_faces_are_asked_for(yunet: Path) -> None:
@@ -144,7 +151,7 @@ def test_a_broken_detector_stops_the_run_before_any_row(tmp_path: Path) -> None:
 
 
 def test_an_answer_carries_the_square_and_the_editor_saw_it_upright() -> None:
-    (answer,) = Engine(SPEC, "cpu").answer([sample(picture(0), landmarks=FACE.ravel().tolist())])
+    (answer,) = Engine(SPEC, "cpu").answer([row_of(picture(0), FACE)])
     assert answer.failure is None
     assert np.array_equal(corners(answer.region), ffhq_quad(Landmarks(FACE)))
 

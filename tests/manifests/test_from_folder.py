@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from retouch import storage
 from retouch.errors import ManifestError
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.manifests import reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.from_folder import from_folder
 
 from tests.helpers.datasets import picture, png, square

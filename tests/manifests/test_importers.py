@@ -13,9 +13,8 @@ from PIL import Image
 from retouch.cli.app import app
 from retouch.errors import ManifestError
 from retouch.execution.edit import run
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.manifests import reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.importers import coco, cocoee, openimages
 from typer.testing import CliRunner
 

@@ -10,11 +10,10 @@ import pytest
 from embedded_models.domains import DOMAINS, LEARNED, in_all, only, scenes
 from PIL import Image
 from retouch import storage
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.imaging import codec
 from retouch.jobs.config import load_job
 from retouch.manifests import reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Sample
 from retouch.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNING, Scene, edit_task, object_prompt
 

@@ -16,8 +16,7 @@ import pytest
 import stamina
 from retouch import storage
 from retouch.errors import ObjectMissing, StorageError, Unavailable
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.storage import remote, retries
 
 from tests.conftest import new_bucket

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from retouch.execution.outcomes import KeptCandidate
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import codec
-from retouch.manifests.samples import Failure, Kept, Sample
+from retouch.manifests.samples import Failure, Sample
 from retouch.schema import Batch, Pixels
 
 
@@ -28,7 +29,7 @@ class Row:
     exemplar: Pixels | None
     checkpoint: str | None  # a role of the job's weights, or a local file
     rounds: int = 0  # of candidates that were tried, or are about to be
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[KeptCandidate] = field(default_factory=list)
     failures: list[tuple[int, Failure]] = field(default_factory=list)  # with the candidate's number
     seconds: float = 0.0
     alone: bool = False  # a worker died with it in hand: it shares no pass

@@ -17,11 +17,11 @@ from retouch.execution import check_hints as hints
 from retouch.execution import stages, timeouts
 from retouch.execution.plan import Plan, make_plan, refuse_another_job
 from retouch.execution.planning import strata
-from retouch.execution.specs import DecodeSpec
 from retouch.imaging import codec
 from retouch.jobs.config import DeadlineSpec, EditJob, QualitySpec, load_job
-from retouch.manifests import deferred_images, reader
+from retouch.manifests import decode, deferred_images, reader
 from retouch.manifests.columns import IMAGE_COLUMNS
+from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.samples import Failure, Sample
 from retouch.plugins import Editor
 from retouch.schema import REQUEST_COLUMNS, Batch, EditResult
@@ -210,7 +210,7 @@ def _looks(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[tupl
         lambda request: _look(request, spec),
         threads=stages.DECODE_THREADS,
         seconds=spec.seconds,
-        late=lambda request: (stages.too_late(request, spec), []),
+        late=lambda request: (decode.timed_out(request, spec), []),
     )
 
 
@@ -218,7 +218,7 @@ def _look(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, list[st
     columns = [name for name in IMAGE_COLUMNS if name != "exemplar" or name in spec.inputs]
     # Fetched once, for decoding and for the hints.
     whole = {**request, **{name: _at_hand(request.get(name), name) for name in columns}}
-    sample = stages.decode(whole, spec)
+    sample = decode.decode(whole, spec)
     if sample.failure is not None:
         return sample, []
     files = {name: whole[name] for name in columns if isinstance(whole[name], bytes)}
@@ -229,7 +229,7 @@ def _look(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, list[st
 def _at_hand(cell: Any, column: str) -> Any:
     """A cell's bytes; the cell itself where they cannot be had, for the decoder to say why."""
     try:
-        return None if cell is None else stages.bytes_of(cell, column)
+        return None if cell is None else decode.bytes_of(cell, column)
     except (LoadError, StorageError):
         return cell
 

@@ -18,10 +18,11 @@ from retouch import plugins, telemetry
 from retouch.errors import ConfigError, EditError, Unavailable
 from retouch.execution import candidates, latent_cache, quality_gate
 from retouch.execution.candidates import Entry, Row, batch_of
+from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import codec, framing
 from retouch.jobs.config import MetricSpec
-from retouch.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from retouch.manifests.samples import Failure, Sample
 from retouch.models import weights
 from retouch.outputs.in_flight import Flights, Loss
 from retouch.plugins import Editor, Metric
@@ -62,13 +63,13 @@ class Engine:
         self._checkpoints: dict[str, str] = {}  # address to local file
         self._in_use: str | None = None  # the checkpoint of the last pass
 
-    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
         """One answer a sample, in order. Never raises for a row's own fault."""
         prepared = self._preparing.in_turns(
             samples,
             lambda sample: sample.key,
             lambda some: [self._prepare(sample) for sample in some],
-            lambda sample, loss: Answer(sample, failure=Failure.of_loss(loss, "prepare")),
+            lambda sample, loss: Outcome(sample, failure=lost_row(loss, "prepare")),
         )
         rows = self._not_lost([row for row in prepared if isinstance(row, Row)])
         while pending := [row for row in rows if row.rounds < self.budget and self._decided_in(row) is None]:
@@ -84,23 +85,30 @@ class Engine:
             loss = self.losses.get(row.sample.key)
             row.alone = loss is not None
             if loss is not None and loss.is_final:
-                row.failures.append((0, Failure.of_loss(loss, "edit")))
+                row.failures.append((0, lost_row(loss, "edit")))
         return [row for row in rows if not row.failures]
 
-    def _prepare(self, sample: Sample) -> Row | Answer:
+    def _prepare(self, sample: Sample) -> Row | Outcome:
         if sample.failure is not None or sample.source is None or sample.mask is None:
-            return Answer(sample, failure=sample.failure)
+            return Outcome(sample, failure=sample.failure)
         try:
             if sample.params:
                 plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
             size = self.editor.image_size
-            region = framing.frame(sample, size, self.spec.fit, self.face_detector)
+            region = framing.frame(
+                sample.source,
+                sample.mask,
+                size,
+                self.spec.fit,
+                landmarks=sample.landmarks,
+                detector=self.face_detector,
+            )
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
             seen = codec.extract(sample.source, region, size)
             mask = codec.extract_mask(sample.mask, region, size)
             return Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
         except Exception as error:
-            return Answer(sample, failure=Failure.of(error, "prepare"))
+            return Outcome(sample, failure=Failure.of(error, "prepare"))
 
     def _exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
         """As the editor wants it: an editor with ``prepare_exemplar`` gets it at native size, once."""
@@ -157,7 +165,7 @@ class Engine:
         seconds = (time.perf_counter() - started) / len(entries)
         for entry, result in zip(entries, edited, strict=True):
             entry.row.seconds += seconds
-            if isinstance(result, Kept):
+            if isinstance(result, KeptCandidate):
                 entry.row.kept.append(result)
             else:
                 entry.row.failures.append((entry.candidate, result))
@@ -180,7 +188,7 @@ class Engine:
         self._edit(entries[:middle])
         self._edit(entries[middle:])
 
-    def _tried(self, entries: Sequence[Entry]) -> list[Kept | Failure] | _Fault:
+    def _tried(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure] | _Fault:
         """A pass, or what went wrong in it, without the exception, whose frames hold the device's memory."""
         try:
             return self._pass(entries)
@@ -189,7 +197,7 @@ class Engine:
         except Exception as error:
             return _Fault(Failure.of(error, "edit"), _out_of_memory(error))
 
-    def _pass(self, entries: Sequence[Entry]) -> list[Kept | Failure]:
+    def _pass(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure]:
         batch = batch_of(entries, self.shape)
         results = self.editor.edit_batch(batch)
         if len(results) != len(batch):
@@ -203,7 +211,7 @@ class Engine:
             for score, more in zip(scores, metric.score_batch(batch_of(entries), edited), strict=True):
                 score.update(more)
         return [
-            Kept(entry.candidate, entry.seed, result.image, score)
+            KeptCandidate(entry.candidate, entry.seed, result.image, score)
             if result.error is None
             else Failure.of(result.error, "edit")
             for entry, result, score in zip(entries, results, scores, strict=True)
@@ -212,10 +220,10 @@ class Engine:
     def _decided_in(self, row: Row) -> int | None:
         return quality_gate.decided_in(row.kept, self.spec.quality, self.spec.candidates)
 
-    def _misses(self, kept: Kept) -> list[str]:
+    def _misses(self, kept: KeptCandidate) -> list[str]:
         return quality_gate.misses(kept.scores, self.spec.quality.thresholds)
 
-    def _rank(self, kept: Kept) -> tuple[bool, float, int]:
+    def _rank(self, kept: KeptCandidate) -> tuple[bool, float, int]:
         """The least comes first: with thresholds, what keeps them before what the editor ranks better.
 
         Ties by number, so that the order they ran in decides nothing.
@@ -223,7 +231,7 @@ class Engine:
         by = self.editor.rank_by
         return bool(self._misses(kept)), kept.scores.get(by, 0.0) if by else 0.0, kept.candidate
 
-    def _finish(self, row: Row) -> Answer:
+    def _finish(self, row: Row) -> Outcome:
         decided = self._decided_in(row)
         # What came after the round that decided is for nothing.
         tried = (row.rounds if decided is None else decided + 1) * self.spec.candidates
@@ -231,10 +239,10 @@ class Engine:
         ranked = sorted((kept for kept in row.kept if kept.candidate < tried), key=self._rank)
         attempts = len(ranked) + len(failures)
         if not ranked:
-            return Answer(row.sample, failure=failures[0][1], attempts=attempts, edit_seconds=row.seconds)
+            return Outcome(row.sample, failure=failures[0][1], attempts=attempts, edit_seconds=row.seconds)
         misses = self._misses(ranked[0]) if self.spec.quality.mode != "score" else []
         failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
-        return Answer(row.sample, row.region, ranked[: self.spec.keep], failure, attempts, row.seconds)
+        return Outcome(row.sample, row.region, ranked[: self.spec.keep], failure, attempts, row.seconds)
 
 
 def _give_memory(editor: Any, spec: EngineSpec, resolved: weights.Resolved, device: str) -> None:
@@ -266,4 +274,4 @@ def _out_of_memory(error: BaseException) -> bool:
 @telemetry.timed("stage_seconds.edit")
 def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
     """A block that carries samples to one that carries answers."""
-    return with_travellers(table, engine.answer(travellers(table)))
+    return pack_rows(table, engine.answer(unpack_rows(table)))

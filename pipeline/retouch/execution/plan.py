@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from retouch import plugins, storage
 from retouch.errors import ConfigError, ManifestError, OutputError
 from retouch.execution import quality_gate
-from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
+from retouch.execution.specs import EngineSpec, WriteSpec
 from retouch.jobs.config import EditJob
 from retouch.jobs.identity import job_identity, pixel_identity
 from retouch.manifests import reader, row_sets
+from retouch.manifests.decode import DecodeSpec
 from retouch.models import weights
 from retouch.outputs import carry_over, results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run, version_of

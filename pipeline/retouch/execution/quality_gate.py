@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retouch.execution.outcomes import KeptCandidate
 from retouch.jobs.config import QualitySpec, Threshold
-from retouch.manifests.samples import Kept
 
 
 def budget(quality: QualitySpec) -> int:
@@ -36,7 +36,7 @@ def misses(scores: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> li
     return missed
 
 
-def decided_in(kept: Sequence[Kept], quality: QualitySpec, candidates: int) -> int | None:
+def decided_in(kept: Sequence[KeptCandidate], quality: QualitySpec, candidates: int) -> int | None:
     """The first round with a candidate that keeps all thresholds, from 0; None where none has one.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the stations are told: plain data, so that it can be sent to where the work is. Knows no station."""
+"""Settings of the edit and write stages, as plain data that is sent to the workers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from retouch.jobs.config import MaskSpec, MetricSpec, QualitySpec, Weights
-
-
-@dataclass(frozen=True)
-class DecodeSpec:
-    """How a row's files become pixels."""
-
-    inputs: frozenset[str]  # what the editor reads, of mask, exemplar, prompt, source_prompt, checkpoint
-    mask: MaskSpec = field(default_factory=MaskSpec)
-    needs: frozenset[str] = frozenset()  # columns that a row without params of its own cannot do without
-    params: Mapping[str, Any] = field(default_factory=dict)  # the job's, which a row's own go over
-    params_type: type | None = None  # the editor's Params, where rows may have params: they may need other columns
-    output: str | None = None  # where it is noted which rows are in hand; nowhere if None
-    seconds: float | None = None  # deadline of one row
+from retouch.jobs.config import MetricSpec, QualitySpec, Weights
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from retouch import plugins, storage, telemetry
-from retouch.errors import ConfigError, DeadlineExceeded, EditError, LeaseLost, LoadError, Unavailable
+from retouch.errors import EditError, LeaseLost
 from retouch.execution import timeouts
-from retouch.execution.specs import DecodeSpec, WriteSpec
+from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
+from retouch.execution.specs import WriteSpec
 from retouch.imaging import codec
 from retouch.manifests import deferred_images
-from retouch.manifests.samples import Answer, Failure, Kept, Sample, failed_to_load, travellers, with_travellers
+from retouch.manifests.decode import DecodeSpec, decode, timed_out
+from retouch.manifests.samples import Failure, Sample
 from retouch.outputs import lease, results
 from retouch.outputs.in_flight import Flights, Loss
 from retouch.outputs.sinks import Sink
@@ -36,10 +37,10 @@ def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
         requests,
         lambda request: str(request["key"]),
         lambda some: _decode_all(some, spec),
-        lambda request, loss: Sample(request["key"], request["fingerprint"], failure=Failure.of_loss(loss, "decode")),
+        lambda request, loss: Sample(request["key"], request["fingerprint"], failure=lost_row(loss, "decode")),
     )
     kept = [name for name in table.column_names if name not in REQUEST_COLUMNS and name != "fingerprint"]
-    return with_travellers(table.select(kept), samples)
+    return pack_rows(table.select(kept), samples)
 
 
 def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[Sample]:
@@ -48,120 +49,13 @@ def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list
         lambda request: decode(request, spec),
         threads=DECODE_THREADS,
         seconds=spec.seconds,
-        late=lambda request: too_late(request, spec),
+        late=lambda request: timed_out(request, spec),
     )
-
-
-def too_late(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
-    """A request to a sample that says that its deadline has passed."""
-    error = DeadlineExceeded(f"not fetched and decoded after {spec.seconds:g} s")
-    return failed_to_load(request["key"], request["fingerprint"], error)
 
 
 def _block_seconds(spec: DecodeSpec, rows: int) -> float | None:
     """The deadline of a block, for what not even a thread's deadline ends: a decoder that keeps the interpreter."""
     return None if spec.seconds is None else spec.seconds * (rows // DECODE_THREADS + 2)
-
-
-def decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
-    """One request to a sample: with pixels, or with the reason why not.
-
-    Raises:
-        Unavailable: the storage is out of reach, which is no row's fault.
-    """
-    key, fingerprint = request["key"], request["fingerprint"]
-    try:
-        return _decode(request, spec)
-    except Unavailable:
-        raise
-    except Exception as error:
-        return failed_to_load(key, fingerprint, error)
-
-
-def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
-    params, seed = _params(request.get("params")), request.get("seed")
-    if seed is not None and seed < 0:
-        raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
-    _check_needs(request, params, spec)
-    image = codec.decode_image(bytes_of(request["image"], "image"))
-    size = image.pixels.shape[:2]
-    exemplar = request.get("exemplar") if "exemplar" in spec.inputs else None
-    return Sample(
-        key=request["key"],
-        fingerprint=request["fingerprint"],
-        prompt=request.get("prompt") or "",
-        source_prompt=request.get("source_prompt"),
-        checkpoint=request.get("checkpoint"),
-        seed=seed,
-        params=params,
-        source=image.pixels,
-        alpha=image.alpha,
-        mask=_mask(request, (size[0], size[1]), spec),
-        exemplar=None if exemplar is None else codec.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
-        landmarks=request.get("landmarks"),
-    )
-
-
-def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: DecodeSpec) -> None:
-    """See that the row has what its editor cannot do without; cells of white space are empty."""
-    needs = spec.needs
-    if params and spec.params_type is not None:
-        try:
-            checked = plugins.check_params(spec.params_type, {**spec.params, **params}, "this row's params")
-        except ConfigError:
-            return  # for the engine to say: it is no fault of what is loaded here
-        needs = getattr(checked, "needs", frozenset())
-    for name in sorted(needs):
-        cell = request.get(name)
-        if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or cell.get("path")
-        if not (cell.strip() if isinstance(cell, str) else cell):
-            raise LoadError(f"the {name} cell is empty, and without it the job's editor can do nothing; fill it in")
-
-
-def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Any:
-    cell, bbox = request.get("mask"), request.get("bbox")
-    if cell is not None:
-        how = spec.mask
-        data = bytes_of(cell, "mask")
-        mask = codec.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
-    elif bbox is not None:
-        mask = codec.mask_from_bbox(bbox, size)
-    else:
-        mask = codec.whole(size)
-    if not mask.any():
-        raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
-    return mask
-
-
-def bytes_of(cell: Any, column: str) -> bytes:
-    """Bytes of a manifest cell: a URI, raw bytes, or a ``{bytes, path}`` struct (bytes first).
-
-    Raises:
-        LoadError: the cell is empty; ``column`` names it.
-        StorageError: there is no such object, or it cannot be read.
-    """
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path")
-    if cell is None or cell == "":
-        raise LoadError(f"the {column} cell is empty")
-    return cell if isinstance(cell, bytes) else storage.read_bytes(cell)
-
-
-def _params(cell: Any) -> dict[str, Any]:
-    """A row's overrides: a JSON text, a struct or a map; a null field of a struct overrides nothing."""
-    if cell is None or cell == "":
-        return {}
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except ValueError as error:
-            raise LoadError(f"params is not JSON: {error}") from None
-    elif isinstance(cell, Sequence):
-        cell = dict(cell)  # an Arrow map's pairs
-    if not isinstance(cell, Mapping):
-        raise LoadError(f"params holds {type(cell).__name__}, not a mapping of parameters")
-    return {str(name): value for name, value in cell.items() if value is not None}
 
 
 @telemetry.timed("stage_seconds.write")
@@ -170,7 +64,7 @@ def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
 
     Writing the same answers again, as a retried task does, gives the same files.
     """
-    answers: list[Answer] = travellers(table)
+    answers: list[Outcome] = unpack_rows(table)
     pairs = [(answer.sample.key, answer.sample.fingerprint) for answer in answers]
     sink: Sink = plugins.find("sinks", spec.sink)(spec.output, pairs)
     flights = Flights(spec.output, "write", spec.seconds)
@@ -209,7 +103,7 @@ def _commit(rows: pa.Table, spec: WriteSpec) -> None:
         raise
 
 
-def _begun(answer: Answer) -> dict[str, Any]:
+def _begun(answer: Outcome) -> dict[str, Any]:
     return {
         "key": answer.sample.key,
         "fingerprint": answer.sample.fingerprint,
@@ -218,11 +112,11 @@ def _begun(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _lost(answer: Answer, loss: Loss) -> dict[str, Any]:
-    return {**_begun(answer), **_failed(Failure.of_loss(loss, "write"))}
+def _lost(answer: Outcome, loss: Loss) -> dict[str, Any]:
+    return {**_begun(answer), **_failed(lost_row(loss, "write"))}
 
 
-def _record(answer: Answer, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
+def _record(answer: Outcome, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     """The results row of an answer, its image written. A fault in composing or encoding is the row's failure."""
     record = _begun(answer)
     if answer.failure is None or answer.kept:
@@ -234,7 +128,7 @@ def _record(answer: Answer, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     return {**record, **(_failed(answer.failure) if answer.failure else {"status": SUCCESS})}
 
 
-def _written(answer: Answer, encoded: Sequence[tuple[bytes, int]], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
+def _written(answer: Outcome, encoded: Sequence[tuple[bytes, int]], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     """Columns of a row that has an image. Storage errors rise: the block is retried, never half answered."""
     sample, best = answer.sample, answer.kept[0]
     assert sample.source is not None
@@ -266,7 +160,7 @@ class Composed:
     mask: Mask  # [H, W], what was edited
 
 
-def composed(answer: Answer, kept: Kept, how: Literal["mask", "region"] = "mask") -> Composed:
+def composed(answer: Outcome, kept: KeptCandidate, how: Literal["mask", "region"] = "mask") -> Composed:
     """The source with a candidate in it.
 
     The mask is the row's where the network saw it: of a face's square what lies in both.
@@ -285,7 +179,7 @@ def composed(answer: Answer, kept: Kept, how: Literal["mask", "region"] = "mask"
     return Composed(pixels, codec.opaque_inside(sample.alpha, mask), mask)
 
 
-def _encode(answer: Answer, kept: Kept, spec: WriteSpec) -> tuple[bytes, int]:
+def _encode(answer: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[bytes, int]:
     """The file's bytes, and how many pixels differ from the source outside the mask when it is read back."""
     made = composed(answer, kept, spec.composite)
     data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)

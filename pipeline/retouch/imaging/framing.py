@@ -1,8 +1,8 @@
-"""Which part of a row's image the network sees: by its mask, or by its face. Knows no editor and no files."""
+"""Which part of an image the network sees: chosen by the mask, or by a face."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -11,8 +11,7 @@ from retouch.errors import NoFace
 from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
 from retouch.imaging.quad import Quad
 from retouch.imaging.regions import View, fit_region
-from retouch.manifests.samples import Sample
-from retouch.schema import Mask
+from retouch.schema import Mask, Pixels
 
 Fit = Literal["auto", "crop", "resize", "face"]
 ROLE: Final = "face_detector"  # of the editor's weights
@@ -27,35 +26,43 @@ def detector_for(fit: Fit, files: Mapping[str, str]) -> FaceDetector | None:
     return FaceDetector.load(files[ROLE]) if fit == "face" and ROLE in files else None
 
 
-def frame(sample: Sample, size: int, fit: Fit, detector: FaceDetector | None = None) -> View:
-    """What the network of ``size`` sees of a sample that has its pixels.
+def frame(
+    source: Pixels,
+    mask: Mask,
+    size: int,
+    fit: Fit,
+    *,
+    landmarks: Sequence[float] | None = None,
+    detector: FaceDetector | None = None,
+) -> View:
+    """Return the part of an image that the network sees.
 
     Args:
-        sample: with source and mask.
+        source: [H, W, 3].
+        mask: [H, W], True where the image is edited.
         size: S, the network's height and width.
         fit: ``face`` is the FFHQ square of the row's landmarks, or of a face that the detector finds; the others are
             ``regions.fit_region``'s.
-        detector: for rows without landmarks.
+        landmarks: of the row's face: x0, y0, x1, y1, ... in pixels of the source.
+        detector: finds the face if there are no landmarks.
 
     Raises:
         LoadError: landmarks that make no face.
         NoFace: no landmarks and no detector, no face found, or none that the mask lets be edited.
     """
-    assert sample.source is not None
-    assert sample.mask is not None
     if fit != "face":
-        return fit_region(sample.mask, size, mode=fit)
-    if sample.landmarks is not None:
-        faces = [Landmarks.of(sample.landmarks)]
+        return fit_region(mask, size, mode=fit)
+    if landmarks is not None:
+        faces = [Landmarks.of(landmarks)]
     elif detector is not None:
-        faces = detector.detect(sample.source)
+        faces = detector.detect(source)
     else:
         raise NoFace(
             f"the row has no landmarks, and the job's editor.weights name no {ROLE}; give either, or use fit: resize"
         )
     if not faces:
         raise NoFace("no face was found; give the row landmarks, or use fit: resize")
-    return _chosen(faces, sample.mask)
+    return _chosen(faces, mask)
 
 
 def _chosen(faces: list[Landmarks], mask: Mask) -> Quad:

@@ -18,11 +18,10 @@ from PIL import Image as Pillow
 
 from retouch import storage
 from retouch.errors import OutputError
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images, reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.outputs import image_paths, results
 from retouch.outputs.report.thumbnails import Picture, overlay, small_png, thumbnail
 from retouch.outputs.run_record import read_run

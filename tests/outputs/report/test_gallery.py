@@ -19,12 +19,14 @@ from PIL import Image
 from retouch import storage
 from retouch.errors import OutputError
 from retouch.execution import stages
+from retouch.execution.outcomes import KeptCandidate, Outcome, pack_rows, unpack_rows
 from retouch.execution.plan import Plan, engine_spec, open_run
-from retouch.execution.specs import DecodeSpec, WriteSpec
+from retouch.execution.specs import WriteSpec
 from retouch.imaging.codec import Region
 from retouch.jobs.config import EditJob
 from retouch.manifests import reader
-from retouch.manifests.samples import Answer, Failure, Kept, Sample, travellers, with_travellers
+from retouch.manifests.decode import DecodeSpec
+from retouch.manifests.samples import Failure, Sample
 from retouch.models.embedded.scenes import draw_scene, edit_task
 from retouch.outputs import results
 from retouch.outputs.report import gallery as report
@@ -46,23 +48,23 @@ def drawn(seed: int, **more: Any) -> dict[str, Any]:
     return {"key": f"row-{seed:03d}", "image": png(task.scene.image), "mask": png(mask), "prompt": task.prompt, **more}
 
 
-def answer(sample: Sample) -> Answer:
+def answer(sample: Sample) -> Outcome:
     """What an engine could say: another scene's pixels, with scores that follow from the key."""
     if sample.failure is not None or sample.source is None:
-        return Answer(sample, failure=sample.failure)
+        return Outcome(sample, failure=sample.failure)
     if "broken" in sample.key:
-        return Answer(sample, failure=Failure(FAILED_TO_EDIT, "EditError", "the network gave NaN", "edit"), attempts=2)
+        return Outcome(sample, failure=Failure(FAILED_TO_EDIT, "EditError", "the network gave NaN", "edit"), attempts=2)
     number = sum(sample.key.encode())
     edited = draw_scene(number, 32, 1).image
     height, width = sample.source.shape[:2]
     kept = [
-        Kept(
+        KeptCandidate(
             k, number + k, edited, {"clip_score": number % 17 / 10 + k, "background_l1": 0.25, "right": number % 3 > 0}
         )
         for k in (1, 0)
     ]
     poor = Failure(FAILED_QUALITY, "QualityError", "clip_score 0.1 < 0.5", "score") if "poor" in sample.key else None
-    return Answer(sample, Region(0, 0, width, height), kept, poor, 4, 0.5)
+    return Outcome(sample, Region(0, 0, width, height), kept, poor, 4, 0.5)
 
 
 def job_of(folder: Path, **more: Any) -> EditJob:
@@ -94,9 +96,9 @@ def carry_out(job: EditJob, finish: bool = True) -> str:
     open_run(plan)
     for block in plan.blocks(actors=1):
         decoded = stages.decode_block(block, plan.decode)
-        answers = [answer(sample) for sample in travellers(decoded)]
+        answers = [answer(sample) for sample in unpack_rows(decoded)]
         kept = [replace(each, kept=each.kept[: job.keep]) for each in answers]
-        stages.write_block(with_travellers(decoded, kept), plan.write)
+        stages.write_block(pack_rows(decoded, kept), plan.write)
     if finish:
         results.compact(job.output)
         summary = {"answered_now": plan.total, "seconds": 12.5, "images_per_second": 2.5, "edit_seconds": 10.0}

@@ -28,13 +28,14 @@ from retouch import telemetry
 from retouch.cli.bench.editors import SIMULATED
 from retouch.errors import ConfigError, RetouchError
 from retouch.execution.engine import Engine
+from retouch.execution.outcomes import unpack_rows
 from retouch.execution.plan import Plan, make_plan
-from retouch.execution.specs import DecodeSpec, EngineSpec
+from retouch.execution.specs import EngineSpec
 from retouch.execution.stages import decode_block
 from retouch.execution.traces import WORKER, Listener
 from retouch.jobs.config import EditJob, load_job
 from retouch.manifests import reader
-from retouch.manifests.samples import travellers
+from retouch.manifests.decode import DecodeSpec
 from retouch.models import devices
 
 TRIED: Final = 3  # passes by which it is estimated how many rows fill the time; the first is a warm-up
@@ -185,7 +186,7 @@ def _wait_there(barrier: threading.Barrier) -> None:
 def _timed(share: Share) -> tuple[list[float], list[float]]:
     """When each block began and ended, in this process."""
     engine = Engine(share.engine, devices.best_device())
-    decoded = [travellers(decode_block(block, share.decode)) for block in share.blocks]
+    decoded = [unpack_rows(decode_block(block, share.decode)) for block in share.blocks]
     began, ended = [], []
     _ready.wait()
     for samples in decoded:

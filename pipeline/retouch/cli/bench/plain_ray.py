@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from retouch.execution.engine import Engine
 from retouch.execution.executors.ray.cluster import cluster
-from retouch.execution.specs import DecodeSpec, EngineSpec
+from retouch.execution.outcomes import Outcome, unpack_rows
+from retouch.execution.specs import EngineSpec
 from retouch.execution.stages import decode_block
 from retouch.imaging import codec
-from retouch.manifests.samples import Answer, travellers
+from retouch.manifests.decode import DecodeSpec
 from retouch.models import devices
 
 
@@ -30,7 +31,7 @@ class PlainActor:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of the manifest to keys, PNG files and the moment when the edit began."""
-        samples = travellers(decode_block(rows, self.decode))
+        samples = unpack_rows(decode_block(rows, self.decode))
         began = time.time()
         done = [(answer.sample.key, _encoded(answer), began) for answer in self.engine.answer(samples) if answer.kept]
         return pa.Table.from_arrays(list(map(pa.array, zip(*done, strict=True))), names=["key", "image", "began"])
@@ -72,7 +73,7 @@ def carry_out(
     return len(began), ended - min(began)
 
 
-def _encoded(answer: Answer) -> bytes:
+def _encoded(answer: Outcome) -> bytes:
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None

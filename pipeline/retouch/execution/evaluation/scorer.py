@@ -20,9 +20,8 @@ from retouch.errors import ConfigError, EditError
 from retouch.execution.evaluation import image_sets
 from retouch.execution.evaluation import metric_states as states
 from retouch.execution.evaluation.image_sets import Finished
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.jobs.config import MaskSpec, MetricSpec, Weights
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure
 from retouch.models import weights
 from retouch.plugins import Metric, SetMetric

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch.errors import EditError, LoadError, ObjectMissing
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.outputs import image_paths
 from retouch.outputs.export import provenance
 from retouch.outputs.export.content_credentials import Signer

@@ -11,10 +11,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from retouch.errors import RetouchError, StorageError
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Sample
 from retouch.outputs import image_paths
 from retouch.outputs.report.thumbnails import LARGEST, Picture, difference, overlay, thumbnail

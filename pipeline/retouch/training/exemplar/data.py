@@ -20,10 +20,9 @@ import pyarrow.types as kinds
 
 from retouch.diffusion.noise import derive_seed
 from retouch.errors import ManifestError, RowError
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.jobs.train_params import TrainParams
 from retouch.manifests import reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.training.exemplar.examples import Example, NoBox, Sizes, make_example
 from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 

@@ -24,12 +24,11 @@ from retouch import plugins, storage
 from retouch.editors.pixels import from_uint8, to_uint8
 from retouch.editors.steady import steady_kernels
 from retouch.errors import ConfigError, EditError, ManifestError, ObjectMissing, OutputError, WeightsError
-from retouch.execution.specs import DecodeSpec
-from retouch.execution.stages import decode
 from retouch.imaging import framing
 from retouch.jobs.config import MaskSpec, Weights
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.manifests import reader
+from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Sample
 from retouch.models import weights
 from retouch.models.arcface import identity_loss, load_arcface
@@ -228,7 +227,9 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
         if sample.source is None or sample.mask is None:
             raise _unreadable(task, sample, sample.failure.message if sample.failure else "it has no pixels")
         try:
-            view = framing.frame(sample, size, task.fit, detector)
+            view = framing.frame(
+                sample.source, sample.mask, size, task.fit, landmarks=sample.landmarks, detector=detector
+            )
         except Exception as error:
             raise _unreadable(task, sample, str(error)) from error
         images.append(view.extract(sample.source, size))

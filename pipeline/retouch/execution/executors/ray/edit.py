@@ -26,10 +26,11 @@ from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.execution.executors.ray.metrics import ARRIVED, Reporter, reporting
 from retouch.execution.executors.ray.stall_timeout import set_limit
 from retouch.execution.plan import Plan
-from retouch.execution.specs import DecodeSpec, EngineSpec, WriteSpec
+from retouch.execution.specs import EngineSpec, WriteSpec
 from retouch.execution.stages import decode_block, write_block
 from retouch.execution.traces import Crew, Listener, Worker
 from retouch.jobs.config import RaySpec
+from retouch.manifests.decode import DecodeSpec
 from retouch.models import devices
 from retouch.storage import downloads
 

@@ -1,0 +1,134 @@
+"""Decode one manifest row: fetch its files and turn them into uint8 arrays, or record why that failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from retouch import plugins, storage
+from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
+from retouch.imaging import codec
+from retouch.jobs.config import MaskSpec
+from retouch.manifests.samples import Sample, failed_to_load
+
+
+@dataclass(frozen=True)
+class DecodeSpec:
+    """How a row's files become pixels: settings of the decode stage."""
+
+    inputs: frozenset[str]  # what the editor reads, of mask, exemplar, prompt, source_prompt, checkpoint
+    mask: MaskSpec = field(default_factory=MaskSpec)
+    needs: frozenset[str] = frozenset()  # columns that a row without params of its own must fill
+    params: Mapping[str, Any] = field(default_factory=dict)  # the job's; a row's own take precedence
+    params_type: type | None = None  # the editor's Params if rows may have params, since these may need other columns
+    output: str | None = None  # folder of the run, for markers of rows in flight; no markers if None
+    seconds: float | None = None  # timeout of one row
+
+
+def decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
+    """Return a row's sample: with pixels, or with the reason why it has none.
+
+    Raises:
+        Unavailable: the storage cannot be reached, which is not the row's fault.
+    """
+    key, fingerprint = request["key"], request["fingerprint"]
+    try:
+        return _decode(request, spec)
+    except Unavailable:
+        raise
+    except Exception as error:
+        return failed_to_load(key, fingerprint, error)
+
+
+def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
+    params, seed = _params(request.get("params")), request.get("seed")
+    if seed is not None and seed < 0:
+        raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
+    _check_needs(request, params, spec)
+    image = codec.decode_image(bytes_of(request["image"], "image"))
+    size = image.pixels.shape[:2]
+    exemplar = request.get("exemplar") if "exemplar" in spec.inputs else None
+    return Sample(
+        key=request["key"],
+        fingerprint=request["fingerprint"],
+        prompt=request.get("prompt") or "",
+        source_prompt=request.get("source_prompt"),
+        checkpoint=request.get("checkpoint"),
+        seed=seed,
+        params=params,
+        source=image.pixels,
+        alpha=image.alpha,
+        mask=_mask(request, (size[0], size[1]), spec),
+        exemplar=None if exemplar is None else codec.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
+        landmarks=request.get("landmarks"),
+    )
+
+
+def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: DecodeSpec) -> None:
+    """Raise LoadError if the row lacks an input that its editor needs. A cell of white space counts as empty."""
+    needs = spec.needs
+    if params and spec.params_type is not None:
+        try:
+            checked = plugins.check_params(spec.params_type, {**spec.params, **params}, "this row's params")
+        except ConfigError:
+            return  # the engine reports it: the row's files are not at fault
+        needs = getattr(checked, "needs", frozenset())
+    for name in sorted(needs):
+        cell = request.get(name)
+        if isinstance(cell, Mapping):
+            cell = cell.get("bytes") or cell.get("path")
+        if not (cell.strip() if isinstance(cell, str) else cell):
+            raise LoadError(f"the {name} cell is empty, and the job's editor needs it; fill it in")
+
+
+def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Any:
+    cell, bbox = request.get("mask"), request.get("bbox")
+    if cell is not None:
+        how = spec.mask
+        data = bytes_of(cell, "mask")
+        mask = codec.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
+    elif bbox is not None:
+        mask = codec.mask_from_bbox(bbox, size)
+    else:
+        mask = codec.whole(size)
+    if not mask.any():
+        raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
+    return mask
+
+
+def bytes_of(cell: Any, column: str) -> bytes:
+    """Return the bytes of an image cell: a URI, raw bytes, or a ``{bytes, path}`` struct (bytes first).
+
+    Raises:
+        LoadError: the cell is empty; ``column`` names it.
+        StorageError: there is no such object, or it cannot be read.
+    """
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if cell is None or cell == "":
+        raise LoadError(f"the {column} cell is empty")
+    return cell if isinstance(cell, bytes) else storage.read_bytes(cell)
+
+
+def _params(cell: Any) -> dict[str, Any]:
+    """Return a row's overrides from a JSON text, a struct or a map; a null field of a struct overrides nothing."""
+    if cell is None or cell == "":
+        return {}
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except ValueError as error:
+            raise LoadError(f"params is not JSON: {error}") from None
+    elif isinstance(cell, Sequence):
+        cell = dict(cell)  # an Arrow map's pairs
+    if not isinstance(cell, Mapping):
+        raise LoadError(f"params holds {type(cell).__name__}, not a mapping of parameters")
+    return {str(name): value for name, value in cell.items() if value is not None}
+
+
+def timed_out(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
+    """Return a failed sample for a row that exceeded the decode timeout."""
+    error = DeadlineExceeded(f"not fetched and decoded after {spec.seconds:g} s")
+    return failed_to_load(request["key"], request["fingerprint"], error)
