@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from retouch.models import libraries
-
-if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 GROUPS = 32  # of every GroupNorm
@@ -170,7 +168,10 @@ def half_blocks(network: ADM, dtype: torch.dtype = torch.float16) -> ADM:
 
 
 def _unet(config: ADMConfig) -> UNet2DModel:
-    unet = libraries.unet_2d()(
+    from diffusers import UNet2DModel
+    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
+    unet = UNet2DModel(
         sample_size=config.image_size,
         out_channels=6 if config.learn_sigma else 3,
         block_out_channels=config.widths,
@@ -186,8 +187,6 @@ def _unet(config: ADMConfig) -> UNet2DModel:
         resnet_time_scale_shift="scale_shift",
         time_embedding_dim=4 * config.num_channels,
     )
-    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-
     # diffusers ties the sinusoid's width to the finest level's, which channel_mult 0.5 halves in the 512 px network.
     unet.time_proj = Timesteps(config.num_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
     unet.time_embedding = TimestepEmbedding(config.num_channels, 4 * config.num_channels)

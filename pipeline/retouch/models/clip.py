@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from retouch.errors import EditError, WeightsError
-from retouch.models import libraries
 from retouch.models.checkpoint import load_strictly, read_state_dict, reason
 
-if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
-    from open_clip.tokenizer import SimpleTokenizer
+if TYPE_CHECKING:
+    from open_clip import SimpleTokenizer
 
 # Not weights, but among the tensors of OpenAI's archives or of traced models.
 EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
@@ -123,13 +122,14 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 def _described(path: str) -> Clip:
     """The package's own layout: ``model_cfg`` (keywords of ``open_clip.CLIP``), ``tokenizer``, ``mean``, ``std``."""
+    from open_clip import CLIP, SimpleTokenizer
+
     card = Path(path).with_suffix(".json")
     try:
         config = json.loads(card.read_text())
-        model = libraries.open_clip_model().CLIP(**config["model_cfg"])
+        model = CLIP(**config["model_cfg"])
         merges = card.parent / config["tokenizer"]["merges"]
-        make = libraries.open_clip_tokenizer().SimpleTokenizer
-        tokenizer = make(str(merges), context_length=config["tokenizer"]["context_length"])
+        tokenizer = SimpleTokenizer(str(merges), context_length=config["tokenizer"]["context_length"])
         mean, std = tuple(config["mean"]), tuple(config["std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{card} describes no CLIP: {error!r}") from error
@@ -138,17 +138,20 @@ def _described(path: str) -> Clip:
 
 
 def _openai(path: str) -> Clip:
+    from open_clip import SimpleTokenizer
+    from open_clip.model import build_model_from_openai_state_dict
+
     state = openai_state_dict(path)
     state = {name: value for name, value in state.items() if name not in EXTRAS}
     try:
-        model = libraries.open_clip_model().build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+        model = build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
     except (KeyError, IndexError, RuntimeError, AssertionError) as error:
         raise WeightsError(
             f"{path} is no OpenAI CLIP ({reason(error)}); name another with open_clip:MODEL@FILE"
         ) from error
     model = model.float()
     load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip rounds to float16 on the way
-    tokenizer = libraries.open_clip_tokenizer().SimpleTokenizer(context_length=model.context_length)
+    tokenizer = SimpleTokenizer(context_length=model.context_length)
     return _clip(model, tokenizer)
 
 
@@ -187,19 +190,20 @@ def _named_file(model_name: str, path: str) -> Clip:
 
 def _bpe(model_name: str) -> SimpleTokenizer:
     import open_clip
-    from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = open_clip.get_tokenizer(model_name)
-    if not isinstance(tokenizer, SimpleTokenizer):
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
         raise WeightsError(f"open_clip's {model_name} does not read text with CLIP's own tokens; take one that does")
     return tokenizer
 
 
 def _clip(model: nn.Module, tokenizer: SimpleTokenizer) -> Clip:
+    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
     visual = cast(Any, model).visual
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
-    mean = getattr(visual, "image_mean", None) or libraries.open_clip_constants().OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or libraries.open_clip_constants().OPENAI_DATASET_STD
+    mean = getattr(visual, "image_mean", None) or OPENAI_DATASET_MEAN
+    std = getattr(visual, "image_std", None) or OPENAI_DATASET_STD
     return Clip(model, tokenizer, size, tuple(mean), tuple(std))
 
 

@@ -11,8 +11,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from retouch.models import libraries
-
 NORM_EPS = 1e-6  # the guided-diffusion family has 1e-5
 
 
@@ -50,9 +48,11 @@ class DDPM(nn.Module):
     """A DDPM UNet."""
 
     def __init__(self, config: DDPMConfig) -> None:
+        from diffusers import UNet2DModel
+
         super().__init__()
         self.config = config
-        self.unet = libraries.unet_2d()(
+        self.unet = UNet2DModel(
             sample_size=config.image_size,
             block_out_channels=tuple(config.ch * mult for mult in config.ch_mult),
             layers_per_block=config.num_res_blocks,

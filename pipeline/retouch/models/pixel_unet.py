@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retouch.errors import WeightsError
-from retouch.models import libraries
 
 
 def cosine_alphas_cumprod(timesteps: int) -> Tensor:
@@ -35,9 +34,11 @@ class PixelUNet(nn.Module):
     alphas_cumprod: Tensor
 
     def __init__(self, unet: Mapping[str, Any], timesteps: int = 1000, fold: int = 2) -> None:
+        from diffusers import UNet2DModel
+
         super().__init__()
         self.fold = fold
-        self.unet = libraries.unet_2d()(**unet)
+        self.unet = UNet2DModel(**unet)
         self.register_buffer("alphas_cumprod", cosine_alphas_cumprod(timesteps).float(), persistent=False)
 
     @classmethod

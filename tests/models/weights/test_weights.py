@@ -103,8 +103,7 @@ def test_a_pin_holds_or_stops_the_run(place: str) -> None:
 
 
 def test_the_embedded_family_has_the_roles_that_it_names() -> None:
-    folder = Path(weights.__file__).parent / "embedded" / "shapes"
-    family = json.loads((folder / "family.json").read_text())
+    family = json.loads((weights.EMBEDDED / "shapes" / "family.json").read_text())
     assert {"unet", "clip"} <= set(weights.resolve("embedded:shapes").files) < set(family)
 
 
@@ -182,7 +181,7 @@ def test_several_processes_of_a_node_fetch_a_file_once(tmp_path: Path, moto_s3: 
     uri = storage.join(moto_s3, "net.bin")
     storage.write_bytes(uri, b"net" * 1000)
     code = (
-        "import sys; from retouch import downloads, weights\n"
+        "import sys; from retouch.models import weights; from retouch.storage import downloads\n"
         "plain = downloads._fetch\n"
         "def told(*what): print('fetched'); plain(*what)\n"
         "downloads._fetch = told\n"
