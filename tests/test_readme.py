@@ -95,7 +95,7 @@ def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert f"{DRAWN}/{DRAWN} rows answered" in outputs["retouch status runs/quickstart"]
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
     planned = next(text for line, text in outputs.items() if line.startswith("retouch plan"))
-    assert "4 rows, 0 answered already, 4 left" in planned
+    assert "4 rows, 0 done, 4 left" in planned
     counts, worst, by_prompt = (text for line, text in outputs.items() if line.startswith("python -c"))
     assert re.search(rf"success\W+{DRAWN}\b", counts)
     assert worst.count("images/") == 5

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,12 +37,46 @@ def local_run(tmp_path: Path, rows: int = 4, prompts: dict[int, str] | None = No
     return str(path)
 
 
-def test_help_names_the_commands_and_importing_the_command_leaves_torch_and_ray_out() -> None:
-    found = retouch("--help")
-    assert found.returncode == 0
-    for command in ("run", "status", "verify", "report", "plugins"):
-        assert command in found.stdout
-    code = "import sys, retouch.cli.app; sys.exit(bool({'torch', 'ray', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+PANELS = {
+    "Run": ["check", "plan", "run", "evaluate"],
+    "Inspect": ["status", "verify", "report", "row"],
+    "Data": ["export", "manifest", "import", "weights"],
+    "Cluster": ["submit", "schedule", "jobs"],
+    "Develop": ["plugins", "schema", "bench"],
+}
+
+
+def test_help_groups_all_commands_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert not ended.value.code
+    panels = re.findall(r"╭─ (\w+) ─+╮\n(.*?)\n╰", capsys.readouterr().out, re.DOTALL)
+    assert {title: re.findall(r"^│ (\w+)", text, re.MULTILINE) for title, text in panels[1:]} == PANELS
+    assert [title for title, _ in panels] == ["Options", *PANELS]
+
+
+def test_the_version_is_printed_before_anything_else_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version", "no-such-command"])
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"retouch {version('retouch')}\n"
+
+
+def test_a_shell_completes_commands_and_gets_a_script_for_it() -> None:
+    command = [str(Path(sys.executable).with_name("retouch"))]
+    typed = {"_RETOUCH_COMPLETE": "complete_bash", "COMP_WORDS": "retouch st", "COMP_CWORD": "1"}
+    completed = subprocess.run(command, env={**os.environ, **typed}, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["status"]
+    asked = {"_RETOUCH_COMPLETE": "source_bash"}
+    script = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert "complete -o default -F _retouch_completion retouch" in script.stdout
+
+
+def test_importing_the_command_imports_none_of_the_libraries_that_take_long() -> None:
+    code = (
+        "import sys, retouch.cli.app; "
+        "sys.exit(bool({'torch', 'ray', 'pyarrow', 'pydantic', 'fsspec', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -146,7 +182,7 @@ def test_an_output_that_cannot_be_written_to_is_verified_all_the_same(
         assert verified(finished) == code
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith("not ok" if broken else "ok, digest ")
-    assert err.startswith("the proof could not be left there: ")
+    assert err.startswith("proof not written: ")
     assert err.count("\n") == 1
     assert sorted(finished.iterdir()) == before
 

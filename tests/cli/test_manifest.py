@@ -42,7 +42,7 @@ def test_a_box_for_all_rows_is_checked(tmp_path: Path, capsys: pytest.CaptureFix
     for wrong in ("1,2,3", "a,b,c,d", "10,0,5,5", "0,0,0,9"):
         code, _, err = said(capsys, *command, wrong)
         assert code == 2
-        assert "is no box; give x0,y0,x1,y1 in pixels" in err
+        assert "is not a box; give x0,y0,x1,y1 in pixels" in err
     code, out, _ = said(capsys, *command, "1,2,9,8")
     assert code == 0
     assert "some addresses are absolute" in out

@@ -63,13 +63,13 @@ def test_it_says_in_lines_what_is_left_what_would_fail_what_it_takes_and_what_it
         capsys, "plan", written(job, tmp_path), "--executor", "local", "--prices", str(tmp_path / "prices.yaml")
     )
     assert code == 0, err
-    assert "painted: 12 rows, 3 answered already, 9 left" in out
-    assert "doctor: 9 rows read: 8 fine, 1 would fail" in out
+    assert "painted: 12 rows, 3 done, 9 left" in out
+    assert "check: 9 rows read: 8 fine, 1 would fail" in out
     assert "row-007" in out
-    assert "s a pass" in out
+    assert "s per pass" in out
     assert "EUR" in out
-    assert "money: 36 EUR an hour of cpu (a bill, today)" in out
-    assert "of images" in out
+    assert "price: 36 EUR per hour of cpu (a bill, today)" in out
+    assert " images, " in out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
@@ -81,8 +81,8 @@ def test_of_a_finished_job_nothing_is_left_and_nothing_is_probed(
     code, out, _ = said(capsys, "plan", written(job, tmp_path))
     assert code == 0
     assert out.splitlines() == [
-        "painted: 3 rows, 3 answered already, 0 left",
-        "nothing is left to do, and nothing to pay",
+        "painted: 3 rows, 3 done, 0 left",
+        "nothing left to do",
     ]
     code, out, _ = said(capsys, "plan", written(job, tmp_path), "--json", "--gpus", "8")
     found = json.loads(out)
@@ -96,7 +96,7 @@ def test_a_device_without_a_price_is_said_and_no_money_is_shown(
     job = painter_job(tmp_path, write_dataset(tmp_path, 4))
     code, out, _ = said(capsys, "plan", written(job, tmp_path), "--executor", "local", "--sample", "2")
     assert code == 0
-    assert "doctor: 2 of 4 rows read" in out
+    assert "check: 2 of 4 rows read" in out
     assert "no price is known for 'cpu'" in out
     assert "USD" not in out
 
@@ -105,8 +105,8 @@ def test_a_device_without_a_price_is_said_and_no_money_is_shown(
     ("arguments", "reason"),
     [
         (["none.yaml"], "no job file"),
-        (["{job}", "--gpus", "two"], "--gpus 'two' is not a number"),
-        (["{job}", "--gpus", "0"], "--gpus '0' is not a number"),
+        (["{job}", "--gpus", "two"], "--gpus 'two' is not a list of numbers"),
+        (["{job}", "--gpus", "0"], "--gpus '0' is not a list of numbers"),
         (["{job}", "--executor", "slurm"], "no executor named 'slurm'"),
         (["{job}", "--prices", "none.yaml"], "price table cannot be read"),
         ([str(ROOT / "jobs/finetune.yaml")], "retouch plan takes jobs of kind edit"),

@@ -53,7 +53,7 @@ def test_a_file_holds_what_standard_output_would(job: str, tmp_path: Path) -> No
     [
         (["--cron", "0 2 * *"], "4 fields instead of 5"),
         (["--kind", "deployment"], "cronjob, raycronjob, rayjob, raycluster"),
-        (["--kind", "rayjob", "--workers", "4"], "0:4 is up to four pods"),
+        (["--kind", "rayjob", "--workers", "4"], "0:4 for up to four pods"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -69,7 +69,7 @@ def test_a_night_outside_of_a_cronjobs_pod_is_one_line(
         monkeypatch.delenv(name, raising=False)
     template = tmp_path / "rayjob.yaml"
     template.write_text("{metadata: {name: nightly}, spec: {entrypoint: x}}")
-    assert "a pod of one sets JOB_NAME" in failed(["night", str(template)], capsys)
+    assert "JOB_NAME, JOB_UID and NAMESPACE are not set" in failed(["night", str(template)], capsys)
     whose = ["--job-name", "nightly-29000000", "--job-uid", "u", "--namespace", "n"]
     assert "not in a pod" in failed(["night", str(template), *whose], capsys)
 

@@ -13,8 +13,8 @@ from tests.helpers.ray_nodes import free_port
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--env", "PASSWORD=secret-value"], "--env takes a variable's name alone"),
-        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: there is no such variable here"),
+        (["--env", "PASSWORD=secret-value"], "--env takes a variable's name only"),
+        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable in this environment"),
         ([], "manifest is manifests/shapes.parquet, which is not sent"),
         (["--working-dir", "."], "output is runs/quickstart, which on the cluster would be"),
     ],

@@ -55,7 +55,7 @@ def test_a_jobs_weights_are_listed_fetched_and_verified(
     assert ended(capsys, "list", path)[1][0].split()[3] == "cached"
     assert ended(capsys, "verify", path)[:2] == (
         0,
-        [f"unet: {moto_s3}/mirror.pt: remote; not looked at", f"{file}: whole", "1 files, 0 damaged"],
+        [f"unet: {moto_s3}/mirror.pt: remote; not checked", f"{file}: ok", "1 files, 0 damaged"],
     )
     file.write_bytes(b"nut")
     code, lines, _ = ended(capsys, "verify")

@@ -263,7 +263,7 @@ def test_the_command_prints_the_numbers_and_what_is_missing(made: str, real: str
     assert "redness" in said.output
     refused = CliRunner().invoke(app, ["run", str(path)])
     assert isinstance(refused.exception, ConfigError)
-    assert "is an evaluation: retouch evaluate" in str(refused.exception)
+    assert "is of kind evaluate; run: retouch evaluate" in str(refused.exception)
 
 
 def test_ray_has_nothing_to_do_where_all_is_there(made: str, real: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_the_command_imports_and_ends_with_1_where_files_are_missing(tmp_path: P
     said = CliRunner().invoke(app, ["import", "cocoee", bench, out])
     assert said.exit_code == 1
     assert f"{out}: 2 rows" in said.output
-    assert "1 files are not there" in said.output
+    assert "1 files are missing" in said.output
     assert "000000000002_ref.png" in said.output
     source = annotations(tmp_path, [[10, 5, 40, 20]])
     said = CliRunner().invoke(app, ["import", "coco", source, str(tmp_path / "images"), out, "--max-area", "0.5"])

@@ -1,4 +1,4 @@
-"""``retouch export``: a run's finished edits as a dataset for other projects' libraries."""
+"""``retouch export``: a run's finished edits as a dataset for other libraries."""
 
 from __future__ import annotations
 
@@ -6,51 +6,55 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from retouch.cli.options import OutputFolder
+
 if TYPE_CHECKING:
     from retouch.outputs.export.content_credentials import Signing
 
-SHOWN = 10  # rows that are lacking, named on the terminal; all are in export.json
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)
+SHOWN = 10  # left-out rows that are named on the terminal; export.json names all
 
 
 def export(
-    output: Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")],
-    dest: Annotated[str, typer.Argument(help="Folder of the dataset, likewise; an empty one.")],
+    output: OutputFolder,
+    dest: Annotated[str, typer.Argument(help="Folder of the dataset: local path or URL; must be empty.")],
     format_: Annotated[
         Literal["webdataset", "parquet", "folder"],
-        typer.Option("--format", help="Tar shards, Parquet with the images inside, or plain image files."),
+        typer.Option("--format", help="Tar shards, Parquet files with the images inside, or plain image files."),
     ],
     layout: Annotated[
         Literal["edited", "pairs"],
-        typer.Option(help="The edited images; or source, mask, prompt and edit, to train on."),
+        typer.Option(help="Edited images only; or pairs for training: source, mask, prompt and edit."),
     ] = "edited",
     where: Annotated[
-        str | None, typer.Option(help='Rows for which this holds, in DuckDB\'s SQL: "clip_score > 25".')
+        str | None, typer.Option(help='Condition on rows in DuckDB\'s SQL, such as "clip_score > 25".')
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns that go along, parted by commas; else metrics, yours and some of ours.")
+        str | None,
+        typer.Option(help="Columns to keep, separated by commas. Default: metrics, your columns and some of ours."),
     ] = None,
     status: Annotated[
-        list[str] | None, typer.Option(help="Rows of this status: success (if not given), failed_quality. Repeatable.")
+        list[str] | None, typer.Option(help="Rows of this status: success (default) or failed_quality. Repeatable.")
     ] = None,
-    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar or Parquet file, at most.")] = 1000,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one, about; it is held in memory.")] = 256,
-    provenance: Annotated[bool, typer.Option(help="Write into each image what made it; pixels stay.")] = True,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Maximum rows per tar or Parquet file.")] = 1000,
+    shard_mb: Annotated[
+        int, typer.Option(min=1, help="Approximate megabytes per file; one file is held in memory.")
+    ] = 256,
+    provenance: Annotated[
+        bool, typer.Option(help="Write how an image was made into its metadata; pixels do not change.")
+    ] = True,
     c2pa_certificates: Annotated[
-        str | None, typer.Option(help="Sign each image as C2PA has it: PEM file of your certificate and its chain.")
+        str | None, typer.Option(help="Sign each image (C2PA): PEM file of your certificate and its chain.")
     ] = None,
     c2pa_key: Annotated[str | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
     c2pa_timestamps: Annotated[
-        str | None, typer.Option(help="Address of a time-stamping authority, asked for every image.")
+        str | None, typer.Option(help="URL of a time-stamping authority, called once per image.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export in the folder.")] = False,
-    manifest: Annotated[str | None, typer.Option(help="Where the manifest lies now; else as the run had it.")] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Current address of the manifest. Default: the one that the run read.")
+    ] = None,
 ) -> None:
-    """Finished edits as a dataset: WebDataset, Hugging Face Parquet, or plain files."""
+    """Export finished edits as a dataset: WebDataset tar shards, Parquet for Hugging Face datasets, or plain files."""
     from retouch.outputs.export.export import Request
     from retouch.outputs.export.export import export as write
     from retouch.outputs.export.shard_writer import Limits
@@ -75,7 +79,7 @@ def export(
     for row in done.lacking[:SHOWN]:
         typer.echo(f"left out: {row.key}: {row.reason}: {row.detail}", err=True)
     if len(done.lacking) > SHOWN:
-        typer.echo(f"and {len(done.lacking) - SHOWN} more, all named in {dest}/export.json", err=True)
+        typer.echo(f"and {len(done.lacking) - SHOWN} more, all listed in {dest}/export.json", err=True)
     typer.echo(done.text())
     typer.echo(f"dataset: {dest}")
     raise typer.Exit(done.exit_code)
@@ -87,5 +91,5 @@ def _signing(certificates: str | None, key: str | None, timestamps: str | None) 
     if certificates is None and key is None and timestamps is None:
         return None
     if certificates is None or key is None:
-        raise typer.BadParameter("--c2pa-certificates and --c2pa-key go together")
+        raise typer.BadParameter("--c2pa-certificates and --c2pa-key are needed together")
     return Signing(certificates, key, timestamps)

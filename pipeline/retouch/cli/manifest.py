@@ -1,4 +1,4 @@
-"""``retouch manifest``: manifests made from folders, looked at, and what their columns mean."""
+"""``retouch manifest``: make a manifest from a folder, show one, list the columns."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Annotated
 
 import typer
 
-manifests = typer.Typer(help="Manifests: from a folder, what one holds, what columns mean.", no_args_is_help=True)
+app = typer.Typer(help="Create and inspect manifests.", no_args_is_help=True)
 
-SHOWN = 5  # files of a kind that are named
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(manifests, name="manifest")
+SHOWN = 5  # unmatched files of each kind that are named
 
 
-@manifests.command("from-folder")
+@app.command("from-folder")
 def from_folder(
-    folder: Annotated[str, typer.Argument(help="Folder of images, at any depth, on any fsspec URL.")],
-    output: Annotated[str, typer.Argument(help="Manifest to write (Parquet); files below its folder stay relative.")],
+    folder: Annotated[str, typer.Argument(help="Folder of images at any depth: local path or any fsspec URL.")],
+    output: Annotated[
+        str, typer.Argument(help="Manifest to write (Parquet). Files below its folder get relative addresses.")
+    ],
     masks: Annotated[str | None, typer.Option(help="Folder of masks, matched by name.")] = None,
     mask_suffix: Annotated[
-        str, typer.Option(help="Behind an image's name in its mask's: -mask for cat-mask.png.")
+        str, typer.Option(help="Suffix of a mask's name after its image's name: -mask for cat-mask.png.")
     ] = "",
     exemplars: Annotated[str | None, typer.Option(help="Folder of exemplars, matched by name.")] = None,
     prompt: Annotated[str | None, typer.Option(help="One prompt for all rows.")] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="CSV with columns image and prompt; others come through. One row a line.")
+        str | None, typer.Option(help="CSV with columns image and prompt; other columns are kept. One row per line.")
     ] = None,
     bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 in pixels, the same for all rows.")] = None,
     allow_unmatched: Annotated[
-        bool, typer.Option("--allow-unmatched", help="Leave files without a partner out; else nothing is written.")
+        bool,
+        typer.Option(
+            "--allow-unmatched", help="Leave unmatched files out. Default: write nothing if a file has no match."
+        ),
     ] = False,
 ) -> None:
-    """A folder of images as a manifest; masks, exemplars and prompts are matched by the images' names."""
+    """Write a manifest for a folder of images; masks, exemplars and prompts are matched by file name."""
     from retouch.manifests.from_folder import from_folder as make
 
     made = make(
@@ -53,29 +53,29 @@ def from_folder(
         more = f", … ({len(files) - SHOWN} more)" if len(files) > SHOWN else ""
         typer.echo(f"{len(files)} {what}: {', '.join(files[:SHOWN])}{more}", err=True)
     if not made.rows:
-        typer.echo("nothing was written; mend the names, or leave these files out with --allow-unmatched", err=True)
+        typer.echo("nothing was written; fix the names, or leave these files out with --allow-unmatched", err=True)
         raise typer.Exit(1)
     typer.echo(f"{output}: {made.rows} rows")
     if not made.relative:
-        typer.echo("some addresses are absolute: the files do not lie below the manifest's folder")
+        typer.echo("some addresses are absolute: their files are not below the manifest's folder")
 
 
-@manifests.command()
+@app.command()
 def show(
     manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob.")],
     rows: Annotated[int, typer.Option(min=0, help="How many of the first rows to show.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Columns, what they mean, how many rows fill them, and the first rows."""
-    from retouch.manifests.describe import show as look
+    """Show a manifest's columns, their meaning, how many rows fill them, and the first rows."""
+    from retouch.manifests.describe import show as describe
 
-    found = look(manifest, rows)
+    found = describe(manifest, rows)
     typer.echo(json.dumps(found.record()) if as_json else found.text())
 
 
-@manifests.command()
+@app.command()
 def columns() -> None:
-    """All columns with a meaning, as a table in Markdown."""
+    """Print the columns that have a meaning as a Markdown table."""
     from retouch.manifests.describe import columns_table
 
     typer.echo(columns_table())
@@ -89,5 +89,5 @@ def _box(text: str) -> list[float]:
     except ValueError:
         box = []
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-        raise ConfigError(f"--bbox {text!r} is no box; give x0,y0,x1,y1 in pixels, as 10,20,110,120")
+        raise ConfigError(f"--bbox {text!r} is not a box; give x0,y0,x1,y1 in pixels, such as 10,20,110,120")
     return box

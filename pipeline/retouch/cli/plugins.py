@@ -1,4 +1,4 @@
-"""``retouch plugins``: what editors, metrics and sinks there are, and what each of them takes. Knows none."""
+"""``retouch plugins``: the installed editors, metrics and sinks, and their parameters."""
 
 from __future__ import annotations
 
@@ -13,29 +13,24 @@ if TYPE_CHECKING:
     from retouch.jobs.plugin_catalog import Plugin
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(plugins)
-
-
 def plugins(
-    name: Annotated[str | None, typer.Argument(help="Of this one, every parameter with its meaning.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: a list of objects.")] = False,
+    name: Annotated[str | None, typer.Argument(help="Show this plug-in only, with all its parameters.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of objects.")] = False,
 ) -> None:
-    """Installed editors, metrics, set metrics and sinks: their package, what they read, their params and columns."""
+    """List installed editors, metrics, set metrics and sinks: package, inputs, parameters and result columns."""
     from retouch.jobs.plugin_catalog import installed, named
 
     found = installed() if name is None else named(name)
     if as_json:
         typer.echo(json.dumps([plugin.record() for plugin in found], indent=1))
     elif name is None:
-        _say_all(found)
+        _print_all(found)
     else:
         for plugin in found:
-            _say_one(plugin)
+            _print_one(plugin)
 
 
-def _say_all(found: Sequence[Plugin]) -> None:
+def _print_all(found: Sequence[Plugin]) -> None:
     kind = ""
     for plugin in found:
         if plugin.kind != kind:
@@ -48,7 +43,7 @@ def _say_all(found: Sequence[Plugin]) -> None:
             typer.echo(f"      params: {', '.join(field.path for field in plugin.params)}")
 
 
-def _say_one(plugin: Plugin) -> None:
+def _print_one(plugin: Plugin) -> None:
     typer.echo(f"{plugin.name} ({plugin.kind.replace('_', ' ')}), {plugin.package}, {plugin.value}")
     if plugin.about:
         typer.echo(plugin.about)

@@ -1,45 +1,40 @@
-"""``retouch schedule``, and ``retouch night``, which the CronJob that it renders runs. Knows names and options."""
+"""``retouch schedule``: the Kubernetes objects that run a job."""
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from retouch.deployment.kubernetes.nightly import Dated
-
-WHERE = "A file, or any fsspec URL, to write to; standard output where it is left out."
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(schedule)
-    app.command(hidden=True)(night)
+from retouch.cli.options import Overrides
 
 
 def schedule(
-    job: Annotated[str, typer.Argument(help="Job file (YAML) of any kind, here or at an address.")],
-    cron: Annotated[str | None, typer.Option(help="When: minute, hour, day, month, weekday.")] = None,
-    timezone: Annotated[str, typer.Option(help="Whose clocks.")] = "Etc/UTC",
+    job: Annotated[str, typer.Argument(help="Job file (YAML) of any kind: local path or any fsspec URL.")],
+    cron: Annotated[str | None, typer.Option(help="When to run: minute, hour, day, month, weekday.")] = None,
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "Etc/UTC",
     kind: Annotated[str, typer.Option(help="cronjob, raycronjob, rayjob (once, now) or raycluster.")] = "cronjob",
-    image: Annotated[str | None, typer.Option(help="Image of cluster/Dockerfile; retouch:VERSION by itself.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Container image, built from cluster/Dockerfile. Default: retouch:VERSION.")
+    ] = None,
     gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs at most, 0 to work on CPUs; else as the job says.")
+        int | None, typer.Option(min=0, help="Maximum number of GPUs; 0 to run on CPUs. Default: from the job.")
     ] = None,
-    workers: Annotated[str | None, typer.Option(help="Pods for the main work, MIN:MAX; else as the job says.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Worker pods that edit, MIN:MAX. Default: from the job.")] = None,
     secret: Annotated[
-        list[str] | None, typer.Option(help="A Secret whose keys become environment variables. Repeatable.")
+        list[str] | None, typer.Option(help="Secret whose keys become environment variables. Repeatable.")
     ] = None,
-    service_account: Annotated[str, typer.Option(help="Of the Ray pods.")] = "retouch",
-    namespace: Annotated[str | None, typer.Option(help="Namespace; else the one it is applied to.")] = None,
-    queue: Annotated[str | None, typer.Option(help="A LocalQueue of Kueue.")] = None,
-    spot: Annotated[bool, typer.Option(help="Main work on nodes that the cloud may take back.")] = True,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")] = None,
-    output: Annotated[str | None, typer.Option(help=WHERE)] = None,
+    service_account: Annotated[str, typer.Option(help="Service account of the Ray pods.")] = "retouch",
+    namespace: Annotated[str | None, typer.Option(help="Namespace. Default: the one that kubectl applies to.")] = None,
+    queue: Annotated[str | None, typer.Option(help="LocalQueue of Kueue.")] = None,
+    spot: Annotated[bool, typer.Option(help="Edit on spot nodes, which the cloud may take back.")] = True,
+    set_: Overrides = None,
+    output: Annotated[
+        str | None, typer.Option(help="File or fsspec URL to write to. Default: standard output.")
+    ] = None,
 ) -> None:
-    """The Kubernetes objects that run a job every night, once, or keep a cluster for it: as YAML, applied by you."""
+    """Print the Kubernetes objects (YAML) that run a job every night, run it once, or keep a cluster for it."""
     from importlib.metadata import version
 
     from retouch import storage
@@ -47,7 +42,7 @@ def schedule(
     from retouch.errors import ConfigError
 
     if kind not in KINDS:
-        raise ConfigError(f"no kind named {kind!r}; there are: {', '.join(KINDS)}")
+        raise ConfigError(f"no kind named {kind!r}; use one of: {', '.join(KINDS)}")
     given = {
         "--cron": cron,
         "--timezone": timezone if timezone != "Etc/UTC" else None,
@@ -84,34 +79,6 @@ def schedule(
         typer.echo(f"{output}: kubectl apply -f {output}", err=True)
 
 
-def night(
-    template: Annotated[str, typer.Argument(help="A RayJob (YAML), as retouch schedule puts it into its ConfigMap.")],
-    timezone: Annotated[str, typer.Option(help="Whose clocks.")] = "Etc/UTC",
-    dated: Annotated[str, typer.Option(help="date or minute: what its name tells.")] = "date",
-    job_name: Annotated[str, typer.Option(envvar="JOB_NAME", help="The CronJob's run.")] = "",
-    job_uid: Annotated[str, typer.Option(envvar="JOB_UID", help="Its uid.")] = "",
-    namespace: Annotated[str, typer.Option(envvar="NAMESPACE", help="Its namespace.")] = "",
-) -> None:
-    """Make tonight's RayJob and stay until it ends: what the pod of a scheduled CronJob runs."""
-    import yaml
-
-    from retouch import storage
-    from retouch.deployment.kubernetes import nightly
-    from retouch.deployment.kubernetes.cron import check_zone
-    from retouch.errors import ConfigError
-
-    if not (job_name and job_uid and namespace):
-        raise ConfigError("no CronJob's run: a pod of one sets JOB_NAME, JOB_UID and NAMESPACE; see retouch schedule")
-    if dated not in ("date", "minute"):
-        raise ConfigError(f"--dated is {dated!r}; there are: date, minute")
-    check_zone(timezone)
-    body = yaml.safe_load(storage.read_bytes(template))
-    run = nightly.Run(job_name, job_uid, namespace)
-    jobs = nightly.in_this_pod(namespace)
-    succeeded = nightly.carry_out(body, run, timezone, cast("Dated", dated), jobs, typer.echo)
-    raise typer.Exit(0 if succeeded else 1)
-
-
 def _range(text: str | None) -> tuple[int, int] | None:
     from retouch.errors import ConfigError
 
@@ -119,7 +86,7 @@ def _range(text: str | None) -> tuple[int, int] | None:
         return None
     least, sign, most = text.partition(":")
     if not (sign and least.isdecimal() and most.isdecimal()):
-        raise ConfigError(f"--workers {text!r} is no range; 0:4 is up to four pods")
+        raise ConfigError(f"--workers {text!r} is not a range; write MIN:MAX, such as 0:4 for up to four pods")
     return int(least), int(most)
 
 

@@ -1,4 +1,4 @@
-"""``retouch schema``: what a job file may say, for an editor to complete and check. Knows no field."""
+"""``retouch schema``: the JSON Schema of job files, for completion and checks in a text editor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(schema)
-
-
 def schema(
-    kind: Annotated[str | None, typer.Option(help="edit, finetune, train or evaluate; else all.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Tables for people instead.")] = False,
+    kind: Annotated[str | None, typer.Option(help="edit, finetune, train or evaluate. Default: all.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.")] = False,
 ) -> None:
-    """Print the JSON Schema of job files, with the params of the installed editors."""
+    """Print the JSON Schema of job files, including the parameters of the installed editors."""
     if markdown:
         from retouch.jobs.job_reference import job_reference
 

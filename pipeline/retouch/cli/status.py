@@ -1,4 +1,4 @@
-"""``retouch status``: how far a run is, once or for as long as it goes."""
+"""``retouch status``: a run's progress, once or until it ends."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retouch.cli.options import OutputFolder, Prices
+
 if TYPE_CHECKING:
     from retouch.outputs.status import Status
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(status)
-
-
 def status(
-    output: Annotated[str, typer.Argument(help="A run's output folder: local, s3://, or any fsspec URL.")],
-    watch: Annotated[
-        float | None, typer.Option(min=0.1, help="Read again every so many seconds until the run ends.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object a reading.")] = False,
-    prices: Annotated[str | None, typer.Option(help="Price table (YAML); else RETOUCH_PRICES, else ours.")] = None,
+    output: OutputFolder,
+    watch: Annotated[float | None, typer.Option(min=0.1, help="Read again every N seconds until the run ends.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per reading.")] = False,
+    prices: Prices = None,
 ) -> None:
-    """How far a run is, read from storage: from any machine, during the run or after."""
+    """Show a run's progress, read from storage: from any machine, during the run and after it."""
     from retouch.jobs.prices import load
     from retouch.outputs.status import read_status
 
@@ -39,7 +34,7 @@ def status(
 
 
 def readings(read: Callable[[], Status], output: str, interval: float) -> Iterator[Status]:
-    """A status every ``interval`` seconds; the last one is of a run that ended, or whose lease stood still."""
+    """Yield a status every ``interval`` seconds until the run has ended or its lease is no longer renewed."""
     from dataclasses import replace
 
     from retouch.outputs import lease
@@ -71,4 +66,4 @@ def _watch(found: Iterator[Status], as_json: bool) -> None:
         return
     with Live(console=console, auto_refresh=False) as live:
         for state in found:
-            live.update(Text(state.text()), refresh=True)  # plain: keys may hold what rich takes for markup
+            live.update(Text(state.text()), refresh=True)  # not markup: keys may contain square brackets

@@ -1,4 +1,4 @@
-"""``retouch weights``: what a job's weights are, bring them here, hold them against their hashes, convert one."""
+"""``retouch weights``: list, fetch, verify and convert weights."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retouch.cli.options import JobFile, Overrides
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from retouch.jobs.config import Job
     from retouch.models.weights.inventory import Entry
 
-weights = typer.Typer(help="A job's weights: where they lie, and whether they are whole.", no_args_is_help=True)
-
-JobFile = Annotated[str, typer.Argument(help="Job file (YAML).")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. Repeatable.")]
+app = typer.Typer(help="List, fetch, verify and convert weights.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(weights, name="weights")
-
-
-@weights.command("list")
+@app.command("list")
 def list_(
-    job: Annotated[str | None, typer.Argument(help="Job file (YAML); without one, the embedded families.")] = None,
-    set_: Set = None,
+    job: Annotated[str | None, typer.Argument(help="Job file (YAML). Default: the embedded families.")] = None,
+    set_: Overrides = None,
 ) -> None:
-    """What a job names: role, size, sha256, where it lies; nothing is fetched. Exit code 1: something is not there."""
+    """List a job's weights without fetching them: role, size, sha256, location. Exit code 1 if one is missing."""
     from retouch.models.weights.inventory import embedded, entries, of_job
 
     found = [entry for spec in (of_job(_load(job, set_)) if job else embedded()) for entry in entries(spec)]
@@ -37,9 +31,9 @@ def list_(
     raise typer.Exit(0 if all(entry.here or entry.state in ("remote", "by name") for entry in found) else 1)
 
 
-@weights.command()
-def fetch(job: JobFile, set_: Set = None) -> None:
-    """Bring a job's weights to this machine's cache, resuming what was broken off, and check pins."""
+@app.command()
+def fetch(job: JobFile, set_: Overrides = None) -> None:
+    """Download a job's weights to this machine's cache, resuming interrupted downloads, and check pinned hashes."""
     from retouch.models.weights import resolve
     from retouch.models.weights.inventory import of_job
 
@@ -49,12 +43,14 @@ def fetch(job: JobFile, set_: Set = None) -> None:
             typer.echo(f"{role:24} {found.sha256[role]}  {path}")
 
 
-@weights.command()
+@app.command()
 def verify(
-    job: Annotated[str | None, typer.Argument(help="Job file (YAML); without one, this machine's whole cache.")] = None,
-    set_: Set = None,
+    job: Annotated[
+        str | None, typer.Argument(help="Job file (YAML). Default: everything in this machine's cache.")
+    ] = None,
+    set_: Overrides = None,
 ) -> None:
-    """Read weights on this machine anew and hold them against their hashes. Exit code 1: one differs."""
+    """Read the weights on this machine again and compare their sha256. Exit code 1 if one differs."""
     from retouch.models.weights.inventory import cached, entries, fault, of_job
 
     files: list[tuple[Path, str | None]] = []
@@ -65,20 +61,20 @@ def verify(
         files += [(entry.path, entry.pin) for entry in found if entry.here and entry.path is not None]
         for entry in found:
             if not entry.here:
-                typer.echo(f"{entry.role}: {entry.address}: {entry.state}; not looked at")
+                typer.echo(f"{entry.role}: {entry.address}: {entry.state}; not checked")
     faults = {path: fault(path, pin) for path, pin in files}
     for path, wrong in faults.items():
-        typer.echo(f"{path}: {wrong or 'whole'}")
+        typer.echo(f"{path}: {wrong or 'ok'}")
     typer.echo(f"{len(faults)} files, {sum(wrong is not None for wrong in faults.values())} damaged")
     raise typer.Exit(1 if any(faults.values()) else 0)
 
 
-@weights.command()
+@app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Published checkpoint (.pt, .pth, .ckpt), at any address.")],
+    source: Annotated[str, typer.Argument(help="Published checkpoint (.pt, .pth, .ckpt): local path or URL.")],
     target: Annotated[str, typer.Argument(help="File to write (.safetensors).")],
 ) -> None:
-    """A checkpoint to safetensors under the same names, without running code in it; says what it is."""
+    """Convert a checkpoint to safetensors without running code from it, and name its architecture."""
     from retouch.models.recognize import convert as convert_file
     from retouch.models.weights.fetch import one_file
 

@@ -1,4 +1,4 @@
-"""``retouch bench`` by itself: engine and pipeline in short. Each of its commands: tests/bench."""
+"""``retouch bench`` by itself: engine and pipeline in short. The other tests of this folder are of its commands."""
 
 from __future__ import annotations
 

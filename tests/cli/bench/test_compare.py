@@ -11,13 +11,18 @@ from retouch.cli.bench.subjects import subject
 from retouch.schema import Batch
 
 
-def test_without_a_clone_the_originals_loop_is_left_out_and_the_record_says_so() -> None:
-    records = list(compare.compare(subject("blended_diffusion", "embedded", steps=2), repeats=1))
-    ratio, left_out = records
+def test_ratios_are_of_our_batches_and_of_further_ways_against_each_of_ours() -> None:
+    one = subject("blended_diffusion", "embedded", steps=2)
+    (ratio,) = compare.compare(one, repeats=1)
     assert (ratio["slower"], ratio["faster"]) == ("ours, batch 1", "ours, batch 8")
     assert ratio["ratio"] == pytest.approx(ratio["seconds_slower"] / ratio["seconds_faster"], rel=0.05)
-    assert "--original" in left_out["left_out"]
-    assert "left out" in compare.table(records).splitlines()[-1]
+    records = list(compare.compare(one, repeats=1, others={"theirs": one.editor.edit_batch}))
+    assert [(record["slower"], record["faster"]) for record in records] == [
+        ("ours, batch 1", "ours, batch 8"),
+        ("theirs", "ours, batch 1"),
+        ("theirs", "ours, batch 8"),
+    ]
+    assert len(compare.table(records).splitlines()) == 5
 
 
 def test_diffusers_pipeline_asks_our_network_as_often_as_our_own_loop() -> None:

@@ -66,11 +66,11 @@ def test_numbers_of_actors_that_mean_nothing_are_refused(numbers: str, capsys: p
     with pytest.raises(SystemExit) as ended:
         main(["bench", "pipeline", "--actors", numbers])
     assert ended.value.code == 2
-    assert "actors" in capsys.readouterr().err or numbers == "one"
+    assert "--actors" in capsys.readouterr().err
 
 
 def test_a_line_for_people_says_what_a_record_holds() -> None:
-    from retouch.cli.bench.bench_pipeline import _line
+    from retouch.cli.bench.command import _line
 
     record = {"what": "ray", "actors": 2, "rows": 72, "seconds": 91.2, "rows_per_second": 0.789, "efficiency": 0.971}
     assert _line({**record, "start": {"plan": 2.1}}) == (

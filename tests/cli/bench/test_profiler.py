@@ -1,4 +1,4 @@
-"""The clock that says where a pass's time goes, forward and backward."""
+"""The timer for the parts of a pass, forward and backward."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from retouch.cli.bench.profiler import Laps
+from retouch.cli.bench.profiler import PartTimer
 from torch import Tensor, nn
 
 
 def work(seconds: float) -> None:
-    """Keep the processor busy: on a CPU laps are of its time."""
+    """Keep the processor busy: on a CPU the timer counts processor time."""
     until = time.process_time() + seconds
     while time.process_time() < until:
         pass
@@ -47,41 +47,41 @@ class Waits(nn.Module):
 
 def test_forward_and_backward_time_goes_to_the_part_that_took_it() -> None:
     unet, clip = Waits(0.02, 0.04), Waits(0.01, 0.03)
-    laps = Laps("cpu")
-    laps.watch({"unet": [unet], "clip": [clip]})
-    laps.start()
+    timer = PartTimer("cpu")
+    timer.watch({"unet": [unet], "clip": [clip]})
+    timer.start()
     x = torch.ones(2, requires_grad=True)
     eps = unet(x)
     work(0.05)
     torch.autograd.grad((clip(eps + x) + x).sum(), x)  # the network's input is used elsewhere too, as x_t is
-    seconds = laps.stop()
+    seconds = timer.stop()
     assert seconds["unet"] >= 0.06
     assert seconds["clip"] >= 0.04
     assert seconds["rest"] >= 0.05
     assert set(seconds) == {"unet", "clip", "rest"}
-    assert laps.calls == {"unet": 1, "clip": 1}
+    assert timer.calls == {"unet": 1, "clip": 1}
 
 
 def test_a_function_can_be_a_part_and_nothing_is_lost_between_parts() -> None:
-    laps = Laps("cpu")
-    warped = laps.around("augmentation", lambda x, by: Slow.apply(x, by, by))
-    laps.start()
+    timer = PartTimer("cpu")
+    warped = timer.around("augmentation", lambda x, by: Slow.apply(x, by, by))
+    timer.start()
     began = time.process_time()
     x = torch.ones(2, requires_grad=True)
     torch.autograd.grad(warped(x, 0.02).sum(), x)
-    seconds = laps.stop()
+    seconds = timer.stop()
     assert seconds["augmentation"] >= 0.04
     assert sum(seconds.values()) == pytest.approx(time.process_time() - began, abs=0.01)
 
 
 def test_a_network_that_gives_a_tuple_without_gradients_counts_too() -> None:
     vae = Waits(0.01, 0.0, as_tuple=True)
-    laps = Laps("cpu")
-    laps.watch({"vae": [vae]})
+    timer = PartTimer("cpu")
+    timer.watch({"vae": [vae]})
     vae(torch.ones(2))  # before the start: nobody asks
     for calls in (1, 2):
-        laps.start()
+        timer.start()
         for _ in range(calls):
             vae(torch.ones(2))
-        assert laps.stop()["vae"] >= 0.01 * calls
-        assert laps.calls["vae"] == calls
+        assert timer.stop()["vae"] >= 0.01 * calls
+        assert timer.calls["vae"] == calls

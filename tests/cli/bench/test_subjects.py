@@ -53,7 +53,7 @@ def test_what_is_drawn_is_enlarged_to_what_a_network_sees() -> None:
 
 
 def test_what_cannot_be_measured_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="named nobody"):
+    with pytest.raises(ConfigError, match="no editor named nobody"):
         subject("nobody", "embedded")
     with pytest.raises(ConfigError, match="at size huge"):
         subject("diffusionclip", "huge")

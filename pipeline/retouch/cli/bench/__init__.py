@@ -1,1 +1,1 @@
-"""Timings, side by side in one run: the engine alone, the engine through Ray, and large manifests."""
+"""``retouch bench``: timings of this machine, and the measurements behind them; open ``command`` first."""

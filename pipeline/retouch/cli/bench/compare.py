@@ -1,23 +1,21 @@
-"""An editor beside what it could be replaced by, turn by turn in one process: same networks, same steps, same rows."""
+"""Compare an editor with alternatives in turns in one process: same networks, same steps, same rows."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import torch
 
 from retouch.cli.bench.measure import now
-from retouch.cli.bench.original_blended_diffusion import Original
 from retouch.cli.bench.subjects import Subject
 from retouch.editors.steady import steady_kernels
 from retouch.models.paint_by_example import LatentNetworks
 from retouch.schema import Batch
 
-LARGE: Final = 8  # entries of our batch; the others take one image a run
+LARGE: Final = 8  # entries of our batch; the alternatives take one image per call
 PUBLISHED_SCHEDULER: Final = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -26,42 +24,38 @@ PUBLISHED_SCHEDULER: Final = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-LEFT_OUT: Final = "the original's own loop: it is compared where --original DIR names a clone of it"
 Run = Callable[[Batch], Any]
 
 
-def compare(subject: Subject, repeats: int, original: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Records of how many times as long another way takes for an image.
+def compare(subject: Subject, repeats: int, others: Mapping[str, Run] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield records of how many times as long one way takes per image as another.
 
     Args:
-        subject: ours.
-        repeats: turns; every turn times each way once, on rows of its own.
-        original: a clone of the authors' repository, for Blended Diffusion; None leaves it out and says so.
+        subject: our editor.
+        repeats: turns; every turn times each way once, on new rows.
+        others: further ways by name, each of which takes batches of one image.
     """
     edit = subject.editor.edit_batch
     ways: dict[str, tuple[int, Run]] = {"ours, batch 1": (1, edit), f"ours, batch {LARGE}": (LARGE, edit)}
     if subject.name == "paint_by_example":
         ways["diffusers' pipeline, batch 1"] = (1, Diffusers(subject.editor).edit)
-    if subject.plain is not None and original is not None:
-        ways["the original, batch 1"] = (1, Original(original, subject.editor, *subject.plain).edit)
+    ways |= {name: (1, run) for name, run in (others or {}).items()}
     seconds = alternately(subject, ways, repeats)
     for slower in [way for way in ways if way != f"ours, batch {LARGE}"]:
         for faster in [way for way in ways if way.startswith("ours") and way != slower]:
             if not (slower.startswith("ours") and faster == "ours, batch 1"):
                 yield _record(subject, slower, faster, seconds)
-    if subject.name == "blended_diffusion" and original is None:
-        yield {"editor": subject.name, "size": subject.size, "left_out": LEFT_OUT}
 
 
 def alternately(subject: Subject, ways: Mapping[str, tuple[int, Run]], repeats: int) -> dict[str, list[float]]:
-    """Seconds an image of each way, one number a turn, after a turn that is not timed."""
+    """Return the seconds per image of each way in each turn, after one turn that is not timed."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     first = 0
     for _ in range(repeats + 1):
         for way, (entries, run) in ways.items():
             batch = subject.batch(entries, first)
             first += entries
-            with steady_kernels(subject.device):  # as many threads for all
+            with steady_kernels(subject.device):  # the same number of threads for all
                 began = now(subject.device)
                 run(batch)
                 seconds[way].append((now(subject.device) - began) / entries)
@@ -85,11 +79,10 @@ def _record(subject: Subject, slower: str, faster: str, seconds: Mapping[str, li
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as Markdown, and a line for what was left out."""
-    compared = [record for record in records if "ratio" in record]
-    head = ["editor", "size", "how many times as long an image takes", "ratio (of single turns)", "s an image"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"] if compared else []
-    for record in compared:
+    """Return records as a Markdown table; empty if there are none."""
+    head = ["editor", "size", "how many times as long an image takes", "ratio (of single turns)", "s per image"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"] if records else []
+    for record in records:
         cells = [
             record["editor"],
             record["size"],
@@ -98,12 +91,11 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f"{record['seconds_slower']:.3g} / {record['seconds_faster']:.3g}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    left_out = [f"{record['editor']}: left out {record['left_out']}" for record in records if "left_out" in record]
-    return "\n".join([*lines, *([""] if lines and left_out else []), *left_out])
+    return "\n".join(lines)
 
 
 class Diffusers:
-    """diffusers' own pipeline at its defaults, on networks, steps and scale of an editor of ours, one image a run."""
+    """diffusers' pipeline at its defaults, with the networks, steps and scale of our editor, one image per call."""
 
     def __init__(self, ours: Any) -> None:
         from diffusers import PNDMScheduler
@@ -112,7 +104,7 @@ class Diffusers:
         networks: LatentNetworks = ours.networks
         self._ours = ours
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it is deprecated
+            warnings.simplefilter("ignore")  # a deprecation warning
             self._pipeline = PaintByExamplePipeline(
                 vae=networks.vae,
                 image_encoder=_image_encoder(networks),
@@ -124,7 +116,7 @@ class Diffusers:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def edit(self, batch: Batch) -> None:
-        """Edit the batch's only entry; the result is thrown away."""
+        """Edit the batch's only entry and discard the result."""
         ours = self._ours
         assert batch.exemplar is not None
         pixels = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (batch.image, batch.exemplar)]

@@ -1,4 +1,4 @@
-"""Editors that stand in for networks where something else is timed. They edit nothing, and say so in their names."""
+"""Editors that stand in for networks when something else is timed. They return images unchanged."""
 
 from __future__ import annotations
 
@@ -9,51 +9,22 @@ from typing import Any, ClassVar, Self
 
 from retouch.schema import Batch, EditResult
 
-NULL = "retouch.cli.bench.editors:NullEditor"
 SIMULATED = "retouch.cli.bench.editors:SimulatedEditor"
 
 
 @dataclass(frozen=True)
-class NullParams:
-    """Of ``NullEditor``."""
-
-    image_size: int = 32  # of the square that it is given
-
-
-class NullEditor:
-    """Gives every image back as it came: what is left is the cost of the rows' way through the pipeline."""
-
-    version: ClassVar[str] = "1"
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask"})
-    Params: ClassVar[type] = NullParams
-    rank_by: ClassVar[str | None] = None
-    columns: ClassVar[Mapping[str, str]] = {}
-
-    def __init__(self, params: NullParams) -> None:
-        self.image_size = params.image_size
-
-    @classmethod
-    def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Needs no weights."""
-        return cls(params)
-
-    def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """The images as they came."""
-        return [EditResult(image) for image in batch.image]
-
-
-@dataclass(frozen=True)
 class SimulatedParams:
-    """Of ``SimulatedEditor``."""
+    """Parameters of ``SimulatedEditor``."""
 
-    seconds: float = 1.0  # of a pass, whatever it holds
+    seconds: float = 1.0  # per pass, whatever its batch size
     image_size: int = 32
 
 
 class SimulatedEditor:
-    """Waits as long as a pass on a device would take, and needs no processor meanwhile.
+    """Waits for as long as a pass on a device would take, without using a processor.
 
-    On declared GPUs it shows what the pipeline itself adds when there are more actors than this machine has devices.
+    On declared GPUs it measures what the pipeline adds if there are more actors than this machine has devices; with
+    ``seconds=0`` only the pipeline's own cost is left.
     """
 
     version: ClassVar[str] = "1"
@@ -67,10 +38,10 @@ class SimulatedEditor:
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Needs no weights."""
+        """Return the editor; it has no weights."""
         return cls(params)
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """The images as they came, after the pass's seconds."""
+        """Return the images unchanged after the seconds of a pass."""
         time.sleep(self.seconds)
         return [EditResult(image) for image in batch.image]

@@ -1,4 +1,4 @@
-"""An editor alone, without Ray and files: images a second, where the time goes, what of the device is used."""
+"""Time an editor alone, without Ray and files: images per second, time per part, use of the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from retouch.cli.bench.measure import Memory, matrix_rate, now, operations
-from retouch.cli.bench.profiler import REST, Laps
+from retouch.cli.bench.profiler import REST, PartTimer
 from retouch.cli.bench.subjects import Subject
 from retouch.diffusion.augment import extended
 from retouch.editors.blended_diffusion import sampler
@@ -20,22 +20,22 @@ from retouch.models import devices
 
 PARTS: Final = ("unet", "clip", "augmentation", "vae", REST)
 GIGA: Final = 1e9
-FIRST_ROW: Final = 10**6  # beyond what a comparison has shown the editor
+FIRST_ROW: Final = 10**6  # beyond the rows of a comparison, which the editor may have cached
 
 
 def measure(subject: Subject, batches: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:
-    """A record a batch size. Sizes after one that the device's memory does not hold are left out.
+    """Yield a record per batch size, until one does not fit in the device's memory.
 
     Args:
-        subject: what is measured; its modules get hooks that stay.
-        batches: entries a pass.
-        repeats: timed passes of each size, after one that is not.
+        subject: the editor; hooks stay on its modules.
+        batches: batch sizes.
+        repeats: timed passes per size, after one warm-up.
     """
-    laps = Laps(subject.device)
-    laps.watch(subject.parts)
-    rows = FIRST_ROW  # every pass gets others: DiffusionCLIP remembers an image's latent
-    # A function and no module, so it has no hooks of its own.
-    with patch.object(sampler, "extended", laps.around("augmentation", extended)):
+    timer = PartTimer(subject.device)
+    timer.watch(subject.parts)
+    rows = FIRST_ROW  # every pass gets new rows: DiffusionCLIP caches an image's latent
+    # A function, not a module, so hooks cannot time it.
+    with patch.object(sampler, "extended", timer.around("augmentation", extended)):
         flops = operations(lambda: subject.editor.edit_batch(subject.batch(1, rows)))
         dtype = getattr(torch, subject.editor.params.precision)
         with steady_kernels(subject.device):
@@ -44,7 +44,7 @@ def measure(subject: Subject, batches: Sequence[int], repeats: int) -> Iterator[
         for entries in batches:
             rows += 1000
             try:
-                yield about | _measured(subject, entries, repeats, laps, rows, flops, rate)
+                yield about | _measured(subject, entries, repeats, timer, rows, flops, rate)
             except torch.OutOfMemoryError:
                 yield about | {"batch": entries, "error": "out of memory"}
                 return
@@ -66,22 +66,22 @@ def _about(subject: Subject, flops: int, rate: float) -> dict[str, Any]:
 
 
 def _measured(
-    subject: Subject, entries: int, repeats: int, laps: Laps, first: int, flops: int, rate: float
+    subject: Subject, entries: int, repeats: int, timer: PartTimer, first: int, flops: int, rate: float
 ) -> dict[str, Any]:
-    subject.editor.edit_batch(subject.batch(entries, first))  # kernels chosen, texts embedded, allocator filled
+    subject.editor.edit_batch(subject.batch(entries, first))  # warm-up: kernels, text embeddings, allocator
     memory = Memory(subject.device)
     resting = memory.restart()
     seconds, parts, calls = [], dict.fromkeys(PARTS, 0.0), 0
     for turn in range(1, repeats + 1):
         batch = subject.batch(entries, first + turn * entries)
         began = now(subject.device)
-        laps.start()
+        timer.start()
         subject.editor.edit_batch(batch)
-        found = laps.stop()
+        found = timer.stop()
         seconds.append(now(subject.device) - began)
         for part, took in found.items():
             parts[part] += took
-        calls += laps.calls["unet"]
+        calls += timer.calls["unet"]
     typical = median(seconds)
     return {
         "batch": entries,
@@ -106,7 +106,7 @@ def _shares(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as Markdown."""
+    """Return records as a Markdown table."""
     head = [
         "editor", "size", "batch", "images/s", "s a pass", "ms a UNet call", *PARTS, "GFLOP/image", "GFLOP/s",
         "of matrix rate", "peak MiB",

@@ -1,4 +1,4 @@
-"""What a device can do and what a computation asks of it: matrix rate, operations, memory. Knows no editor."""
+"""Measurements of a device and a computation: clock, matrix rate, operations, memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MIB: Final = 2**20
 
 
 def now(device: str) -> float:
-    """Seconds on the clock that the device is measured by, after all that it was given is done.
+    """Return seconds on the clock by which the device is measured, after waiting for its work to finish.
 
-    On a CPU the process's own processor time: editors compute with one thread there, so it is what a pass takes where
-    nothing else runs, and a busy machine changes it less.
+    On a CPU this is the process's processor time: editors compute with one thread there, so it is what a pass takes on
+    an idle machine, and other processes change it less.
     """
     if torch.device(device).type == "cpu":
         return time.process_time()
@@ -29,7 +29,7 @@ def now(device: str) -> float:
 
 
 def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of a large square product in the best of many turns, with as many threads as torch has now."""
+    """Return the FLOP/s of a large square matrix product: the best of many, with torch's current threads."""
     side = SIDE.get(torch.device(device).type, SIDE["cpu"])
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     torch.mm(a, b)
@@ -42,7 +42,7 @@ def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
 
 
 def operations(run: Callable[[], Any]) -> int:
-    """Floating-point operations of what ``run`` does: matrix products, convolutions, attention, backward included."""
+    """Count the floating-point operations of ``run``: matrix products, convolutions, attention, backward included."""
     counter: Any = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()
     with counter:
@@ -51,7 +51,7 @@ def operations(run: Callable[[], Any]) -> int:
 
 
 class _NoModules:
-    """Counts for no module in particular: torch's own tracker refuses gradients of a network's input."""
+    """A tracker that attributes nothing to modules: torch's own refuses gradients of a network's input."""
 
     parents = frozenset({"Global"})
 
@@ -63,13 +63,13 @@ class _NoModules:
 
 
 class Memory:
-    """The most memory at one time, MiB: of the device's tensors on CUDA, of the whole process elsewhere."""
+    """Peak memory in MiB: of the device's tensors on CUDA, of the whole process on a CPU."""
 
     def __init__(self, device: str) -> None:
         self._on_cuda = torch.device(device).type == "cuda"
 
     def restart(self) -> float:
-        """Forget the peak; returns what is held now."""
+        """Reset the peak and return the memory in use."""
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats()
             return torch.cuda.memory_allocated() / MIB
@@ -77,7 +77,7 @@ class Memory:
         return _status("VmRSS")
 
     def peak(self) -> float:
-        """The peak since ``restart``."""
+        """Return the peak since ``restart``."""
         return torch.cuda.max_memory_allocated() / MIB if self._on_cuda else _status("VmHWM")
 
 

@@ -1,7 +1,7 @@
-"""What Ray and the rows' way take beside the engine: the same rows through the bare engine, a run, and a plain script.
+"""The overhead of Ray and the pipeline: time the same rows through the bare engine, a run, and a plain script.
 
-A bare engine is a process that has loaded what an actor loads, and answers rows that are decoded already, block by
-block; for N actors there are N of them side by side. Rates are taken from the first edit on: starts are told apart.
+A bare engine is a process that has loaded what an actor loads and edits decoded rows, block by block; for N actors
+there are N such processes. Rates are measured from the first edit on; start-up is recorded separately.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec
 from retouch.models import devices
 
-TRIED: Final = 3  # passes by which it is estimated how many rows fill the time; the first is a warm-up
-PASSES: Final = 40  # of an actor with the simulated editor
-STARTED: Final = 1800  # seconds in which all simulated actors must have started, before the first of them is given rows
+TRIED: Final = 3  # passes for the estimate of how many rows fill the time; the first is a warm-up
+PASSES: Final = 40  # per actor with the simulated editor
+STARTED: Final = 1800  # seconds to wait until all simulated actors have started, before the first gets rows
 
-_ready: Any = None  # where bare engines wait for each other
+_barrier: Any = None  # where the bare engines of a pool wait for each other; one per process
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one bare engine is given."""
+class EngineTask:
+    """The work of one bare engine."""
 
     engine: EngineSpec
     decode: DecodeSpec
@@ -55,25 +55,25 @@ class Share:
 
 
 def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """For each number of actors a record of the bare engine, of a run through Ray, and of the plain script.
+    """Yield for each number of actors a record of the bare engine, of a run through Ray, and of the plain script.
 
-    ``efficiency`` is a rate over the bare engine's. ``busy`` is the share of the actors' time from first edit to last
-    answer that was spent in passes: what Ray and the rows' way leave of it, whatever else the machine is doing.
+    ``efficiency`` is the rate relative to the bare engine's. ``busy`` is the fraction of the actors' time, from first
+    edit to last result, that was spent in passes; it hardly depends on other load of the machine.
 
     Args:
-        job: job file whose editor, metrics and rows are taken, the rows again and again under other keys.
-        minutes: of work for the bare engines, at least.
-        actors: numbers of actors, each on a CPU.
+        job: job file that gives editor, metrics and rows; the rows are repeated under new keys.
+        minutes: minimum minutes of work for the bare engines.
+        actors: numbers of actors, one CPU each.
 
     Raises:
-        ConfigError: the job edits nothing.
-        RetouchError: a run failed; with its last words.
+        ConfigError: the job is not an edit job.
+        RetouchError: a run failed; with the end of its output.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         place = Path(folder)
-        a_row = _seconds_a_row(job, place)
+        row_seconds = _seconds_per_row(job, place)
         for count in actors:
-            rows = max(1, round(minutes * 60 / a_row)) * count
+            rows = max(1, round(minutes * 60 / row_seconds)) * count
             plan = _plan(job, place, rows, [f"ray.actors={count}"])
             bare = _bare(plan, count)
             yield {"what": "engine", "actors": count, **bare}
@@ -86,32 +86,31 @@ def measure(job: str, *, minutes: float, actors: Sequence[int]) -> Iterator[dict
 def simulate(
     job: str, *, actors: Sequence[int], latency: float, passes: int = PASSES, declared: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """For each number of actors a record of a run whose editor waits ``latency`` seconds a pass.
+    """Yield for each number of actors a record of a run whose editor waits ``latency`` seconds per pass.
 
-    Rates are those of the time in which all actors edit. ``of_linear`` is against as many bare engines as there are
-    actors, which is one's rate times their number.
+    Rates are measured while all actors edit. ``of_linear`` is relative to one bare engine's rate times the number of
+    actors.
 
     Args:
-        job: job file whose rows and batch shape are taken.
+        job: job file that gives rows and batch size.
         actors: numbers of actors.
-        latency: seconds of a pass.
-        passes: of an actor.
-        declared: each on a GPU of a cluster started here that is told to have as many; else on a CPU of the cluster
-            at ``RAY_ADDRESS``.
+        latency: seconds per pass.
+        passes: per actor.
+        declared: start a cluster that declares one GPU per actor; else use CPUs of the cluster at ``RAY_ADDRESS``.
 
     Raises:
-        ConfigError: the job edits nothing.
+        ConfigError: the job is not an edit job.
     """
     editor = {"name": SIMULATED, "weights": {}, "params": {"seconds": latency}}
-    # Else the first actors would be done before the last ones have started: 64 take minutes on two cores.
+    # Without it the first actors finish before the last ones have started: 64 take minutes on two cores.
     os.environ.setdefault("RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S", str(STARTED))
     set_ = [f"editor={json.dumps(editor)}", "metrics=[]"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         place = Path(folder)
-        one = _bare(_plan(job, place, _rows_a_pass(_job(job)) * passes, [*set_, "ray.actors=1"]), 1)
+        one = _bare(_plan(job, place, _rows_per_pass(_job(job)) * passes, [*set_, "ray.actors=1"]), 1)
         for count in actors:
             more = [f"ray.actors={count}", f"ray.gpus_per_actor={int(declared)}"]
-            plan = _plan(job, place, _rows_a_pass(_job(job)) * passes * count, [*set_, *more])
+            plan = _plan(job, place, _rows_per_pass(_job(job)) * passes * count, [*set_, *more])
             ran = _simulated(plan, count, declared=declared)
             share = ran["rows_per_second"] / (one["rows_per_second"] * count)
             yield {"what": "simulated", "actors": count, "latency": latency, "of_linear": round(share, 3), **ran}
@@ -120,16 +119,16 @@ def simulate(
 def _job(file: str, set_: Sequence[str] = ()) -> EditJob:
     job = load_job(file, set_)
     if not isinstance(job, EditJob):
-        raise ConfigError(f"{file} is of kind {job.kind}, and the pipeline is timed with edits")
+        raise ConfigError(f"{file} is of kind {job.kind}; give a job of kind edit")
     return job
 
 
-def _rows_a_pass(job: EditJob) -> int:
+def _rows_per_pass(job: EditJob) -> int:
     return max(1, job.ray.batch_size // job.candidates)
 
 
 def _plan(file: str, place: Path, rows: int, set_: Sequence[str]) -> Plan:
-    """The job's rows again and again, under other keys, as a plan with an output that is not there."""
+    """Return a plan for the job's rows, repeated under new keys, with a new output."""
     table = reader.read(_job(file).manifests).table
     times = -(-rows // table.num_rows)
     keys = pa.concat_arrays(
@@ -141,23 +140,23 @@ def _plan(file: str, place: Path, rows: int, set_: Sequence[str]) -> Plan:
     return make_plan(_job(file, [*set_, f"manifest={place / 'rows.parquet'}", f"output={output}"]))
 
 
-def _seconds_a_row(file: str, place: Path) -> float:
-    """Of one bare engine, warm."""
+def _seconds_per_row(file: str, place: Path) -> float:
+    """Return the seconds per row of one bare engine after a warm-up."""
     job = _job(file)
-    a_pass = _rows_a_pass(job)
-    plan = _plan(file, place, a_pass, ["ray.rows_per_block=auto", "ray.actors=1"])
+    pass_rows = _rows_per_pass(job)
+    plan = _plan(file, place, pass_rows, ["ray.rows_per_block=auto", "ray.actors=1"])
     block = next(plan.blocks(1))
-    shares = [Share(replace(plan.engine, output=None), replace(plan.decode, output=None), (block,) * TRIED)]
-    began, ended = _together(_timed, shares)[0]
-    return float(ended[-1] - began[1]) / (a_pass * (TRIED - 1))
+    tasks = [EngineTask(replace(plan.engine, output=None), replace(plan.decode, output=None), (block,) * TRIED)]
+    began, ended = _in_processes(_timed, tasks)[0]
+    return float(ended[-1] - began[1]) / (pass_rows * (TRIED - 1))
 
 
 def _bare(plan: Plan, count: int) -> dict[str, Any]:
-    """Rows a second of ``count`` engines, each in a process of its own."""
+    """Return the rate of ``count`` engines, each in a separate process."""
     blocks = list(plan.blocks(count))
     engine, decode = replace(plan.engine, output=None), replace(plan.decode, output=None)
-    shares = [Share(engine, decode, tuple(blocks[number::count])) for number in range(count)]
-    spans = _together(_timed, shares)
+    tasks = [EngineTask(engine, decode, tuple(blocks[number::count])) for number in range(count)]
+    spans = _in_processes(_timed, tasks)
     seconds = max(ended[-1] for _, ended in spans) - min(began[0] for began, _ in spans)
     return _rate(plan.left, seconds)
 
@@ -170,25 +169,25 @@ def _against(bare: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {"efficiency": round(other["rows_per_second"] / bare["rows_per_second"], 3), **other}
 
 
-def _together(work: Any, shares: Sequence[Share]) -> list[Any]:
-    """``work`` of each share in a process of its own; they begin when all of them have loaded."""
+def _in_processes(work: Any, tasks: Sequence[EngineTask]) -> list[Any]:
+    """Return the result of ``work`` for each task, each in a separate process; all start when all have loaded."""
     context = get_context("spawn")
-    barrier = context.Barrier(len(shares))
-    with ProcessPoolExecutor(len(shares), context, initializer=_wait_there, initargs=(barrier,)) as processes:
-        return list(processes.map(work, shares))
+    barrier = context.Barrier(len(tasks))
+    with ProcessPoolExecutor(len(tasks), context, initializer=_set_barrier, initargs=(barrier,)) as processes:
+        return list(processes.map(work, tasks))
 
 
-def _wait_there(barrier: threading.Barrier) -> None:
-    global _ready
-    _ready = barrier
+def _set_barrier(barrier: threading.Barrier) -> None:
+    global _barrier
+    _barrier = barrier
 
 
-def _timed(share: Share) -> tuple[list[float], list[float]]:
-    """When each block began and ended, in this process."""
-    engine = Engine(share.engine, devices.best_device())
-    decoded = [unpack_rows(decode_block(block, share.decode)) for block in share.blocks]
+def _timed(task: EngineTask) -> tuple[list[float], list[float]]:
+    """Return when each block began and ended in this process."""
+    engine = Engine(task.engine, devices.best_device())
+    decoded = [unpack_rows(decode_block(block, task.decode)) for block in task.blocks]
     began, ended = [], []
-    _ready.wait()
+    _barrier.wait()
     for samples in decoded:
         began.append(time.time())
         engine.answer(samples)
@@ -197,13 +196,13 @@ def _timed(share: Share) -> tuple[list[float], list[float]]:
 
 
 def _run(file: str, place: Path, count: int) -> dict[str, Any]:
-    """The same rows by the command, as users start it."""
+    """Run the same rows with the ``retouch`` command in a new process."""
     output = place / f"run-{time.monotonic_ns()}"
     fields = (f"manifest={place / 'rows.parquet'}", f"output={output}", f"ray.actors={count}")
     command = [sys.executable, "-m", "retouch", "run", file, *(part for field in fields for part in ("--set", field))]
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise RetouchError(f"retouch run ended with {done.returncode}: {done.stdout[-500:]}")
+        raise RetouchError(f"retouch run ended with exit code {done.returncode}: {done.stdout[-500:]}")
     return _recorded(json.loads((output / "summary.json").read_text()))
 
 
@@ -220,11 +219,11 @@ def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
     pq.write_table(plan.todo, rows)
     engine, decode = replace(plan.engine, output=None), replace(plan.decode, output=None)
     output, block = str(place / f"plain-{time.monotonic_ns()}"), plan.rows_per_block(count)
-    return _rate(*plain_ray.carry_out(str(rows), output, engine, decode, actors=count, rows_a_block=block))
+    return _rate(*plain_ray.edit_rows(str(rows), output, engine, decode, actors=count, rows_per_block=block))
 
 
 def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
-    """A run's executor in this process: the rate while all actors edit, and until then the seconds."""
+    """Run the executor in this process. Return the rate while all actors edit, and the seconds until they all do."""
     from retouch.execution.edit import execution
     from retouch.execution.executors.ray.cluster import cluster
 
@@ -252,7 +251,7 @@ def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Block:
-    """One that came back, with its actor's time of beginning and ours of hearing of it."""
+    """A finished block: when its actor began it, and when this process received it."""
 
     actor: tuple[str, int]
     rows: int
@@ -261,7 +260,7 @@ class _Block:
 
 
 def _firsts(blocks: Sequence[_Block]) -> list[_Block]:
-    """The first block of each actor."""
+    """Return the first block of each actor."""
     found: dict[tuple[str, int], _Block] = {}
     for block in sorted(blocks, key=lambda block: block.began):
         found.setdefault(block.actor, block)
@@ -269,13 +268,13 @@ def _firsts(blocks: Sequence[_Block]) -> list[_Block]:
 
 
 def _while_all_edit(blocks: Sequence[_Block]) -> tuple[float, float]:
-    """Rows and seconds from the last actor's first edit to the first actor's last block.
+    """Return rows and seconds from the last actor's first edit to the first actor's last block.
 
-    A block counts by the share of its time that lies in between.
+    A block counts by the fraction of its time within that window.
     """
     lasts = {block.actor: block.ended for block in sorted(blocks, key=lambda block: block.ended)}
     begin, end = max(block.began for block in _firsts(blocks)), min(lasts.values())
     if end <= begin:
-        raise RetouchError("the first actor was done before the last one began: give more passes")
+        raise RetouchError("the first actor finished before the last one began; give more passes")
     inside = ((block, min(block.ended, end) - max(block.began, begin)) for block in blocks)
     return sum(block.rows * max(span, 0.0) / (block.ended - block.began) for block, span in inside), end - begin

@@ -1,7 +1,7 @@
-"""The least that Ray Data does for a job: read, edit, write. What `retouch bench pipeline` holds ``ray_data`` against.
+"""A minimal Ray Data script for a job, the baseline of ``retouch bench pipeline``: read, edit, write.
 
-The script that one would write by hand: an actor fetches, decodes, edits and encodes its rows, and Ray writes them to
-Parquet. No ledger, no check of what was written, no notes of rows in hand, no figures, and a failure has no row.
+An actor fetches, decodes, edits and encodes its rows, and Ray writes them to Parquet. No lease, no verification, no
+in-flight markers, no counters, and a failed row has no result.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from retouch.models import devices
 
 
 class PlainActor:
-    """An engine that does all of a row's way."""
+    """An actor that decodes, edits and encodes rows."""
 
     def __init__(self, spec: EngineSpec, decode: DecodeSpec) -> None:
         self.engine, self.decode = Engine(spec, devices.CPU), decode
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Rows of the manifest to keys, PNG files and the moment when the edit began."""
+        """Return keys, PNG files and the time when the edit began, for rows of the manifest."""
         samples = unpack_rows(decode_block(rows, self.decode))
         began = time.time()
         done = [(answer.sample.key, _encoded(answer), began) for answer in self.engine.answer(samples) if answer.kept]
         return pa.Table.from_arrays(list(map(pa.array, zip(*done, strict=True))), names=["key", "image", "began"])
 
 
-def carry_out(
-    manifest: str, output: str, engine: EngineSpec, decode: DecodeSpec, *, actors: int, rows_a_block: int
+def edit_rows(
+    manifest: str, output: str, engine: EngineSpec, decode: DecodeSpec, *, actors: int, rows_per_block: int
 ) -> tuple[int, float]:
-    """Edit a manifest's rows on a cluster started here; rows answered, and seconds from first edit to last file.
+    """Edit a manifest's rows on a new local cluster. Return the rows and the seconds from first edit to last file.
 
     Args:
         manifest: a Parquet file with fingerprints.
         output: folder of the Parquet files.
-        engine: what the actors load.
-        decode: how they read.
-        actors: of one CPU each.
-        rows_a_block: that an actor is given at a time.
+        engine: what each actor loads.
+        decode: how they decode.
+        actors: number of actors, one CPU each.
+        rows_per_block: rows per call of an actor.
     """
     with cluster(None, actors, spare_cpus=1.0):
         import ray.data
@@ -58,11 +58,11 @@ def carry_out(
         resources: dict[str, Any] = {"num_cpus": 1, "compute": ray.data.ActorPoolStrategy(size=actors)}
         (
             ray.data.read_parquet(manifest)
-            .repartition(target_num_rows_per_block=rows_a_block)
+            .repartition(target_num_rows_per_block=rows_per_block)
             .map_batches(
                 PlainActor,
                 fn_constructor_args=(engine, decode),
-                batch_size=rows_a_block,
+                batch_size=rows_per_block,
                 batch_format="pyarrow",
                 **resources,
             )

@@ -1,4 +1,4 @@
-"""Where a pass's time goes: network by network, forward and backward, on the device's own clock. Knows no editor."""
+"""A timer for the parts of a pass: network by network, forward and backward, on the device's clock."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor, nn
 
 from retouch.cli.bench.measure import now
 
-REST: Final = "rest"  # of a pass: what no part claims
+REST: Final = "rest"  # the time of a pass that belongs to no part
 
 
-class Laps:
-    """A clock that is told whenever another part begins. On CUDA it notes events, and nothing waits for the device.
+class PartTimer:
+    """Seconds per part of a pass. On CUDA it records events, so that nothing waits for the device.
 
-    Backward time is told by hooks on gradients: that of a part's output arrives when its backward begins, and that of
-    its input when it ends. So a part's input may be used elsewhere too, as long as that comes later in the graph.
+    Backward time is measured by hooks on gradients: the gradient of a part's output arrives when its backward pass
+    begins, that of its input when it ends. So a part's input may be used elsewhere too, if later in the graph.
     """
 
     def __init__(self, device: str) -> None:
         self._device, self._on_cuda = device, torch.device(device).type == "cuda"
         self._stack: list[str] = []
-        self._stamps: list[tuple[str, Any]] = []  # a part, and when it began
+        self._stamps: list[tuple[str, Any]] = []  # a part and when it began
         self.calls: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Forget what was, and begin with the rest."""
+        """Clear all times and begin with the rest."""
         self._stack, self._stamps = [REST], []
         self.calls.clear()
         self._stamp()
 
     def stop(self) -> dict[str, float]:
-        """Seconds of each part since ``start``; their sum is all of it."""
+        """Return the seconds of each part since ``start``; they add up to the whole."""
         self._stamp()
         if self._on_cuda:
             torch.cuda.synchronize()
@@ -44,14 +44,14 @@ class Laps:
         return seconds
 
     def watch(self, parts: Mapping[str, Sequence[nn.Module]]) -> None:
-        """Count these modules' calls, whichever they are in, to their parts."""
+        """Time all calls of these modules as their parts."""
         for part, modules in parts.items():
             for module in modules:
                 module.register_forward_pre_hook(lambda _, inputs, part=part: self._before(part, inputs[0]))
                 module.register_forward_hook(lambda _, inputs, out, part=part: self._after(part, out))
 
     def around(self, part: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """A function of a tensor, and more, that counts to a part."""
+        """Return ``function``, timed as a part. Its first argument must be a tensor."""
 
         def watched(x: Tensor, *more: Any, **named: Any) -> Tensor:
             self._before(part, x)
@@ -74,7 +74,7 @@ class Laps:
             first.register_hook(lambda _: self._enter(part))
 
     def _enter(self, part: str) -> None:
-        if self._stack:  # not before the first start
+        if self._stack:  # empty before the first start
             self._stack.append(part)
             self._stamp()
 

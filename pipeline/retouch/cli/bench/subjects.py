@@ -1,6 +1,6 @@
-"""The editors that are measured: shipped weights, or networks of the published and of reduced width, random weights.
+"""The editors that are measured, with the shipped weights, or random weights at full or reduced width.
 
-What they are given to edit is drawn, at the size that the network sees.
+Their inputs are drawn scenes, enlarged to the network's size.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from retouch.schema import Batch, Pixels
 
 EDITORS: Final = ("blended_diffusion", "paint_by_example", "diffusionclip")
 SIZES: Final = ("embedded", "reduced", "full")
-REDUCED_STEPS: Final = 4  # where none are asked for: of a small network only the shares and ratios are of interest
+REDUCED_STEPS: Final = 4  # default at reduced size: only its time shares and ratios matter
 
-# As the shipped jobs have them.
+# The parameters of the shipped jobs.
 EMBEDDED: Final[Mapping[str, Mapping[str, Any]]] = {
     "blended_diffusion": {"timesteps": 30, "skip_timesteps": 1, "clip_guidance_lambda": 300.0},
     "paint_by_example": {"steps": 20, "sampler": "ddim", "guidance_scale": 2.0},
     "diffusionclip": {"t_0": 500, "n_inv": 40, "n_gen": 40},
 }
-# Random networks predict no noise: weak guidance keeps the walk finite, and costs what strong guidance costs.
+# Random networks do not predict the noise: weak guidance keeps the samples finite and costs as much as strong one.
 RANDOM: Final[Mapping[str, Mapping[str, Any]]] = {
     "blended_diffusion": {"clip_guidance_lambda": 1e-3, "range_lambda": 0.0},
     "paint_by_example": {},
@@ -91,22 +91,22 @@ LATENT_CONFIGS: Final[Mapping[str, LatentConfig]] = {"full": LatentConfig(), "re
 
 @dataclass(frozen=True)
 class Subject:
-    """An editor that is measured."""
+    """An editor to measure, with its inputs."""
 
     name: str
     size: str
     device: str
     editor: Any
-    parts: Mapping[str, Sequence[nn.Module]]  # what counts as unet, clip and vae
-    plain: tuple[nn.Module, Clip] | None = None  # Blended Diffusion's networks as no editor of ours has quickened them
+    parts: Mapping[str, Sequence[nn.Module]]  # modules that are timed as unet, clip and vae
+    plain: tuple[nn.Module, Clip] | None = None  # Blended Diffusion's networks without our optimizations
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that its network sees."""
+        """Height and width of the network's input."""
         return int(self.editor.image_size)
 
     def batch(self, entries: int, first: int = 0) -> Batch:
-        """Drawn rows ``first`` on, each another one: an editor may remember an image that it has seen."""
+        """Draw rows from number ``first`` on, all different: an editor may cache an image."""
         tasks = [edit_task(HELD_OUT + first + entry) for entry in range(entries)]
         image = self._enlarged(np.stack([task.scene.image for task in tasks]))
         return Batch(
@@ -126,20 +126,22 @@ class Subject:
 def subject(
     name: str, size: str, device: str = "cpu", *, steps: int | None = None, params: Mapping[str, Any] | None = None
 ) -> Subject:
-    """Build one.
+    """Build a subject.
 
     Args:
         name: one of ``EDITORS``.
         size: ``embedded``, ``reduced`` or ``full``.
-        device: of the networks.
-        steps: of a walk; None: as the shipped jobs have them, the editor's own default at full size, 4 at reduced.
-        params: the editor's, over those of the size.
+        device: where the networks run.
+        steps: sampling steps; None: as in the shipped jobs, the editor's default at full size, 4 at reduced size.
+        params: parameters of the editor, which override those of the size.
 
     Raises:
-        ConfigError: there is no such editor or size; params that cannot mean anything.
+        ConfigError: unknown editor or size, or invalid params.
     """
-    if name not in EDITORS or size not in SIZES:
-        raise ConfigError(f"nothing to measure named {name} at size {size}; there are: {', '.join((*EDITORS, *SIZES))}")
+    if name not in EDITORS:
+        raise ConfigError(f"no editor named {name} to measure; use one of: {', '.join(EDITORS)}")
+    if size not in SIZES:
+        raise ConfigError(f"no networks of {name} at size {size}; use one of: {', '.join(SIZES)}")
     if steps is None and size == "reduced":
         steps = REDUCED_STEPS
     own = EMBEDDED if size == "embedded" else RANDOM
@@ -206,18 +208,18 @@ def _translation(size: str, device: str, params: Mapping[str, Any]) -> Subject:
 
 
 class _OneNetwork(TunedNetworks):
-    """The source network in the place of every tuned one: as large and as fast, and needs no file."""
+    """The source network in place of every tuned one: the same size and speed, and no file."""
 
     def __init__(self, source: Network) -> None:
         self.source = source
 
     def get(self, names: Sequence[str]) -> list[Network]:
-        """The source, as often as asked."""
+        """Return the source network for each name."""
         return [self.source for _ in names]
 
 
 def random_clip(size: str, device: str) -> Clip:
-    """CLIP ViT-B/16, or its reduced form, with random weights."""
+    """Return CLIP ViT-B/16, or a narrower one, with random weights."""
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -232,6 +234,6 @@ def _shipped(*roles: str) -> dict[str, str]:
 
 
 def _on(module: Any, device: str) -> Any:
-    """A network as the editors load theirs: frozen, and on CUDA with channels last."""
+    """Move a network to a device as the editors do: frozen, and with channels last on CUDA."""
     module.to(device).eval().requires_grad_(requires_grad=False)
     return module.to(memory_format=torch.channels_last) if device.startswith("cuda") else module

@@ -148,7 +148,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> No
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "rows: 40 = 40 success" in again.stdout
-    answered_now = int(again.stdout.split("answered now: ")[1].split()[0])
+    answered_now = int(again.stdout.split("this run: ")[1].split()[0])
     # Workers of the killed driver may commit what they had in hand after it is gone; nothing is done twice for that.
     assert answered_now <= 40 - committed
     assert results.verify(output).ok

@@ -134,7 +134,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     wait_for(lambda: "for a node with 1 GPU" in watcher.said or watcher.has_ended(), lambda: watcher.said)
     watcher.interrupt()
     assert watcher.code() == 130, watcher.said
-    assert f"{night} runs on; retouch jobs stop {night} ends it" in watcher.said
+    assert f"{night} is still running; stop it: retouch jobs stop {night}" in watcher.said
     assert refused.code() == 2
     assert f"{night} is there already: RUNNING; --again" in refused.said
 
@@ -159,7 +159,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     assert second.code() == 0, second.said
     assert f"submitted: {night}-2\n" in second.said
     assert "rows: 80 = 80 success" in second.said
-    assert int(second.said.split("answered now: ")[1].split()[0]) <= 80 - before
+    assert int(second.said.split("this run: ")[1].split()[0]) <= 80 - before
     assert results.verify(job.output).ok
     assert all(tasks(ray, name).keys() == {True} for name in ("_decode", "_write"))
 

@@ -1,32 +1,34 @@
-"""How a run's own work grows with its rows: an editor that edits nothing, small images, the command as users start it.
+"""Time how a run's own work grows with its rows: small images and an editor that returns them unchanged.
 
-Every figure is of a process of its own, so that its peak of memory is its own too.
+``python -m tests.benchmarks.scale --rows 10000 --rows 100000`` prints a JSON object per size. Every figure is of a
+separate process, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 import yaml
-
-from retouch.cli.bench.editors import NULL
+from retouch.cli.bench.editors import SIMULATED
 from retouch.errors import RetouchError
 from retouch.imaging import codec
 
-IMAGES: Final = 1000  # different image files that the rows of a manifest name in turn
+IMAGES: Final = 1000  # different image files, used by the rows in turn
 SIDE: Final = 32  # pixels
-ROWS_A_BLOCK: Final = 1000  # auto keeps blocks small, since it knows of no edit that costs nothing
-ROWS_A_GROUP: Final = 50_000  # of the manifest's Parquet row groups
-# Says its own peak: what the system says of a child holds its parent's memory at the moment of the fork.
+ROWS_PER_BLOCK: Final = 1000  # auto would choose small blocks: it assumes that edits take time
+ROWS_PER_GROUP: Final = 50_000  # Parquet row groups of the manifest
+# Writes its own peak: what the system reports of a child includes its parent's memory at the fork.
 _PEAK: Final = """
 import atexit, pathlib, sys
 def peak():
@@ -45,16 +47,16 @@ make_plan(load_job(sys.argv[2]))
 def measure(
     rows: Sequence[int], *, executor: str = "ray", sink: str = "tar", folder: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A record a size: seconds, rows a second and peak MiB of run, of the same run again, and of verify.
+    """Yield a record per size: seconds, rows per second and peak MiB of plan, run, the same run again, and verify.
 
     Args:
         rows: sizes of manifests.
         executor: ``ray`` or ``local``.
-        sink: of the edited images.
-        folder: where to work; what is written there stays. None: a temporary one.
+        sink: sink of the edited images.
+        folder: working folder, which is kept; None: a temporary one.
 
     Raises:
-        RetouchError: a command failed; with its last words.
+        RetouchError: a command failed; with the end of its output.
     """
     with tempfile.TemporaryDirectory(prefix="scale-") as temporary:
         place = Path(folder or temporary).absolute()
@@ -77,7 +79,7 @@ def _measured(place: Path, rows: int, executor: str, sink: str) -> dict[str, Any
 
 
 def _timed(place: Path, program: str, command: Sequence[str]) -> tuple[float, int]:
-    """Wall-clock seconds and peak MiB of a process of its own."""
+    """Return the wall-clock seconds and peak MiB of a program in a new process."""
     peak, began = place / "peak", time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _PEAK + program, str(peak), *command],
@@ -87,12 +89,12 @@ def _timed(place: Path, program: str, command: Sequence[str]) -> tuple[float, in
     )
     seconds = time.perf_counter() - began
     if done.returncode:
-        raise RetouchError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout[-500:]}")
+        raise RetouchError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stdout[-500:]}")
     return seconds, int(peak.read_text()) // 1024
 
 
 def _draw(place: Path) -> None:
-    """Small pictures and their masks, from fixed seeds."""
+    """Write small pictures and their masks, from fixed seeds."""
     dice = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (place / kind).mkdir(parents=True, exist_ok=True)
@@ -110,8 +112,8 @@ def _job(place: Path, rows: int, sink: str) -> Path:
     manifest, job = place / f"rows-{rows}.parquet", place / f"job-{rows}.yaml"
     schema = pa.schema([(name, pa.string()) for name in ("key", "image", "mask", "prompt")])
     with pq.ParquetWriter(manifest, schema, compression="zstd") as file:
-        for start in range(0, rows, ROWS_A_GROUP):
-            numbers = range(start, min(start + ROWS_A_GROUP, rows))
+        for start in range(0, rows, ROWS_PER_GROUP):
+            numbers = range(start, min(start + ROWS_PER_GROUP, rows))
             columns = {
                 "key": [f"row-{number:08d}" for number in numbers],
                 "image": [f"images/{number % IMAGES}.png" for number in numbers],
@@ -123,10 +125,25 @@ def _job(place: Path, rows: int, sink: str) -> Path:
         "name": f"scale-{rows}",
         "manifest": str(manifest),
         "output": str(place / f"out-{rows}"),
-        "editor": {"name": NULL, "weights": {}, "params": {"image_size": SIDE}},
+        "editor": {"name": SIMULATED, "weights": {}, "params": {"seconds": 0.0, "image_size": SIDE}},
         "metrics": [],
         "sink": sink,
-        "ray": {"batch_size": 64, "actors": 1, "rows_per_block": ROWS_A_BLOCK},
+        "ray": {"batch_size": 64, "actors": 1, "rows_per_block": ROWS_PER_BLOCK},
     }
     job.write_text(yaml.safe_dump(fields))
     return job
+
+
+def main(
+    rows: Annotated[list[int] | None, typer.Option("--rows", min=100, help="Rows of a manifest. Repeatable.")] = None,
+    executor: Annotated[str, typer.Option(help="ray, or local (in this process).")] = "ray",
+    sink: Annotated[str, typer.Option(help="files or tar.")] = "tar",
+    folder: Annotated[str | None, typer.Option(help="Working folder. Default: a temporary one.")] = None,
+) -> None:
+    """Print rows per second, peak memory, and the seconds to plan, resume and verify, for manifests of each size."""
+    for record in measure(rows or [10_000, 100_000], executor=executor, sink=sink, folder=folder):
+        typer.echo(json.dumps(record))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from retouch.cli.bench.original_blended_diffusion import PACKAGES, Original
 from retouch.cli.bench.subjects import subject
 from retouch.errors import ConfigError
+
+from tests.benchmarks.original_blended_diffusion import PACKAGES, Original
 
 CLONE = os.environ.get("RETOUCH_BLENDED_DIFFUSION")
 
@@ -18,7 +19,7 @@ CLONE = os.environ.get("RETOUCH_BLENDED_DIFFUSION")
 def test_a_folder_that_is_no_clone_is_refused_by_name(tmp_path: Path) -> None:
     one = subject("blended_diffusion", "embedded", steps=2)
     assert one.plain is not None
-    with pytest.raises(ConfigError, match=r"no clone of Blended Diffusion.*image_editor\.py"):
+    with pytest.raises(ConfigError, match=r"not a clone of omriav/blended-diffusion.*image_editor\.py"):
         Original(tmp_path, one.editor, *one.plain)
 
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 from retouch import storage
-from retouch.cli.app import app
-from retouch.cli.bench import objects
 from retouch.errors import ConfigError, StorageError
-from typer.testing import CliRunner
+
+from tests.benchmarks import objects
 
 
-def test_on_s3_all_ways_are_told_and_nothing_is_left(moto_s3: str) -> None:
-    done = CliRunner().invoke(app, ["bench", "objects", f"{moto_s3}/place", "--objects", "12", "--size", "100"])
-    assert done.exit_code == 0, done.output
-    record = json.loads(done.output)
+def test_on_s3_all_ways_are_printed_and_nothing_is_left(moto_s3: str, capsys: pytest.CaptureFixture[str]) -> None:
+    objects.main(f"{moto_s3}/place", objects=12, size=100)
+    record = json.loads(capsys.readouterr().out)
     ways = {f"{client} {way}" for client in ("bare", "retouch") for way in ("put", "get")}
     assert set(record["per_second"]) == ways | {"files images", "tar images"}
     assert all(rate > 0 for rate in record["per_second"].values())
@@ -34,6 +32,6 @@ def test_a_storage_without_a_bare_client_is_refused() -> None:
         objects.measure("memory://place", objects=10)
 
 
-def test_a_bucket_that_is_not_there_is_said_in_one_line(moto_s3: str) -> None:
+def test_a_bucket_that_is_not_there_is_named(moto_s3: str) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         objects.measure("s3://nowhere/place", objects=10)

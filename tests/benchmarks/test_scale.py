@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from retouch.cli.app import app
-from retouch.cli.bench import scale
 from retouch.errors import RetouchError
 from retouch.outputs import results
-from typer.testing import CliRunner
+
+from tests.benchmarks import scale
 
 
-def test_each_size_is_run_run_again_and_verified_and_told_in_a_line_of_json(tmp_path: Path) -> None:
-    command = ["bench", "scale", "--rows", "300", "--executor", "local", "--folder", str(tmp_path)]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
-    record = json.loads(done.output)
+def test_each_size_is_run_run_again_and_verified_and_printed_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale.main([300], executor="local", sink="tar", folder=str(tmp_path))
+    record = json.loads(capsys.readouterr().out)
     assert (record["rows"], record["executor"], record["sink"]) == (300, "local", "tar")
     for command in ("plan", "run", "again", "verify"):
         assert record[command]["seconds"] > 0
@@ -27,6 +26,6 @@ def test_each_size_is_run_run_again_and_verified_and_told_in_a_line_of_json(tmp_
     assert proof.statuses == {"success": 300}
 
 
-def test_a_command_that_fails_ends_the_measurement_with_its_words(tmp_path: Path) -> None:
-    with pytest.raises(RetouchError, match=r"(?s)ended with 1: .*no sink named 'nowhere'"):
+def test_a_command_that_fails_ends_the_measurement_with_its_output(tmp_path: Path) -> None:
+    with pytest.raises(RetouchError, match=r"(?s)ended with exit code 1: .*no sink named 'nowhere'"):
         list(scale.measure([100], executor="local", sink="nowhere", folder=str(tmp_path)))

@@ -1,7 +1,11 @@
-"""Many small objects: what the storage gives a bare client, what it gives ours, and what a sink makes of images."""
+"""Time many small objects on a storage: a bare client, ours, and each sink.
+
+``python -m tests.benchmarks.objects s3://BUCKET/FOLDER`` prints a JSON object.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 import statistics
 import time
@@ -10,32 +14,33 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from retouch import storage
 from retouch.errors import ConfigError
 from retouch.execution.stages import DECODE_THREADS
 from retouch.outputs.sinks import FileSink, Sink, TarSink
 
 ROUNDS: Final = 3
-ROWS_A_BLOCK: Final = 64
+ROWS_PER_BLOCK: Final = 64
 SINKS: Final[dict[str, type[Sink]]] = {"files": FileSink, "tar": TarSink}
 
 
 @dataclass(frozen=True)
 class _Client:
-    """Puts and gets an object by its name below a folder."""
+    """Puts and gets objects by their names below a folder."""
 
     put: Callable[..., None]
     get: Callable[[str], bytes]
 
 
 def measure(address: str, *, objects: int = 1000, size: int = 20_000) -> dict[str, Any]:
-    """Objects a second, medians of rounds in which all ways take turns; what was written is deleted again.
+    """Return objects per second: medians of rounds in which all ways take turns. Delete what was written.
 
     Args:
         address: a folder on S3, or a local one.
-        objects: how many a round.
+        objects: how many per round.
         size: bytes of each.
 
     Raises:
@@ -44,7 +49,7 @@ def measure(address: str, *, objects: int = 1000, size: int = 20_000) -> dict[st
     """
     place = storage.join(address, f"bench-{secrets.token_hex(4)}")
     names, data = [f"{number:06d}.bin" for number in range(objects)], secrets.token_bytes(size)
-    clients = {"retouch": _ours(place), "bare": _bare(place)}  # ours first: it says in one line what is amiss
+    clients = {"retouch": _ours(place), "bare": _bare(place)}  # ours first: its error is one readable line
     rates: dict[str, list[float]] = {}
     try:
         for _ in range(ROUNDS):
@@ -53,7 +58,7 @@ def measure(address: str, *, objects: int = 1000, size: int = 20_000) -> dict[st
                 rates.setdefault(f"{name} put", []).append(_rate(partial(client.put, data=data), folder))
                 rates.setdefault(f"{name} get", []).append(_rate(client.get, folder))
             for name, sink in SINKS.items():
-                rates.setdefault(f"{name} images", []).append(_sunk(sink, place, names, data))
+                rates.setdefault(f"{name} images", []).append(_sink_rate(sink, place, names, data))
     finally:
         _rate(storage.delete, storage.list_files(place))
     middle = {name: round(statistics.median(found), 1) for name, found in rates.items()}
@@ -65,15 +70,15 @@ def measure(address: str, *, objects: int = 1000, size: int = 20_000) -> dict[st
 
 
 def _rate(work: Callable[[str], Any], names: Sequence[str]) -> float:
-    """Pieces of work a second."""
+    """Return how many names per second ``work`` handles."""
     began = time.perf_counter()
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
         list(threads.map(work, names))
     return len(names) / (time.perf_counter() - began)
 
 
-def _sunk(kind: type[Sink], place: str, names: Sequence[str], data: bytes) -> float:
-    """Images a second that a sink makes durable, block by block."""
+def _sink_rate(kind: type[Sink], place: str, names: Sequence[str], data: bytes) -> float:
+    """Return the images per second that a sink writes, block by block."""
     output, began = storage.join(place, f"{kind.__name__}-{secrets.token_hex(4)}"), time.perf_counter()
     for some in _blocks(names):
         sink = kind(output, [(name, "f" * 64) for name in some])
@@ -84,8 +89,8 @@ def _sunk(kind: type[Sink], place: str, names: Sequence[str], data: bytes) -> fl
 
 
 def _blocks(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), ROWS_A_BLOCK):
-        yield names[start : start + ROWS_A_BLOCK]
+    for start in range(0, len(names), ROWS_PER_BLOCK):
+        yield names[start : start + ROWS_PER_BLOCK]
 
 
 def _ours(place: str) -> _Client:
@@ -96,12 +101,12 @@ def _ours(place: str) -> _Client:
 
 
 def _bare(place: str) -> _Client:
-    """A client without retries, checks or flushes: botocore's for S3, the operating system's for files."""
+    """Return a client without retries, checks or flushes: botocore's for S3, the file system's for local folders."""
     path = storage.local_path(place)
     if path is not None:
         return _Client(lambda name, data: _put_file(path / name, data), lambda name: (path / name).read_bytes())
     if not place.startswith("s3://"):
-        raise ConfigError(f"{place} is neither local nor on S3, and no bare client is known for it")
+        raise ConfigError(f"{place} is neither local nor on S3; no bare client is known for it")
     bucket, _, inside = place.removeprefix("s3://").partition("/")
     client = _botocore()
 
@@ -121,7 +126,7 @@ def _put_file(path: Path, data: bytes) -> None:
 
 
 def _botocore() -> Any:
-    """One request an object: Arrow's client takes three to put one, and two to get it."""
+    """Return a client with one request per object: Arrow's takes three to put an object and two to get it."""
     from botocore import handlers
     from botocore.config import Config
     from botocore.session import get_session
@@ -133,5 +138,20 @@ def _botocore() -> Any:
         response_checksum_validation="when_required",
     )
     client = get_session().create_client("s3", config=config)
-    client.meta.events.unregister("before-call.s3", handlers.add_expect_header)  # waits for the server's leave to send
+    client.meta.events.unregister(
+        "before-call.s3", handlers.add_expect_header
+    )  # it waits for the server's permission to send
     return client
+
+
+def main(
+    address: Annotated[str, typer.Argument(help="Folder on S3, or a local one.")],
+    objects: Annotated[int, typer.Option(min=10, help="Objects per round.")] = 1000,
+    size: Annotated[int, typer.Option(min=1, help="Bytes per object.")] = 20_000,
+) -> None:
+    """Print objects per second by a bare client and by ours, and images per second by each sink."""
+    typer.echo(json.dumps(measure(address, objects=objects, size=size)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

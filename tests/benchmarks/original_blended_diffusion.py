@@ -1,8 +1,8 @@
-"""Blended Diffusion's own published loop, run on networks of ours: what we are held against.
+"""Compare our Blended Diffusion with the authors' published loop, run on our networks.
 
-Imports a clone of the authors' repository and keeps nothing of it. The authors' own: ``edit_image_by_prompt`` with its
-guidance and blending, the sampling loop, the augmentations. Replaced: the networks by ours, CLIP's tokenizer by that of
-the network, and pictures of intermediate steps, with their CLIP distances, by nothing.
+``python -m tests.benchmarks.original_blended_diffusion CLONE`` takes a clone of omriav/blended-diffusion. Theirs are
+``edit_image_by_prompt`` with its guidance and blending, the sampling loop and the augmentations. Replaced are the
+networks by ours, CLIP's tokenizer by that of the network, and pictures of intermediate steps by nothing.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
-from torch import Tensor, nn
-
+import typer
+from retouch.cli.bench.compare import compare, table
+from retouch.cli.bench.subjects import subject
 from retouch.editors.blended_diffusion.editor import BlendedDiffusion
 from retouch.errors import ConfigError
 from retouch.imaging import codec
 from retouch.models.clip import Clip
+from retouch.models.devices import best_device
 from retouch.schema import Batch
+from torch import Tensor, nn
 
 EDITOR: Final = "optimization/image_editor.py"
 PACKAGES: Final = ("optimization", "guided_diffusion", "utils", "CLIP")  # of the clone
-# Imported by the clone's editor and not needed: its own CLIP, films, and pictures of intermediate steps.
+# Imported by the clone's editor but not needed: its CLIP, videos, and pictures of intermediate steps.
 REPLACED: Final = {
     "CLIP": ("clip",),
     "utils.video": ("save_video",),
@@ -38,21 +42,21 @@ REPLACED: Final = {
 
 
 class Original:
-    """The authors' editor, one image a run, with the networks and the params of an editor of ours.
+    """The authors' editor, one image per call, with the networks and the params of our editor.
 
     Args:
         folder: the clone.
-        ours: whose params and schedule are taken.
+        ours: the editor whose params and schedule are used.
         unet: the network.
         clip: CLIP.
 
     Raises:
-        ConfigError: the folder is no clone of the repository.
+        ConfigError: the folder is not a clone of the repository.
     """
 
     def __init__(self, folder: Path, ours: BlendedDiffusion, unet: nn.Module, clip: Clip) -> None:
         if not (folder / EDITOR).is_file():
-            raise ConfigError(f"{folder} is no clone of Blended Diffusion: it has no {EDITOR}; give --original one")
+            raise ConfigError(f"{folder} is not a clone of omriav/blended-diffusion: it has no {EDITOR}")
         with _importable(folder):
             module: Any = importlib.import_module("optimization.image_editor")
             diffusion: Any = importlib.import_module("guided_diffusion.guided_diffusion.gaussian_diffusion")
@@ -86,7 +90,7 @@ class Original:
         editor.unaugmented_clip_distance = lambda *_: 0.0
 
     def edit(self, batch: Batch) -> None:
-        """Edit the batch's only entry; the result is thrown away."""
+        """Edit the batch's only entry and discard the result."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "image.png").write_bytes(codec.encode(batch.image[0], "png"))
@@ -107,7 +111,7 @@ class Original:
             skip_timesteps=params.skip_timesteps,
             local_clip_guided_diffusion=False,
             ddim=params.sampler == "ddim",
-            model_output_size=256,  # decides no size here, only that there are no classes
+            model_output_size=256,  # read only to know that there are no classes
             clip_guidance_lambda=params.clip_guidance_lambda,
             range_lambda=params.range_lambda,
             background_preservation_loss=False,
@@ -123,7 +127,7 @@ class Original:
 
 
 class _WithClasses(nn.Module):
-    """A network that is given a class, as theirs always is, and has none."""
+    """A network without classes that ignores the class which their loop passes."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -136,7 +140,7 @@ class _WithClasses(nn.Module):
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """The clone's modules can be imported within, and are forgotten afterwards: their names are anybody's."""
+    """Make the clone's modules importable within the context, and remove them afterwards: their names are common."""
     before = dict(sys.modules)
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
@@ -153,3 +157,22 @@ def _importable(folder: Path) -> Iterator[None]:
         for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
             del sys.modules[name]
         sys.modules.update({name: module for name, module in before.items() if name.partition(".")[0] in PACKAGES})
+
+
+def main(
+    clone: Annotated[Path, typer.Argument(help="Clone of omriav/blended-diffusion.")],
+    size: Annotated[str, typer.Option(help="Networks: embedded, reduced or full width.")] = "embedded",
+    turns: Annotated[int, typer.Option(min=1, help="Timed turns.")] = 5,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda if there is a GPU.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per ratio.")] = False,
+) -> None:
+    """Print how many times as long the authors' loop takes per image as ours."""
+    one = subject("blended_diffusion", size, device or best_device())
+    assert one.plain is not None
+    original = Original(clone, one.editor, *one.plain)
+    records = list(compare(one, turns, {"the original, batch 1": original.edit}))
+    typer.echo("\n".join(map(json.dumps, records)) if as_json else table(records))
+
+
+if __name__ == "__main__":
+    typer.run(main)
