@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import stamina
 from retouch import storage
@@ -35,6 +38,13 @@ def test_an_empty_object_is_an_object(place: str) -> None:
     storage.write_bytes(uri, b"")
     assert storage.exists(uri)
     assert storage.read_bytes(uri) == b""
+
+
+def test_a_table_is_read_back_as_it_was_written(place: str) -> None:
+    table = pa.table({"key": ["a", None], "score": [1.5, 2.5]}).replace_schema_metadata({"by": "hand"})
+    storage.write_table(storage.join(place, "rows.parquet"), table)
+    found = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(place, "rows.parquet"))))
+    assert found.equals(table, check_metadata=True)
 
 
 def test_what_is_not_there_is_named_as_missing(place: str) -> None:

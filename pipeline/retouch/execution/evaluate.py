@@ -228,7 +228,7 @@ def _merged(loaded: Loaded, files: Sequence[str], source: str) -> metric_states.
 def _rows(job: EvaluateJob, scorer: Scorer, side: _Side) -> dict[str, Any]:
     """Write ``rows.parquet``; the row metrics' entries of ``metrics.json``, and the rows that one of them lacks."""
     table = aggregate.rows_table(side.images, [shard.scores for shard in side.shards if shard.scores], scorer.columns)
-    storage.write_bytes(storage.join(job.output, ROWS_FILE), aggregate.encoded(table))
+    storage.write_table(storage.join(job.output, ROWS_FILE), table)
     found = [
         {
             "name": metric.name,

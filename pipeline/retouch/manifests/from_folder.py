@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from retouch import storage
 from retouch.errors import ManifestError, ObjectMissing
@@ -100,9 +99,7 @@ def from_folder(
     table = _with_texts(table, texts) if table is not None and texts is not None else table
     if table is None or not table.num_rows:
         raise ManifestError(f"nothing to write to {output}: no image of {folder} has all its partners")
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    storage.write_bytes(output, out.getvalue())
+    storage.write_table(output, table)
     return Made(table.num_rows, unmatched, not any(_is_absolute(row[name]) for row in rows for name in columns))
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
@@ -198,9 +197,7 @@ def _write_grouped(output: str, pairs: Iterable[tuple[str, Box]], missing: Seque
 def _write(output: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     if not rows:
         raise ManifestError(f"nothing to write to {output}: no row is left")
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), out, compression="zstd")
-    storage.write_bytes(output, out.getvalue())
+    storage.write_table(output, pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
 
 
 def _missing(folder: str, files: Iterable[str]) -> list[str]:

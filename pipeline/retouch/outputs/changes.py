@@ -80,9 +80,7 @@ def write(output: str, changes: Changes, epoch: int) -> None:
     """Record the changes that the run of this number begins with."""
     facts = {"unchanged": changes.unchanged, "against": changes.against, "digest": changes.digest}
     table = changes.rows.replace_schema_metadata({_FACTS: json.dumps(facts)})
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    storage.write_bytes(storage.join(output, FOLDER, f"{epoch:06d}.parquet"), out.getvalue())
+    storage.write_table(storage.join(output, FOLDER, f"{epoch:06d}.parquet"), table)
 
 
 def history(output: str) -> list[str]:

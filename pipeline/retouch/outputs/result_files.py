@@ -142,17 +142,10 @@ def replace(output: str, paths: Sequence[str], rows: Rows, epoch: int) -> None:
     merged = []
     for table in chosen(paths, rows):
         merged.append(storage.join(output, FOLDER, f"all-{epoch:06d}-{row_sets.digest(table)}.parquet"))
-        storage.write_bytes(merged[-1], encoded(table))
+        storage.write_table(merged[-1], table)
     for file in paths:
         if file not in merged:
             storage.delete(file)
-
-
-def encoded(table: pa.Table) -> bytes:
-    """A table as a Parquet file's bytes."""
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    return out.getvalue()
 
 
 def _schema_of(paths: Sequence[str]) -> pa.Schema:

@@ -59,7 +59,7 @@ def write_part(output: str, rows: pa.Table, *, epoch: int) -> str:
     """
     named = zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True)
     path = f"{FOLDER}/part-{epoch:06d}-{rows_digest(named)}.parquet"
-    storage.write_bytes(storage.join(output, path), result_files.encoded(rows))
+    storage.write_table(storage.join(output, path), rows)
     return path
 
 
@@ -103,7 +103,7 @@ def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> N
     earlier = row_sets.none() if whole else row_sets.without_keys(requested(output), asked)
     if earlier.num_rows:
         earlier = row_sets.with_keys(earlier, answers(output))
-    storage.write_bytes(storage.join(output, REQUESTS_FILE), result_files.encoded(pa.concat_tables([asked, earlier])))
+    storage.write_table(storage.join(output, REQUESTS_FILE), pa.concat_tables([asked, earlier]))
 
 
 def requested(output: str) -> pa.Table:
@@ -143,7 +143,7 @@ def retire(output: str, asked: pa.Table, *, epoch: int) -> int:
         return 0
     for rows in result_files.chosen(present, result_files.marked(table, gone)):
         path = storage.join(output, REMOVED, f"{epoch:06d}-{row_sets.digest(rows)}.parquet")
-        storage.write_bytes(path, result_files.encoded(rows))
+        storage.write_table(path, rows)
     result_files.replace(output, present, result_files.marked(table, stand.filter(stays)), epoch)
     return len(gone)
 

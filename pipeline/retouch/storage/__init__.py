@@ -17,13 +17,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import fsspec
 
 from retouch.errors import ObjectMissing
 from retouch.storage import local, remote
 from retouch.storage.retries import retried
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 THREADS: Final = 32  # requests under way when many objects are asked for at once
 WHOLE_BELOW: Final = 32 << 20  # bytes; such an object is fetched at once, which alone lets its bytes be checked
@@ -99,6 +102,19 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
         return retried(uri, lambda: local.replace(path, data, durable=durable), writing=True)
     fs, inside = filesystem(uri)
     return retried(uri, lambda: remote.pipe(fs, inside, data), writing=True)
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    """Write a table as one Parquet file, whole or not at all, as ``write_bytes`` does.
+
+    Raises:
+        StorageError: it could not be written after bounded retries.
+    """
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    write_bytes(uri, out.getvalue())
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:

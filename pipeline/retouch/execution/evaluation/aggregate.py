@@ -62,10 +62,3 @@ def failures(table: pa.Table) -> dict[str, str]:
     """Key to reason of images that are there and could not be scored."""
     rows = table.select(["key", "status", "error"]).to_pylist()
     return {row["key"]: row["error"] for row in rows if row["status"] == THERE and row["error"]}
-
-
-def encoded(table: pa.Table) -> bytes:
-    """A Parquet file's bytes."""
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    return out.getvalue()

@@ -5,7 +5,6 @@ Runs the same in this process and in a task of a cluster. What a shard yields li
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, EditError
@@ -187,6 +185,4 @@ def _batch(row: Finished, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels
 
 def _write_rows(address: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
     schema = pa.schema([("key", pa.string()), ("error", pa.string()), *columns.items()])
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), out, compression="zstd")
-    storage.write_bytes(address, out.getvalue())
+    storage.write_table(address, pa.Table.from_pylist([dict(row) for row in rows], schema=schema))

@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from retouch import plugins, storage
@@ -173,9 +172,8 @@ def _write(task: TrainTask, trainer: Trainer) -> dict[str, Any]:
     at = trainer.progress
     sha256 = _write_networks(trainer.finished(), storage.join(task.output, NETWORKS))
     curve = [{"batch": i, "loss": loss, "learning_rate": rate} for i, (loss, rate) in enumerate(at.curve)]
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(curve).rename_columns(["step", "loss", "learning_rate"]), out)
-    storage.write_bytes(storage.join(task.output, "losses.parquet"), out.getvalue())
+    losses = pa.Table.from_pylist(curve).rename_columns(["step", "loss", "learning_rate"])
+    storage.write_table(storage.join(task.output, "losses.parquet"), losses)
     storage.write_bytes(storage.join(task.output, "losses.png"), loss_curves(_thinned(curve), task.name))
     troubles = {kind: _named(at, kind) for kind in (UNREADABLE, WITHOUT_BOX)}
     record = {

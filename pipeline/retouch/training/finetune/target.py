@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -177,9 +176,7 @@ class _Tuning:
         storage.write_bytes(task.file, data)
         storage.write_bytes(f"{base}-sheet.png", self._sheet(tuned, x0, latent))
         storage.write_bytes(f"{base}-curves.png", loss_curves(trainer.progress.curves, task.name))
-        curves = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(trainer.progress.curves), curves)
-        storage.write_bytes(f"{base}-losses.parquet", curves.getvalue())
+        storage.write_table(f"{base}-losses.parquet", pa.Table.from_pylist(trainer.progress.curves))
         record = {
             **self.source.card,
             "name": task.name,
