@@ -31,6 +31,7 @@ from retouch.manifests import reader, samples
 from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.importers import cocoee
 from retouch.models.arcface import load_arcface
+from retouch.models.checkpoint import read_state
 from retouch.models.clip import load_clip
 from retouch.models.deeplab import load_segmenter
 from retouch.models.embedded.judge import load_judge
@@ -39,7 +40,7 @@ from retouch.models.lpips import load_lpips
 from retouch.models.paint_by_example import load_latent
 from retouch.models.unet import load_unet
 from retouch.training.exemplar.initial_weights import load_start
-from retouch.training.exemplar.train import StorageKeeper, read_state
+from retouch.training.exemplar.train import FileCheckpoint
 from retouch.training.finetune.target import STATE, tune
 from torch import nn
 
@@ -163,7 +164,7 @@ def test_a_fine_tunings_state_is_refused(tmp_path: Path, trace: Path, kind: str)
 def test_a_trainings_state_is_refused(tmp_path: Path, trace: Path, kind: str) -> None:
     armed(tmp_path / "state" / "local.ckpt", trace, kind)
     with pytest.raises(WeightsError, match=r"local\.ckpt .*; delete it to begin again"):
-        StorageKeeper(str(tmp_path)).load()
+        FileCheckpoint(str(tmp_path)).load()
     assert not trace.exists()
 
 

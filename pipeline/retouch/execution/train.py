@@ -20,7 +20,7 @@ from retouch.jobs.config import TrainJob
 from retouch.outputs import lease
 from retouch.outputs.event_log import EventLog
 from retouch.redaction import redacted_all
-from retouch.training.exemplar.task import NETWORKS, TrainTask, decides, done, refuse_other
+from retouch.training.exemplar.task import NETWORKS, TrainTask, check_identity, finished_record, identity
 
 Executor = Literal["ray", "local"]
 RUN_FILE = "run.json"
@@ -79,7 +79,7 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
 
     try:
         with terminated_like_interrupted():
-            record = done(task) or _executor(executor, job, address)(task, say)
+            record = finished_record(task) or _executor(executor, job, address)(task, say)
     except KeyboardInterrupt:
         events.write("stopped", reason="interrupted")
         raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
@@ -98,14 +98,14 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
 
 def _refuse_another(job: TrainJob, task: TrainTask, executor: Executor) -> None:
     """Raise OutputError where the output holds something else."""
-    mine = redacted_all(decides(task))
+    mine = redacted_all(identity(task))
     try:
         there: dict[str, Any] = json.loads(storage.read_bytes(storage.join(job.output, RUN_FILE)))
     except ObjectMissing:
         return
     if there.get("kind") != job.kind:
         raise OutputError(f"{job.output} holds a run of kind {there.get('kind', 'edit')!r}; give another output")
-    refuse_other(job.output, there["decides"], mine)
+    check_identity(job.output, there["decides"], mine)
     if there["executor"] != executor:
         raise OutputError(
             f"{job.output} was begun with --executor {there['executor']}, which keeps its checkpoints in another form; "
@@ -121,7 +121,7 @@ def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
         "executor": executor,
         "job": job.model_dump(mode="json"),
         "environment": dict(job.environment),
-        "decides": decides(task),
+        "decides": identity(task),
     }
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(redacted_all(record), indent=1).encode())
 
@@ -136,10 +136,10 @@ def _executor(
 
     def here(task: TrainTask, say: Callable[[str], None]) -> dict[str, Any]:
         from retouch.models.devices import best_device
-        from retouch.training.exemplar.train import StorageKeeper, carry_out
+        from retouch.training.exemplar.train import FileCheckpoint, run_training
 
-        record = carry_out(task, best_device(), StorageKeeper(task.output), say)
-        assert record is not None  # a crew of one has a first worker
+        record = run_training(task, best_device(), FileCheckpoint(task.output), say)
+        assert record is not None  # a single worker is the first one
         return record
 
     return here

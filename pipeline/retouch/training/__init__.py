@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Training of networks for editors: DiffusionCLIP's fine-tuning and Paint by Example's exemplar training."""

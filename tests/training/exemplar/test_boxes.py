@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from retouch.training.exemplar.boxes import Dice, area, extended, padded, square_window, usable
+from retouch.training.exemplar.boxes import RandomDraws, area, extended, padded, square_window, usable
 
 
 def test_boxes_of_pixels_and_relative_ones_are_the_same_boxes() -> None:
@@ -30,10 +30,10 @@ def test_the_shown_window_lies_in_the_image_and_holds_the_hole(
 ) -> None:
     x0, x1 = sorted(round(share * width) for share in corners[:2])
     y0, y1 = sorted(round(share * height) for share in corners[2:])
-    dice = Dice(np.random.default_rng(seed))
+    draws = RandomDraws(np.random.default_rng(seed))
 
-    wide = extended(dice, (x0, y0, x1, y1), width, height)
-    window = square_window(dice, wide, width, height)
+    wide = extended(draws, (x0, y0, x1, y1), width, height)
+    window = square_window(draws, wide, width, height)
 
     assert 0 <= window[0] <= wide[0] <= x0
     assert 0 <= window[1] <= wide[1] <= y0
@@ -45,7 +45,7 @@ def test_the_shown_window_lies_in_the_image_and_holds_the_hole(
 
 
 def test_a_hole_wider_than_the_image_is_high_shows_the_whole_image() -> None:
-    assert square_window(Dice(np.random.default_rng(0)), (0, 10, 90, 20), 100, 50) == (0, 0, 100, 50)
+    assert square_window(RandomDraws(np.random.default_rng(0)), (0, 10, 90, 20), 100, 50) == (0, 0, 100, 50)
 
 
 def test_padding_stops_at_the_border() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retouch.errors import ManifestError
 from retouch.jobs.train_params import TrainParams
-from retouch.training.exemplar.data import Samples, read_rows, row_of, share
+from retouch.training.exemplar.data import Samples, read_rows, row_of, worker_batches
 from retouch.training.exemplar.examples import Sizes
 from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 
@@ -36,15 +36,15 @@ def test_every_row_comes_once_an_epoch(seed: int, rows: int, epoch: int) -> None
 
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
 def test_workers_share_a_step_without_gap_or_overlap(first: int, workers: int, batch: int, accumulate: int) -> None:
-    shares = [share(first, worker, workers, batch, accumulate) for worker in range(workers)]
-    assert all(len(part) == batch for mine in shares for part in mine)
-    taken = sorted(number for mine in shares for part in mine for number in part)
+    batches = [worker_batches(first, worker, workers, batch, accumulate) for worker in range(workers)]
+    assert all(len(part) == batch for mine in batches for part in mine)
+    taken = sorted(number for mine in batches for part in mine for number in part)
     assert taken == list(range(first, first + workers * batch * accumulate))
 
 
 def test_a_sample_is_the_same_alone_and_among_others_and_with_many_threads(tmp_path: Path) -> None:
     alone, crowd = samples(tmp_path), samples(tmp_path, threads=4)
-    crowd.ask(range(20))
+    crowd.prefetch(range(20))
     for number, made in zip(range(20), crowd.take(range(20)), strict=True):
         again = alone.make(number)
         assert made.rows == again.rows
@@ -84,7 +84,7 @@ def test_a_manifest_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> 
     write_rows(tmp_path, 2)
     for path in (tmp_path / "files").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ManifestError, match=r"16 rows in a row gave nothing .*: row-00.: image file is empty"):
+    with pytest.raises(ManifestError, match=r"16 rows tried, none usable: row-00.: image file is empty"):
         samples(tmp_path).take([0])
 
 

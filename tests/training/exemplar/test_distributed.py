@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from retouch.errors import ManifestError, WeightsError
-from retouch.training.exemplar.distributed import Crew
+from retouch.training.exemplar.distributed import WorkerGroup
 from torch import distributed, multiprocessing, nn
 
 
-def test_a_crew_of_one_is_its_own_sum_and_raises_its_own_error() -> None:
-    crew = Crew("cpu")
-    assert (crew.rank, crew.size, crew.summed([2.5]), crew.gathered("x")) == (0, 1, [2.5], ["x"])
-    assert crew.agreed(lambda: 3) == 3
+def test_a_single_worker_is_its_own_sum_and_raises_its_own_error() -> None:
+    group = WorkerGroup("cpu")
+    assert (group.rank, group.size, group.sum([2.5]), group.gather("x")) == (0, 1, [2.5], ["x"])
+    assert group.succeed_or_fail_together(lambda: 3) == 3
     with pytest.raises(ManifestError, match="broken"):
-        crew.agreed(lambda: _raise(ManifestError("broken")))
+        group.succeed_or_fail_together(lambda: _raise(ManifestError("broken")))
 
 
 @pytest.mark.slow
@@ -36,14 +36,14 @@ def _raise(error: Exception) -> int:
 
 def _work(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/group", world_size=2, rank=rank)
-    crew = Crew("cpu")
-    found: dict[str, object] = {"sum": crew.summed([rank])[0], "gathered": crew.gathered(rank)}
+    group = WorkerGroup("cpu")
+    found: dict[str, object] = {"sum": group.sum([rank])[0], "gathered": group.gather(rank)}
     try:
-        crew.agreed(lambda: _raise(WeightsError("no file here")) if crew.rank else 1)
+        group.succeed_or_fail_together(lambda: _raise(WeightsError("no file here")) if group.rank else 1)
     except WeightsError as error:
         found["error"] = [type(error).__name__, str(error)]
     layer = nn.Linear(1, 1, bias=False)
-    together = crew.parallel(layer)
+    together = group.parallel(layer)
     together(torch.full((1, 1), rank + 1.0)).sum().backward()
     found["gradient"] = layer.weight.grad.item()
     Path(folder, f"{rank}.json").write_text(json.dumps(found))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from retouch.errors import WeightsError
 from retouch.models.ldm_keys import UNET, VAE
 from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
-from retouch.training.exemplar.initial_weights import load_start
+from retouch.training.exemplar.initial_weights import load_start, widened, widened_config
 from safetensors.torch import save_file
 
 from tests.helpers.tiny_paint_by_example import TINY
@@ -50,7 +51,7 @@ def test_only_what_the_paper_trains_is_free(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in free} == {"mapper", "final_layer_norm", "proj_out", "uncond_vector"}
 
 
-def test_a_text_to_image_folder_and_a_clip_become_an_exemplar_painter(tmp_path: Path) -> None:
+def test_a_text_to_image_folder_and_a_clip_become_exemplar_networks(tmp_path: Path) -> None:
     theirs, files = prior(tmp_path)
     ours = load_start(files, "weights", 0)
     x, context, t = torch.randn(1, 4, 8, 8), torch.randn(1, 1, TINY.context_dim), torch.tensor([10])
@@ -64,7 +65,7 @@ def test_a_text_to_image_folder_and_a_clip_become_an_exemplar_painter(tmp_path: 
     assert ours.scaling_factor == theirs.scaling_factor
 
 
-def test_a_text_to_image_checkpoint_becomes_the_same_painter_as_its_folder(tmp_path: Path) -> None:
+def test_a_text_to_image_checkpoint_becomes_the_same_networks_as_its_folder(tmp_path: Path) -> None:
     """Narrow networks under latent diffusion's names, as ``sd-v1-4.ckpt`` has them, its text encoder among them."""
     config = dataclasses.replace(NARROW, unet={**NARROW.unet, "in_channels": 4})
     theirs, files = prior(tmp_path, config)
@@ -100,7 +101,7 @@ def test_without_the_prior_the_unet_is_drawn_anew_and_the_frozen_parts_stay(tmp_
 
 def test_a_tower_alone_says_what_is_missing(tmp_path: Path) -> None:
     _, files = prior(tmp_path)
-    with pytest.raises(WeightsError, match="names neither checkpoint nor a diffusers folder"):
+    with pytest.raises(WeightsError, match="neither checkpoint nor a diffusers folder"):
         load_start({"vision": files["vision"]}, "weights", 0)
 
 
@@ -109,3 +110,32 @@ def test_a_tower_of_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.json").write_text(json.dumps({**TINY.vision, "hidden_size": 64}))
     with pytest.raises(WeightsError, match="is not CLIP's image tower"):
         load_start(files, "weights", 0)
+
+
+def test_the_first_pass_of_a_widened_unet_is_that_of_the_text_to_image_unet() -> None:
+    torch.manual_seed(0)
+    config = {**TINY.unet, "in_channels": 4}
+    prior = UNet2DConditionModel.from_config(config).eval()
+    wide = UNet2DConditionModel.from_config(widened_config(config)).eval()
+    wide.load_state_dict(widened(prior.state_dict()))
+    x, rest = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8, 8)
+    context, t = torch.randn(2, 3, TINY.context_dim), torch.tensor([3, 900])
+    with torch.no_grad():
+        before = prior(x, t, context, return_dict=False)[0]
+        after = wide(torch.cat([x, rest], dim=1), t, context, return_dict=False)[0]
+    # Sums over more channels may be taken in another order, though the added ones are zeros.
+    assert (after - before).abs().max() <= 1e-5 * before.abs().max()
+    assert before.abs().max() > 0
+
+
+def test_a_unet_of_nine_channels_stays_as_it_is() -> None:
+    state = {"conv_in.weight": torch.randn(8, 9, 3, 3)}
+    assert torch.equal(widened(state)["conv_in.weight"], state["conv_in.weight"])
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [({}, "no conv_in"), ({"conv_in.weight": torch.zeros(8, 12, 3, 3)}, "takes 12 channels")]
+)
+def test_weights_of_another_make_are_refused(state: dict[str, torch.Tensor], reason: str) -> None:
+    with pytest.raises(WeightsError, match=reason):
+        widened(state)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from retouch.training.exemplar.boxes import Box, Dice, extended, square_window
+from retouch.training.exemplar.boxes import Box, RandomDraws, extended, square_window
 from retouch.training.exemplar.mask_shapes import (
     PUBLISHED_POINTS,
     box_hole,
@@ -93,10 +93,10 @@ def test_a_free_hole_stays_near_its_extended_box_and_covers_the_boxs_middle(
     numbers: tuple[int, int, float, float, float], seed: int, how: Any
 ) -> None:
     width, height, box = placed(numbers)
-    dice = Dice(np.random.default_rng(seed))
-    wide = extended(dice, box, width, height)
+    draws = RandomDraws(np.random.default_rng(seed))
+    wide = extended(draws, box, width, height)
 
-    hole = free_hole(dice, box, wide, width, height, how, jitter=1)
+    hole = free_hole(draws, box, wide, width, height, how, jitter=1)
 
     ys, xs = np.nonzero(hole)
     assert hole.shape == (height, width)
@@ -110,7 +110,7 @@ def test_a_free_hole_stays_near_its_extended_box_and_covers_the_boxs_middle(
 def test_the_papers_outline_has_twenty_points_a_side_each_moved_by_one_to_five_pixels() -> None:
     box, wide = (40, 40, 80, 90), (20, 30, 110, 100)
 
-    moved = np.array(outline(Dice(np.random.default_rng(1)), box, wide, "paper", 5))
+    moved = np.array(outline(RandomDraws(np.random.default_rng(1)), box, wide, "paper", 5))
 
     away = np.abs(moved - np.concatenate(curves(box, wide, 20)))
     assert len(moved) == 80

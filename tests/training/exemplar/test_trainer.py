@@ -10,7 +10,7 @@ import torch
 from retouch.errors import ConfigError, ManifestError
 from retouch.jobs.train_params import TrainParams
 from retouch.training.exemplar.data import Samples, read_rows
-from retouch.training.exemplar.distributed import Crew
+from retouch.training.exemplar.distributed import WorkerGroup
 from retouch.training.exemplar.examples import Sizes
 from retouch.training.exemplar.initial_weights import load_start
 from retouch.training.exemplar.task import UNREADABLE
@@ -36,7 +36,7 @@ def trainer(material: Path, rows: str | None = None, max_failure_rate: float = 0
     networks = load_start(files, found.prior, 0)
     table = read_rows(rows or str(material / "boxes.parquet")).table
     samples = Samples(table, found, Sizes(networks.image_size, networks.reference_size), 3)
-    return Trainer(networks, samples, found, 3, Crew("cpu"), max_failure_rate)
+    return Trainer(networks, samples, found, 3, WorkerGroup("cpu"), max_failure_rate)
 
 
 def trained(material: Path, **params: Any) -> Trainer:
@@ -88,7 +88,7 @@ def test_a_restored_run_ends_bit_for_bit_where_an_uninterrupted_one_does(materia
 def test_averaged_weights_are_the_ones_that_are_kept(material: Path) -> None:
     found = trained(material, ema=0.5)
     last = {name: value.detach().clone() for name, value in found.trained().items()}
-    kept = dict(found.finished().unet.named_parameters())
+    kept = dict(found.result().unet.named_parameters())
     assert torch.equal(kept["conv_out.weight"], found.average["unet.conv_out.weight"])
     assert not torch.equal(kept["conv_out.weight"], last["unet.conv_out.weight"])
 

@@ -1,1 +1,1 @@
-"""Paint by Example's training: images with boxes teach a UNet to paint an exemplar into a hole. Knows no cluster."""
+"""Paint by Example's training: from images with boxes, a UNet learns to paint an exemplar into a hole."""

@@ -1,4 +1,4 @@
-"""Boxes of an image: which count, how a hole grows beyond one, which square is shown. Knows no pixels.
+"""Boxes of a training image: which are usable, how a hole extends beyond one, which square of the image is shown.
 
 A box is x0, y0, x1, y1 in pixels, ends exclusive. Every random number is an integer between two bounds, drawn in the
 order of the published code (Yang et al. 2022), so that its recorded draws give its boxes.
@@ -13,33 +13,33 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
-EXTEND: Final = 0.4  # most of the free space on a side by which a hole grows beyond its box
-INSET: Final = 0.6  # most of the free space around the hole by which the shown square shrinks
+EXTEND: Final = 0.4  # of the free space on a side: the most by which a hole extends beyond its box
+INSET: Final = 0.6  # of the free space around the hole: the most by which the shown square shrinks
 
 
 class Draws(Protocol):
-    """What boxes and shapes draw from: ``Dice``, or given numbers in a test."""
+    """A source of random integers: ``RandomDraws``, or recorded numbers in a test."""
 
     def integer(self, low: int, high: int) -> int:
-        """Uniform in low..high, both ends included."""
+        """Return a uniform integer in low..high, both ends included."""
 
 
-class Dice:
-    """Draws of one numpy generator."""
+class RandomDraws:
+    """Draws from a numpy generator."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     def integer(self, low: int, high: int) -> int:
-        """Uniform in low..high, both ends included."""
+        """Return a uniform integer in low..high, both ends included."""
         return int(self._rng.integers(low, high, endpoint=True))
 
 
 def usable(boxes: Sequence[Sequence[float]], width: int, height: int, least: float, most: float) -> list[Box]:
-    """The boxes whose share of the image lies in [least, most], in whole pixels and within the image.
+    """Return the boxes whose share of the image is in [least, most], rounded to pixels and clipped to the image.
 
-    A box whose numbers all lie in 0..1 is relative (a box of pixels in there would hold one pixel at most); any other
-    is in pixels. Boxes of other than four numbers, or of none (null), are not usable.
+    A box whose numbers are all in 0..1 is relative (a box of pixels in there would hold one pixel at most); any other
+    is in pixels. Boxes that are null or have other than four numbers are not usable.
     """
     found = []
     for numbers in boxes:
@@ -50,7 +50,7 @@ def usable(boxes: Sequence[Sequence[float]], width: int, height: int, least: flo
 
 
 def area(box: Box) -> int:
-    """Pixels inside, 0 of a box without any."""
+    """Return the number of pixels in a box."""
     x0, y0, x1, y1 = box
     return max(x1 - x0, 0) * max(y1 - y0, 0)
 
@@ -67,7 +67,7 @@ def _pixels(numbers: Sequence[float] | None, width: int, height: int) -> Box | N
 
 
 def extended(draws: Draws, box: Box, width: int, height: int) -> Box:
-    """The box with each side pushed outward, by nothing up to ``EXTEND`` of the space that it has there."""
+    """Return the box with each side moved outward by 0 to ``EXTEND`` of the free space there."""
     x0, y0, x1, y1 = box
     left = x0 - draws.integer(0, int(EXTEND * x0))
     top = y0 - draws.integer(0, int(EXTEND * y0))
@@ -77,9 +77,9 @@ def extended(draws: Draws, box: Box, width: int, height: int) -> Box:
 
 
 def square_window(draws: Draws, inside: Box, width: int, height: int) -> Box:
-    """The square of an image that is shown: of the shorter side's length around ``inside``, then a little smaller.
+    """Return the square of an image to show: of the shorter side's length around ``inside``, then a little smaller.
 
-    A square image is shown whole, and so is one in which no such square holds ``inside``: it is squashed.
+    A square image is shown whole. So is one in which no such square holds ``inside``; it is squashed later.
     """
     whole = (0, 0, width, height)
     x0, y0, x1, y1 = inside
@@ -101,6 +101,6 @@ def square_window(draws: Draws, inside: Box, width: int, height: int) -> Box:
 
 
 def padded(box: Box, pad: int, width: int, height: int) -> Box:
-    """The box with ``pad`` pixels around it, as far as the image goes."""
+    """Return the box with ``pad`` pixels around it, clipped to the image."""
     x0, y0, x1, y1 = box
     return max(x0 - pad, 0), max(y0 - pad, 0), min(x1 + pad, width), min(y1 + pad, height)

@@ -1,8 +1,8 @@
-"""Rows with boxes to training samples by number, whoever asks for which. Knows no network.
+"""Training samples by number, made from a manifest's rows with boxes.
 
-Sample n is a row and a generator that follow from the training's seed and n alone: epoch and place in that epoch's
-order. So it does not matter how many workers share a step, which of them makes a sample, or when. A row that cannot be
-used is noted, and the sample takes another row, which again follows from n.
+Sample n's row and random generator depend only on the training's seed and n (epoch and place in that epoch's order). So
+it does not matter how many workers share a step, which of them makes a sample, or when. If a row cannot be used, the
+reason is returned with the sample, which takes another row; that one depends only on n, too.
 """
 
 from __future__ import annotations
@@ -27,50 +27,50 @@ from retouch.training.exemplar.examples import Example, NoBox, Sizes, make_examp
 from retouch.training.exemplar.task import UNREADABLE, WITHOUT_BOX
 
 BOXES: Final = "boxes"  # the manifest's column
-TRIES: Final = 16  # rows that one sample may try: of a manifest that is 95 % good, one in 1e20 samples finds none
-MESSAGE_LIMIT: Final = 200  # characters of a reason that is kept
+MAX_TRIES: Final = 16  # rows per sample: if 5 % of a manifest's rows are bad, one in 1e20 samples finds none
+MESSAGE_LIMIT: Final = 200  # characters of a reason
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a row is not learned from."""
+    """Why a row is not used."""
 
-    kind: str  # UNREADABLE, or WITHOUT_BOX, which is no failure
+    kind: str  # UNREADABLE, or WITHOUT_BOX, which is not a failure
     reason: str
 
 
 @dataclass(frozen=True)
-class Made:
-    """A sample, and what its rows turned out to be: a problem, or None where a row served."""
+class TrainSample:
+    """An example, and the rows that were tried for it, each with its problem or None if it could be used."""
 
     example: Example
     rows: Mapping[str, Problem | None]  # by key
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What there is to learn from."""
+class TrainRows:
+    """The rows of a training's manifest."""
 
     table: pa.Table  # key, image, boxes (list<list<double>>)
     files: tuple[str, ...]  # of the manifest
 
 
-def read_rows(sources: str | Sequence[str]) -> Rows:
-    """A manifest's rows.
+def read_rows(sources: str | Sequence[str]) -> TrainRows:
+    """Return a manifest's rows.
 
     Raises:
-        ManifestError: it is none, has no rows, or no boxes.
+        ManifestError: the manifest cannot be read, or has no rows or no boxes.
     """
     found = reader.read(sources)
     table = found.table
     if BOXES not in table.column_names:
-        raise ManifestError(f"the manifest has no column {BOXES!r}, a list of [x0, y0, x1, y1] a row, to learn from")
+        raise ManifestError(f"the manifest has no column {BOXES!r}; add one with a list of [x0, y0, x1, y1] per row")
     if not table.num_rows:
-        raise ManifestError("the manifest has no rows to learn from")
-    return Rows(table.select(["key", "image"]).append_column(BOXES, _lists(table[BOXES])), found.files)
+        raise ManifestError("the manifest has no rows to train on")
+    return TrainRows(table.select(["key", "image"]).append_column(BOXES, _box_lists(table[BOXES])), found.files)
 
 
-def _lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _box_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     wanted = pa.list_(pa.list_(pa.float64()))
     listed = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)
     inner = column.type.value_type if any(test(column.type) for test in listed) else None
@@ -83,52 +83,52 @@ def _lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 class Samples:
-    """Samples of the table of ``Rows``, made side by side in threads and ahead of their use."""
+    """Samples of a table of rows, made in threads and ahead of their use."""
 
     def __init__(self, rows: pa.Table, params: TrainParams, sizes: Sizes, seed: int, threads: int = 1) -> None:
         self._rows, self._params, self._sizes, self._seed = rows, params, sizes, seed
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="samples")
-        self._ahead: dict[int, Future[Made]] = {}
+        self._pending: dict[int, Future[TrainSample]] = {}
 
     def __len__(self) -> int:
         return int(self._rows.num_rows)
 
-    def ask(self, numbers: Sequence[int]) -> None:
-        """Begin to make these samples, unless they are under way."""
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Start making these samples, unless that has begun."""
         for number in numbers:
-            if number not in self._ahead:
-                self._ahead[number] = self._pool.submit(self.make, number)
+            if number not in self._pending:
+                self._pending[number] = self._pool.submit(self.make, number)
 
-    def take(self, numbers: Sequence[int]) -> list[Made]:
-        """These samples, waited for.
+    def take(self, numbers: Sequence[int]) -> list[TrainSample]:
+        """Wait for these samples and return them.
 
         Raises:
-            ManifestError: one found no row to be made of.
+            ManifestError: no usable row was found for a sample.
         """
-        self.ask(numbers)
-        return [self._ahead.pop(number).result() for number in numbers]
+        self.prefetch(numbers)
+        return [self._pending.pop(number).result() for number in numbers]
 
     def close(self) -> None:
-        """Drop what is under way."""
+        """Cancel the samples that are being made."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def make(self, number: int) -> Made:
-        """The sample of a number, here and now."""
+    def make(self, number: int) -> TrainSample:
+        """Make the sample of a number in this thread."""
         found: dict[str, Problem | None] = {}
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             row = row_of(self._seed, number, len(self), attempt)
             request = self._rows.slice(row, 1).to_pylist()[0]
             rng = np.random.default_rng(derive_seed(self._seed, "sample", number, attempt))
             try:
-                example = self._made(request, rng)
+                example = self._example(request, rng)
             except RowError as error:
                 found[request["key"]] = _problem(error)
             else:
-                return Made(example, {**found, request["key"]: None})
+                return TrainSample(example, {**found, request["key"]: None})
         reasons = "; ".join(f"{key}: {problem.reason}" for key, problem in found.items() if problem)
-        raise ManifestError(f"{TRIES} rows in a row gave nothing to learn from: {reasons[:400]}")
+        raise ManifestError(f"{MAX_TRIES} rows tried, none usable: {reasons[:400]}; fix them or leave them out")
 
-    def _made(self, request: Mapping[str, Any], rng: np.random.Generator) -> Example:
+    def _example(self, request: Mapping[str, Any], rng: np.random.Generator) -> Example:
         sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset()))
         if sample.source is None:
             raise RowError(sample.failure.message if sample.failure else "it has no pixels")
@@ -142,7 +142,7 @@ def _problem(error: RowError) -> Problem:
 
 
 def row_of(seed: int, number: int, rows: int, attempt: int = 0) -> int:
-    """Row of a sample: each once an epoch, in the epoch's own order; another attempt may take any row."""
+    """Return the row of a sample: each row once per epoch, in the epoch's order; a later attempt may take any row."""
     if attempt:
         return int(np.random.default_rng(derive_seed(seed, "instead", number, attempt)).integers(rows))
     epoch, place = divmod(number, rows)
@@ -154,8 +154,8 @@ def _order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(rows)
 
 
-def share(first: int, worker: int, workers: int, batch: int, accumulate: int) -> list[list[int]]:
-    """Numbers of the samples that a worker takes of a step which begins with ``first``: ``accumulate`` batches.
+def worker_batches(first: int, worker: int, workers: int, batch: int, accumulate: int) -> list[list[int]]:
+    """Return the sample numbers of one worker in a step that begins with ``first``: ``accumulate`` batches.
 
     All workers together take ``first`` to ``first + workers * accumulate * batch - 1``.
     """

@@ -1,4 +1,4 @@
-"""The workers of one training, as each of them sees the others: torch's process group, or none. Knows no cluster."""
+"""The group of workers that share one training: torch's process group, or a single worker without one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from retouch.errors import RetouchError, StopRun
 T = TypeVar("T")
 
 
-class Crew:
-    """This worker among all; every method is called by all of them at the same place."""
+class WorkerGroup:
+    """A worker's view of the group. All workers call each method at the same place in their code."""
 
     def __init__(self, device: str) -> None:
         grouped = distributed.is_available() and distributed.is_initialized()
@@ -24,42 +24,42 @@ class Crew:
         self.size = distributed.get_world_size() if grouped else 1
         self.rank = distributed.get_rank() if grouped else 0
 
-    def summed(self, values: Sequence[float]) -> list[float]:
-        """Sums over all workers."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the sums over all workers."""
         if self.size == 1:
             return [float(value) for value in values]
-        both = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        distributed.all_reduce(both)
-        found: list[float] = both.tolist()
+        sums = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        distributed.all_reduce(sums)
+        found: list[float] = sums.tolist()
         return found
 
-    def gathered(self, thing: T) -> list[T]:
-        """Every worker's, by rank."""
+    def gather(self, value: T) -> list[T]:
+        """Return every worker's value, by rank."""
         if self.size == 1:
-            return [thing]
+            return [value]
         found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, thing)
+        distributed.all_gather_object(found, value)
         return found
 
-    def agreed(self, work: Callable[[], T]) -> T:
-        """This worker's result of ``work``, or an error of ours that any worker had in it, raised in all.
+    def succeed_or_fail_together(self, work: Callable[[], T]) -> T:
+        """Return this worker's result of ``work``, or raise a Retouch error of any worker in all of them.
 
-        One that raised alone would leave the others waiting for it in the next step.
+        A worker that raised alone would leave the others waiting for it in the next step.
         """
-        mine: RetouchError | None = None
+        own: RetouchError | None = None
         result: T | None = None
         try:
             result = work()
         except RetouchError as error:
-            mine = error
-        if self.summed([mine is not None])[0]:
-            said = self.gathered(None if mine is None else (type(mine).__name__, str(mine)))
-            name, message = next(pair for pair in said if pair is not None)
-            raise mine or getattr(errors, name, StopRun)(message)
+            own = error
+        if self.sum([own is not None])[0]:
+            failures = self.gather(None if own is None else (type(own).__name__, str(own)))
+            name, message = next(failure for failure in failures if failure is not None)
+            raise own or getattr(errors, name, StopRun)(message)
         return result  # type: ignore[return-value]  # it raised otherwise
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all workers."""
+        """Return the module with gradients averaged over all workers."""
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None

@@ -1,7 +1,4 @@
-"""One image with boxes to one training example: target, hole, reference. Knows neither files nor networks.
-
-Source: Yang et al. 2022, sections 3.2 and 3.4. All of an example's chance comes from the generator it is given.
-"""
+"""Makes one training example, target, hole and reference, from an image with boxes (Yang et al. 2022, 3.2 and 3.4)."""
 
 from __future__ import annotations
 
@@ -16,18 +13,18 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from retouch.errors import LoadError
 from retouch.jobs.train_params import TrainParams
 from retouch.schema import Pixels
-from retouch.training.exemplar.boxes import Dice, extended, padded, square_window, usable
+from retouch.training.exemplar.boxes import RandomDraws, extended, padded, square_window, usable
 from retouch.training.exemplar.mask_shapes import box_hole, free_hole
 from retouch.training.exemplar.references import augmented, cropped
 
 
 class NoBox(LoadError):
-    """An image without a box of the size that is learned from: passed over, and no failure."""
+    """An image without a box of a usable size: the row is skipped and does not count as a failure."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pixels a side that the networks take."""
+    """Side lengths in pixels of the networks' inputs."""
 
     image: int
     reference: int
@@ -35,27 +32,27 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Example:
-    """What the networks are given; S and R as in ``Sizes``."""
+    """One training example; S and R are the sizes in ``Sizes``."""
 
-    target: Tensor  # [3,S,S] float32 in [-1, 1]: what should come out
-    keep: Tensor  # [1,S,S] float32, 1 = given, 0 = hole; in between on the hole's edge, as published
+    target: Tensor  # [3,S,S] float32 in [-1, 1]: the expected output
+    keep: Tensor  # [1,S,S] float32, 1 = keep, 0 = hole; in between on the hole's edge, as published
     reference: Tensor  # [3,R,R] float32 in [0, 1]
 
 
 def make_example(
     image: Pixels, boxes: Sequence[Sequence[float]], params: TrainParams, sizes: Sizes, rng: np.random.Generator
 ) -> Example:
-    """An example of a random one of the boxes.
+    """Return an example of a randomly chosen box.
 
     Args:
         image: [H, W, 3].
         boxes: x0, y0, x1, y1 each, as ``boxes.usable`` reads them.
-        params: the recipe.
-        sizes: pixels a side.
-        rng: drawn from by this example alone.
+        params: the job's params.
+        sizes: side lengths of the results.
+        rng: the only source of randomness; not shared with another example.
 
     Raises:
-        NoBox: no box is of the size that is learned from.
+        NoBox: no box has a usable size.
     """
     height, width = image.shape[:2]
     found = usable(boxes, width, height, params.min_area, params.max_area)
@@ -66,7 +63,7 @@ def make_example(
     reference = cropped(image, padded(box, params.reference_pad, width, height), sizes.reference)
     if params.augmentation:
         reference = augmented(reference, rng)
-    draws = Dice(rng)
+    draws = RandomDraws(rng)
     wide = extended(draws, box, width, height)
     if rng.random() < params.arbitrary_mask_percent:
         hole = free_hole(draws, box, wide, width, height, params.bezier, params.jitter)

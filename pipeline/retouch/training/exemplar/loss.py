@@ -1,7 +1,4 @@
-"""What is trained, as one module that gives its error; and what it is given. Knows no optimizer and no file.
-
-Source: Yang et al. 2022, equation 2 and section 3.3.
-"""
+"""The training loss of Paint by Example, and the batch that it takes (Yang et al. 2022, equation 2 and section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ from retouch.training.exemplar.examples import Example
 
 
 @dataclass(frozen=True)
-class Given:
-    """A batch as the painter takes it; h and w are the latent's."""
+class TrainBatch:
+    """A batch on the networks' device; h and w are the latent's size."""
 
     latent: Tensor  # [B,4,h,w] of the target, scaled
     masked: Tensor  # [B,4,h,w] of the target with a mid-grey hole, scaled
@@ -33,8 +30,8 @@ class Given:
     dropped: Tensor  # [B] bool: the condition is the unconditional vector
 
 
-class Painter(nn.Module):
-    """UNet and encoder, and the squared error of the noise that they see."""
+class ExemplarLoss(nn.Module):
+    """UNet and encoder in one module, whose output is the squared error of the predicted noise."""
 
     alphas_cumprod: Tensor
 
@@ -44,27 +41,29 @@ class Painter(nn.Module):
         alphas = torch.from_numpy(named(networks.schedule).alphas_cumprod).float()
         self.register_buffer("alphas_cumprod", alphas, persistent=False)
 
-    def forward(self, given: Given) -> Tensor:
-        """Mean squared error of eps [B] of each entry."""
-        alpha = self.alphas_cumprod[given.t].view(-1, 1, 1, 1)
-        x_t = alpha.sqrt() * given.latent + (1 - alpha).sqrt() * given.eps
-        context = self.encoder(given.reference, self.tokens)
-        context = torch.where(given.dropped[:, None, None], self.encoder.uncond_vector.to(context.dtype), context)
-        x = torch.cat([x_t, given.masked, given.keep], dim=1)  # channels and polarity as published: 1 = keep
-        eps = self.unet(x, given.t, context, return_dict=False)[0]
-        error: Tensor = (eps.float() - given.eps).square().flatten(1).mean(dim=1)
+    def forward(self, batch: TrainBatch) -> Tensor:
+        """Return the mean squared error of eps [B] per entry."""
+        alpha = self.alphas_cumprod[batch.t].view(-1, 1, 1, 1)
+        x_t = alpha.sqrt() * batch.latent + (1 - alpha).sqrt() * batch.eps
+        context = self.encoder(batch.reference, self.tokens)
+        context = torch.where(batch.dropped[:, None, None], self.encoder.uncond_vector.to(context.dtype), context)
+        x = torch.cat([x_t, batch.masked, batch.keep], dim=1)  # channels and polarity as published: 1 = keep
+        eps = self.unet(x, batch.t, context, return_dict=False)[0]
+        error: Tensor = (eps.float() - batch.eps).square().flatten(1).mean(dim=1)
         return error
 
 
 @torch.no_grad()
-def prepare(networks: LatentNetworks, examples: Sequence[Example], seeds: Sequence[int], drop: Tensor) -> Given:
-    """A batch for the painter: latents and noise, each entry's from its own seed.
+def prepare_batch(
+    networks: LatentNetworks, examples: Sequence[Example], seeds: Sequence[int], dropped: Tensor
+) -> TrainBatch:
+    """Return the batch of B examples: latents and noise, each entry's from its own seed.
 
     Args:
         networks: on their device; the autoencoder is run, in float32.
         examples: B of them.
-        seeds: one an example.
-        drop: [B] bool, which conditions are left out.
+        seeds: one per example.
+        dropped: [B] bool, which conditions are dropped.
     """
     device = networks.encoder.uncond_vector.device
     draws = Noise(seeds, device)
@@ -73,25 +72,25 @@ def prepare(networks: LatentNetworks, examples: Sequence[Example], seeds: Sequen
     reference = torch.stack([example.reference for example in examples]).to(device)
     mean, std = (reference.new_tensor(values).view(3, 1, 1) for values in (networks.mean, networks.std))
     latent = _latent(networks, target, draws, "target")
-    return Given(
+    return TrainBatch(
         latent=latent,
         masked=_latent(networks, target * keep, draws, "masked"),
         keep=latent_mask(keep, (latent.shape[-2], latent.shape[-1]), "bilinear"),
         reference=(reference - mean) / std,
         eps=draws.normal("eps", latent.shape[1:]),
         t=draws.integers("t", len(named(networks.schedule))),
-        dropped=drop.to(device),
+        dropped=dropped.to(device),
     )
 
 
 def _latent(networks: LatentNetworks, images: Tensor, draws: Noise, stream: str) -> Tensor:
-    """A draw of the autoencoder's posterior, as published, scaled."""
+    """Return a sample of the autoencoder's posterior, as published, scaled."""
     posterior = networks.vae.encode(images, return_dict=False)[0]
     drawn: Tensor = posterior.mean + posterior.std * draws.normal(stream, posterior.mean.shape[1:])
     return drawn * networks.scaling_factor
 
 
-def drops(seeds: Sequence[int], percent: float, how: Literal["sample", "batch"]) -> Tensor:
-    """Which of B conditions are left out, [B] bool: each by its own draw, or all by that of the first."""
+def dropped_conditions(seeds: Sequence[int], percent: float, how: Literal["sample", "batch"]) -> Tensor:
+    """Return which of B conditions are dropped, [B] bool: each by its own draw, or all by the first one's."""
     drawn = Noise(seeds).uniform("drop", ()) < percent
     return drawn if how == "sample" else drawn[:1].expand(len(seeds))

@@ -1,8 +1,8 @@
-"""The reference of a training sample: its box cut out and changed, so that copying it does not help. Knows no file.
+"""The reference of a training sample: its box cropped and augmented, so that copying it does not help.
 
-The published recipe (Yang et al. 2022, section 3.2, its library's version 0.4.3): resize, then each with its own
-probability flip, turn, blur, elastic warp. Of the warp only the affine part is drawn: the displacement beside it
-(alpha 1, smoothed over 50 pixels) moves no pixel by a hundredth.
+The published recipe (Yang et al. 2022, section 3.2, its library's version 0.4.3): resize, then flip, rotation, blur and
+elastic warp, each with its own probability. Only the affine part of the warp is applied: its displacement field (alpha
+1, smoothed over 50 pixels) moves no pixel by a hundredth.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from retouch.training.exemplar.boxes import Box
 
 FLIP: Final = 0.5  # probability
 TURN: Final = 0.5
-TURN_DEGREES: Final = 20.0  # either way
+TURN_DEGREES: Final = 20.0  # to either side
 BLUR: Final = 0.3
-BLUR_WIDTHS: Final = (3, 5, 7)  # pixels of the mean taken
+BLUR_WIDTHS: Final = (3, 5, 7)  # pixels of the box filter
 WARP: Final = 0.3
-WARP_SHARE: Final = 50 / 224  # of the side: how far each of three points moves, per axis and either way
+WARP_SHARE: Final = 50 / 224  # of the side: the most that each of three points moves, per axis and direction
 
 
 def cropped(image: Pixels, box: Box, size: int) -> Pixels:
-    """The box of an image [H, W, 3], squashed to [size, size, 3]."""
+    """Return the box of an image [H, W, 3], squashed to [size, size, 3]."""
     x0, y0, x1, y1 = box
     part = np.ascontiguousarray(image[y0:y1, x0:x1])
     return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def augmented(reference: Pixels, rng: np.random.Generator) -> Pixels:
-    """A reference [S, S, 3] flipped, turned, blurred and warped by chance; what comes in from outside is mirrored.
+    """Return a reference [S, S, 3] randomly flipped, rotated, blurred and warped, with mirrored borders.
 
-    Every chance and every amount is drawn, whatever happens, so that one knob leaves the others' numbers as they are.
+    All numbers are always drawn, so that changing one setting leaves the others' numbers as they are.
     """
     chances = rng.random(4)
     degrees = rng.uniform(-TURN_DEGREES, TURN_DEGREES)
@@ -54,9 +54,10 @@ def augmented(reference: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def warp(size: int, moves: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The affine map [2, 3] that moves three points around the middle by ``moves`` [3, 2] pixels."""
-    middle, away = size // 2, size // 3
-    corners = ((middle + away, middle + away), (middle + away, middle - away), (middle - away, middle - away))
+    """Return the affine map [2, 3] that moves three points around the middle by ``moves`` [3, 2] pixels."""
+    middle, offset = size // 2, size // 3
+    low, high = middle - offset, middle + offset
+    corners = ((high, high), (high, low), (low, low))
     points = np.array(corners, np.float32)
     return np.asarray(cv2.getAffineTransform(points, points + moves.astype(np.float32)), np.float64)
 

@@ -1,6 +1,6 @@
-"""A training as plain data: what is asked for, what decides it, where it stands. Knows neither torch nor Ray.
+"""An exemplar training as plain data: its task, its identity, its progress.
 
-Light to import, so that processes that only pass a training on (a driver, Ray Train's controller) start quickly.
+Imports no torch, so that processes that only pass a task on (a driver, Ray Train's controller) start quickly.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from retouch.jobs.train_params import TrainParams
 from retouch.manifests import reader
 from retouch.models import weights
 
-VERSION: Final = "1"  # of the training; another one makes other weights
-NETWORKS: Final = "networks"  # folder in the output, which an editor's ``weights`` may name
+VERSION: Final = "1"  # of the training; bump it when the same task gives other weights
+NETWORKS: Final = "networks"  # folder in the output; an address for an editor's ``weights``
 RECORD_FILE: Final = "training.json"
 PROGRESS_FILE: Final = "progress.json"
 STATE: Final = "state"  # folder of checkpoints
-UNDECIDING: Final = ("steps", "save_every", "checkpointing")  # params that may change from one start to the next
-UNREADABLE: Final = "unreadable"  # kinds of rows that are not learned from
-WITHOUT_BOX: Final = "without a box"  # which is no failure
+NOT_IDENTITY: Final = ("steps", "save_every", "checkpointing")  # params that may change when a run is resumed
+UNREADABLE: Final = "unreadable"  # why a row is not used
+WITHOUT_BOX: Final = "without a box"  # does not count as a failure
 
 
 @dataclass(frozen=True)
 class TrainTask:
-    """All that a worker is told: plain data."""
+    """One training, as it is sent to the workers."""
 
     name: str
     manifests: tuple[str, ...]
@@ -38,37 +38,37 @@ class TrainTask:
     params: Mapping[str, Any]
     seed: int
     max_failure_rate: float = 0.05
-    threads: int = 1  # that make samples
+    threads: int = 1  # of each worker, for making samples
 
 
-def decides(task: TrainTask) -> dict[str, Any]:
-    """What decides the networks; an output that was begun with something else is not gone on with.
+def identity(task: TrainTask) -> dict[str, Any]:
+    """Return all that determines the trained networks; an output with another identity is not resumed.
 
-    Not among it: the number of workers, and how long it lasts. Manifest files count by their content.
+    The number of workers and of steps does not count. Manifest files count by their content.
 
     Raises:
-        StopRun: params, manifest or weights that are not there.
+        StopRun: params are wrong, or the manifest or weights cannot be read.
     """
     params = asdict(plugins.check_params(TrainParams, task.params, "params"))
     files = storage.identities(reader.read(task.manifests).files)
     return {
         "version": VERSION,
-        "params": {name: value for name, value in params.items() if name not in UNDECIDING},
+        "params": {name: value for name, value in params.items() if name not in NOT_IDENTITY},
         "seed": task.seed,
-        "manifest": sorted(str(identity) for identity in files.values()),
+        "manifest": sorted(str(file) for file in files.values()),
         "weights": weights.resolve(task.weights).digest,
     }
 
 
-def refuse_other(output: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Raise OutputError unless both are the same."""
-    differ = sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name))
+def check_identity(output: str, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise OutputError unless the output's recorded identity is the wanted one."""
+    differ = sorted(name for name in {*recorded, *wanted} if recorded.get(name) != wanted.get(name))
     if differ:
         raise OutputError(f"{output} holds another training (it differs in {', '.join(differ)}); give another output")
 
 
-def done(task: TrainTask) -> dict[str, Any] | None:
-    """The record of a training that has taken all its steps; None where there is more to do."""
+def finished_record(task: TrainTask) -> dict[str, Any] | None:
+    """Return the record of a training that has taken all its steps; None if it has not."""
     params: TrainParams = plugins.check_params(TrainParams, task.params, "params")
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(task.output, RECORD_FILE)))
@@ -77,8 +77,8 @@ def done(task: TrainTask) -> dict[str, Any] | None:
     return record if record["steps"] >= params.steps else None
 
 
-def said(facts: Mapping[str, float]) -> str:
-    """Progress in a line."""
+def progress_line(facts: Mapping[str, float]) -> str:
+    """Return the content of a progress file as one line of text."""
     line = f"update {facts['step']} of {facts['steps']}: loss {facts['loss']:.4g}, rate {facts['learning_rate']:.3g}"
-    troubles = "".join(f", {facts[f'rows {kind}']} rows {kind}" for kind in (UNREADABLE, WITHOUT_BOX))
-    return f"{line}, {facts['images_per_second']:.3g} images/s{troubles}"
+    unused = "".join(f", {facts[f'rows {kind}']} rows {kind}" for kind in (UNREADABLE, WITHOUT_BOX))
+    return f"{line}, {facts['images_per_second']:.3g} images/s{unused}"

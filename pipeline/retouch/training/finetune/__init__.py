@@ -1,1 +1,1 @@
-"""DiffusionCLIP's training: a source network becomes one that draws a text's domain. Knows no cluster."""
+"""DiffusionCLIP's fine-tuning: a copy of the source network learns to draw a text's domain."""

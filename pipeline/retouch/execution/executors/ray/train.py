@@ -23,7 +23,7 @@ from retouch.execution.executors import absolute_paths
 from retouch.execution.executors.ray import autoscaling
 from retouch.execution.executors.ray.cluster import cluster, of_ours
 from retouch.jobs.config import WorkersSpec
-from retouch.training.exemplar.task import PROGRESS_FILE, STATE, TrainTask, said
+from retouch.training.exemplar.task import PROGRESS_FILE, STATE, TrainTask, progress_line
 
 CHECKPOINT_FILE: Final = "state.ckpt"
 STARTS: Final = 3  # tries to bring a crew up, before the run is given up
@@ -94,11 +94,11 @@ def _work(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What each worker does. A wrong job is an answer and no failure: it would be wrong again."""
     from ray.train.torch import get_device
 
-    from retouch.training.exemplar.train import carry_out
+    from retouch.training.exemplar.train import run_training
 
     device = str(get_device()) if config["on_gpu"] else "cpu"
     try:
-        return {"record": carry_out(config["task"], device, RayKeeper())}
+        return {"record": run_training(config["task"], device, RayKeeper())}
     except StopRun as error:
         return {"stop": (type(error).__name__, str(error))}
 
@@ -110,7 +110,7 @@ class RayKeeper:
         """The state of the last checkpoint."""
         from ray.train import get_checkpoint
 
-        from retouch.training.exemplar.train import read_state
+        from retouch.models.checkpoint import read_state
 
         checkpoint = get_checkpoint()
         if checkpoint is None:
@@ -178,7 +178,7 @@ def _awaited(fitted: Future[dict[str, Any]], task: TrainTask, say: Callable[[str
         if fitted.done():  # it may itself have ended with a TimeoutError
             return fitted.result()
         if (now := _progress(task)) not in (None, last):
-            say(said(json.loads(now or b"")))
+            say(progress_line(json.loads(now or b"")))
             last = now
 
 
