@@ -52,7 +52,7 @@ def test_it_is_listed_with_its_package_and_its_parameters(environment: dict[str,
     (found,) = json.loads(done(environment, ROOT, "retouch", "plugins", "inpaint", "--json"))
     assert (found["package"], found["inputs"]) == ("retouch-inpaint 0.1.0", ["mask"])
     assert found["columns"] == {"seam": "float64"}
-    assert {field["path"]: field["meaning"] for field in found["params"]}["radius"].startswith("pixels around each")
+    assert {field["path"]: field["meaning"] for field in found["params"]}["radius"].startswith("Pixels around each")
 
 
 def test_its_job_runs_by_the_name_and_fills_the_masks_in(environment: dict[str, str], tmp_path: Path) -> None:

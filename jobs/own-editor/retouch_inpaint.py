@@ -1,7 +1,7 @@
-"""Classical inpainting as an editor: a region is filled in from its border, without a network or weights.
+"""Classical inpainting as an editor: fills a region in from its border, without a network or weights.
 
-After Telea 2004 (fast marching) and Bertalmio et al. 2001 (Navier-Stokes), both as OpenCV has them. Scratches, wires
-and stamps on smooth ground go well; what is behind a large object, nobody knows who has learned nothing.
+After Telea 2004 (fast marching) and Bertalmio et al. 2001 (Navier-Stokes), in OpenCV's implementations. It works for
+scratches, wires and stamps on smooth ground, not for what lies behind a large object.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import cv2
 import numpy as np
+from pydantic import with_config
 from retouch.errors import ConfigError
 from retouch.schema import Batch, EditResult, Mask, Pixels
 
 FLAGS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
 
 
+@with_config(use_attribute_docstrings=True)
 @dataclass(frozen=True)
 class InpaintParams:
     """How a region is filled in; a job's ``editor.params``, and a row's own in its ``params`` column.
@@ -27,9 +29,12 @@ class InpaintParams:
         ConfigError: a value out of its range.
     """
 
-    method: Literal["telea", "navier-stokes"] = "telea"  # navier-stokes carries lines on; telea is smoother
-    radius: float = 5.0  # pixels around each pixel that decide its colour
-    size: int = 512  # H = W that it works at; a larger image is cropped around its mask, or made smaller
+    method: Literal["telea", "navier-stokes"] = "telea"
+    """navier-stokes continues lines; telea is smoother."""
+    radius: float = 5.0
+    """Pixels around each pixel that decide its colour."""
+    size: int = 512
+    """Height and width of the images it works on; a larger image is cropped around its mask, or resized."""
 
     def __post_init__(self) -> None:
         if self.radius <= 0:
@@ -41,10 +46,10 @@ class InpaintParams:
 class Inpaint:
     """Fills the mask in from its border."""
 
-    version: ClassVar[str] = "1"  # to be raised when the pixels change: answered rows are then done again
+    version: ClassVar[str] = "1"  # raise it when the pixels change: finished rows are then edited again
     inputs: ClassVar[frozenset[str]] = frozenset({"mask"})
     Params: ClassVar[type] = InpaintParams
-    rank_by: ClassVar[str | None] = None  # every try is the same
+    rank_by: ClassVar[str | None] = None  # all candidates are equal
     columns: ClassVar[Mapping[str, str]] = {"seam": "float64"}
 
     def __init__(self, params: InpaintParams) -> None:
@@ -52,12 +57,12 @@ class Inpaint:
 
     @classmethod
     def load(cls, params: InpaintParams, weights: Mapping[str, str], device: str) -> Self:
-        """Nothing to read: ``weights`` (role to local file) is empty, and the CPU does the work."""
+        """Return the editor; ``weights`` (role to local file) is empty."""
         return cls(params)
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry; an entry's own pixels, mask and params decide it, so neither place nor mates matter."""
-        params = dataclasses.replace(self.params, **batch.params)  # this row's, over the job's
+        """Return one result per entry, from the entry's own pixels, mask and params alone."""
+        params = dataclasses.replace(self.params, **batch.params)  # the row's override the job's
         return [_filled(image, mask, params) for image, mask in zip(batch.image, batch.mask, strict=True)]
 
 
@@ -68,7 +73,7 @@ def _filled(image: Pixels, mask: Mask, params: InpaintParams) -> EditResult:
 
 
 def _seam(image: Any, hole: Any) -> float:
-    """How visible the border of the hole is: the mean Laplacian along it, in levels; 0 where there is no border."""
+    """Return how visible the border of the hole is: the mean Laplacian along it, in levels; 0 without a border."""
     border = cv2.morphologyEx(hole, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(bool)
     edges = np.abs(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_64F))
     return float(edges[border].mean()) if border.any() else 0.0

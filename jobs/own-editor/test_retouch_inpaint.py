@@ -1,4 +1,4 @@
-"""What an editor's author tests: the contract, by what Retouch ships for it, and that edits are what they should be."""
+"""Tests that an editor's author writes: the contract, checked by ``retouch.testing``, and what edits look like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retouch_inpaint import Inpaint
 
 @pytest.mark.parametrize("method", ["telea", "navier-stokes"])
 def test_it_keeps_the_contract(method: str) -> None:
-    """Shapes and types, the same pixels every time, an entry that depends on neither its mates nor its place."""
+    """Check shapes, types and determinism, whatever an entry's place and batch."""
     check_editor(Inpaint, {"method": method, "size": 64}, weights={})
 
 

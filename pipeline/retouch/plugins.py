@@ -45,10 +45,11 @@ class Editor(Protocol):
         """One result an entry, in order; deterministic in each entry and its seed.
 
         An editor may also have ``prepare_exemplar(exemplar [h,w,3] uint8, params) -> [H,W,3] uint8``, which then gets
-        exemplars at their native size (else they are resized to ``image_size``), an attribute ``memory``
-        (``editors.inversions.Memory``) for what is dear to compute and decides no pixel, and ``check_batch(batch)``,
-        which raises what ``edit_batch`` would as far as that takes no pass of a network: ``retouch check`` asks it on
-        the CPU. Its Params may have a property ``needs``: those of ``inputs`` without which a row cannot be edited.
+        exemplars at their native size (else they are resized to ``image_size``), an attribute ``memory`` (of
+        ``editors.diffusionclip.inversion_cache``) for what is dear to compute and decides no pixel, and
+        ``check_batch(batch)``, which raises what ``edit_batch`` would as far as that takes no pass of a network:
+        ``retouch check`` asks it on the CPU. Its Params may have a property ``needs``: those of ``inputs`` without
+        which a row cannot be edited.
         """
 
 

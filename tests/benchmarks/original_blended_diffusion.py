@@ -69,7 +69,7 @@ class Original:
 
     def _fill(self, module: Any, diffusion: Any, respacing: Any, unet: nn.Module, clip: Clip) -> None:
         ours, editor = self._ours, self._editor
-        params, networks = ours.params, ours.networks
+        params, networks = ours.params.resolved(), ours.networks
         kinds = diffusion.ModelVarType
         editor.device = torch.device(ours.device)
         editor.model = _WithClasses(unet)

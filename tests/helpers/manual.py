@@ -11,8 +11,7 @@ from typing import Final
 
 import typer
 from retouch.cli.app import app
-from retouch.jobs.field_tables import row
-from retouch.jobs.job_reference import job_reference
+from retouch.jobs.reference import job_reference, row
 from retouch.manifests.describe import columns_table
 
 from tests import ROOT

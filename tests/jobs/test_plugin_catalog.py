@@ -18,7 +18,7 @@ def test_an_editor_says_its_package_its_inputs_its_columns_and_every_parameter_w
     params = {field.path: field for field in editor.params}
     assert (params["t_0"].type, params["t_0"].default) == ("integer", "401")
     assert "300" not in params["hybrid"].meaning
-    assert params["n_gen"].meaning.startswith("passes of the generation")
+    assert params["n_gen"].meaning.startswith("Passes of the generation")
 
 
 def test_a_metrics_options_are_those_of_its_load() -> None:
@@ -29,7 +29,7 @@ def test_a_metrics_options_are_those_of_its_load() -> None:
 
 
 def test_one_that_does_not_import_is_listed_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("broken", "no.such:Thing", "retouch.outputs.sinks")
+    broken = EntryPoint("broken", "no.such:Thing", "retouch.sinks")
     there = plugins.available
 
     def with_broken(kind: plugins.Kind) -> dict[str, Any]:

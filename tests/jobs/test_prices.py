@@ -56,7 +56,7 @@ def test_a_table_of_ones_own_replaces_ours_by_option_and_by_environment(
     assert load(str(other)).currency == "JPY", "the option comes before the environment"
     price = load().of("cpu")
     assert price is not None
-    assert price.said == "(our own rack, 2026-11-01)"
+    assert price.origin == "(our own rack, 2026-11-01)"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of job files, including the parameters of the installed editors."""
     if markdown:
-        from retouch.jobs.job_reference import job_reference
+        from retouch.jobs.reference import job_reference
 
         typer.echo(job_reference(kind), nl=False)
         return

@@ -1,1 +1,1 @@
-"""The editors, one file each. Know tensors and networks; know neither files, Ray nor the job they run in."""
+"""Editors, one folder each: ``editor.py`` (networks and uint8 batches), ``params.py``, ``sampler.py`` (tensors)."""

@@ -1,4 +1,4 @@
-"""A row's own values over a job's params. Knows no editor and none of their knobs."""
+"""Parameters of a job with a row's own values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ P = TypeVar("P")
 
 
 def overridden(params: P, values: Mapping[str, Any]) -> P:
-    """A params dataclass with other values for some of its fields, checked as when it was made.
+    """Return a params dataclass with other values for some of its fields, checked again.
 
     Raises:
         ConfigError: an unknown name, or a value out of its range.

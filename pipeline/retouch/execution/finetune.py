@@ -73,7 +73,7 @@ def _carry_out(
     started = time.monotonic()
     events = EventLog(job.output)
     events.write("started", targets=[task.name for task in tasks], executor=executor)
-    told = {"job": job.model_dump(mode="json"), "environment": dict(job.environment), "kind": job.kind}
+    told = {"job": job.model_dump(mode="json"), "kind": job.kind}
     record = redacted_all(told)
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(record, indent=1).encode())
     done: dict[str, str] = {}

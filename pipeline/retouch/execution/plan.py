@@ -195,7 +195,6 @@ def open_run(plan: Plan) -> None:
         "retouch": version_of("retouch"),
         "decides": job_identity(plan.job, plan.weights),
         "job": redacted_all(plan.job.model_dump(mode="json")),
-        "environment": redacted_all(dict(plan.job.environment)),
         "editor_version": editor.version,
         "rows": plan.total,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

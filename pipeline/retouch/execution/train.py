@@ -120,7 +120,6 @@ def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
         "kind": job.kind,
         "executor": executor,
         "job": job.model_dump(mode="json"),
-        "environment": dict(job.environment),
         "decides": identity(task),
     }
     storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(redacted_all(record), indent=1).encode())

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Job files: YAML to checked, frozen models. Open ``config.py`` first."""

@@ -1,8 +1,7 @@
-"""Job files to frozen models; an unknown key is an error. Knows what a job may say, not what an editor makes of it."""
+"""Job files, read and checked into frozen models."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,20 +11,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from retouch import storage, validation
 from retouch.errors import ConfigError, ObjectMissing, StorageError
 from retouch.jobs import overrides, placeholders
-from retouch.jobs.training import (
-    AtLeastOne,
-    FinetuneJob,
-    JobModel,
-    JobWeights,
-    MaskSpec,
-    Model,
-    TargetSpec,
-    TaskSpec,
-    TrainJob,
-    Weights,
-    WorkersSpec,
-)
-from retouch.redaction import redacted
+from retouch.jobs.base import AtLeastOne, JobWeights, MaskSpec, Model, Weights
+from retouch.jobs.training import FinetuneJob, TargetSpec, TaskSpec, TrainJob, WorkersSpec
 
 __all__ = [
     "KINDS",
@@ -52,42 +39,51 @@ __all__ = [
 
 
 class EditorSpec(Model):
-    """Which editor, on which weights."""
+    """An editor with its weights and parameters."""
 
-    name: str  # retouch plugins lists the installed ones
-    # embedded:shapes, a path, s3://..., hf://repo/file; or one of these a role; or several, tried in order, a role.
+    name: str
+    """An installed editor (``retouch plugins`` lists them), or package.module:Class."""
     weights: JobWeights
-    params: dict[str, Any] = Field(default_factory=dict)  # fields of the editor's Params
+    """embedded:shapes, a path, s3://..., hf://repo/file; or a mapping from role to such an address, or to several that
+    are tried in order."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the editor's Params."""
 
 
 class MetricSpec(Model):
     """A metric by name; without ``weights`` it uses the editor's."""
 
-    name: str  # a name alone is short for this mapping
-    weights: JobWeights | None = None  # as of the editor, whose they are where it is left out
-    options: dict[str, Any] = Field(default_factory=dict)  # further arguments of the metric's load
+    name: str
+    """Name of the metric; a name in place of this mapping is short for it."""
+    weights: JobWeights | None = None
+    """As of the editor; default: the editor's."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the metric's load."""
 
 
 class Threshold(Model):
-    """Bounds that a score must keep, both inclusive."""
+    """Bounds of a score, both inclusive."""
 
-    min: float | None = None  # a number in the place of the mapping is short for this one
-    max: float | None = None  # for distances
+    min: float | None = None
+    """Smallest score; a number in place of this mapping is short for it."""
+    max: float | None = None
+    """Largest score, for distances."""
 
 
 class QualitySpec(Model):
     """What happens to a row whose best candidate misses a threshold."""
 
-    # score: measured only; reject: the row is answered failed_quality; retry: more seeds first.
     mode: Literal["score", "reject", "retry"] = "score"
-    thresholds: dict[str, Threshold] = Field(default_factory=dict)  # by score column: clip_score, background_l1, ...
-    # retry: rounds of ``candidates`` more seeds, at most; a row goes on until one candidate keeps the thresholds. With
-    # more rounds than before, the same command tries only the rows that missed them.
+    """score: only measured; reject: the row becomes failed_quality; retry: more seeds are tried first."""
+    thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    """By score column: clip_score, background_l1, ..."""
     rounds: int = Field(default=3, ge=1)
+    """Mode retry: most rounds of ``candidates`` more seeds, until one candidate keeps the thresholds. After raising it,
+    the same command tries only the rows that missed them."""
 
     @field_validator("thresholds", mode="before", json_schema_input_type=dict[str, float | Threshold])
     @classmethod
-    def _short_thresholds(cls, value: Any) -> Any:
+    def _expand_thresholds(cls, value: Any) -> Any:
         """``clip_score: 25`` is short for ``clip_score: {min: 25}``."""
         if not isinstance(value, dict):
             return value
@@ -95,82 +91,106 @@ class QualitySpec(Model):
 
 
 class RaySpec(Model):
-    """How the work is spread; nothing here changes a pixel but ``batch_size``, which therefore is a run's for good."""
+    """How the work is distributed. Only ``batch_size`` affects pixels: it stays the same for all runs of an output."""
 
-    actors: AtLeastOne | Literal["auto"] = "auto"  # auto: one a GPU, or one a CPU core where there are no GPUs
-    # auto: one, or none where there are no GPUs; 0.5 puts two on a GPU that holds both.
+    actors: AtLeastOne | Literal["auto"] = "auto"
+    """Workers with a copy of the networks; auto: one per GPU, or one per CPU core if there is no GPU."""
     gpus_per_actor: float | Literal["auto"] = "auto"
-    batch_size: int = Field(default=8, ge=1)  # rows x candidates in one pass; passes are padded to it
-    rows_per_block: AtLeastOne | Literal["auto"] = "auto"  # the unit of loss, retry and commit
-    # Longest wait for a GPU + model load + one block; the time in which weights are fetched does not count.
+    """GPUs per actor; auto: one, or none if there is no GPU; 0.5 puts two actors on a GPU with memory for both."""
+    batch_size: int = Field(default=8, ge=1)
+    """Rows x candidates per forward pass; smaller passes are padded to it."""
+    rows_per_block: AtLeastOne | Literal["auto"] = "auto"
+    """Rows that are committed together, and redone together when a worker dies."""
     stall_seconds: int = Field(default=3600, ge=1)
-    resources: dict[str, float] = Field(default_factory=dict)  # custom Ray resources that an actor takes
+    """Longest wait for a GPU, model loading and one block together; the time in which weights are fetched does not
+    count."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources per actor."""
 
 
 class DriftSpec(Model):
-    """When tonight's scores count as moved away from those of earlier nights."""
+    """When the scores of this run count as different from those of earlier runs."""
 
-    # Earlier runs, or calls on this output, whose scores tonight's are held against.
     nights: int = Field(default=7, ge=1)
-    # Distance of the two distribution functions (Kolmogorov-Smirnov) from which on a score may have moved.
+    """Number of earlier runs, or of earlier calls on this output, to compare with."""
     distance: float = Field(default=0.2, gt=0, le=1)
-    # It has where chance alone would bring such a distance less often than this.
+    """Smallest Kolmogorov-Smirnov distance of two score distributions that counts as drift."""
     p_value: float = Field(default=0.01, gt=0, lt=1)
-    fail: bool = False  # a run whose scores moved ends with 1
+    """It counts only if such a distance would arise by chance less often than this."""
+    fail: bool = False
+    """Exit with 1 if scores drifted."""
 
 
 class DeadlineSpec(Model):
-    """How long work may take before its rows are tried alone, and in the end answered with ``DeadlineExceeded``."""
+    """Time limits of work. Rows that exceed one are tried again alone, and then fail with ``DeadlineExceeded``."""
 
-    decode: float = Field(default=300.0, gt=0)  # seconds for one row's files to be fetched and decoded
-    edit: float = Field(default=1800.0, gt=0)  # for one pass of batch_size entries, metrics included
-    write: float = Field(default=900.0, gt=0)  # for one block's images and results
+    decode: float = Field(default=300.0, gt=0)
+    """Seconds to fetch and decode the files of one row."""
+    edit: float = Field(default=1800.0, gt=0)
+    """Seconds for one pass of batch_size entries, metrics included."""
+    write: float = Field(default=900.0, gt=0)
+    """Seconds to write the images and results of one block."""
 
 
-class EditJob(JobModel):
-    """``kind: edit``: every row of a manifest through one editor."""
+class EditJob(Model):
+    """``kind: edit``: edit every row of a manifest with one editor."""
 
     kind: Literal["edit"] = "edit"
-    # Of the run, its submissions and its figures: letters, digits, dots, dashes.
+    """Kind of the job."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    manifest: str | tuple[str, ...]  # Parquet file, folder or glob, or several, on any fsspec URL
-    output: str  # folder on any fsspec URL; {date}, {name} and {env:VARIABLE} are filled in
-    seed: int = Field(default=0, ge=0)  # of all noise, with each row's key
-    editor: EditorSpec  # who edits
-    candidates: int = Field(default=1, ge=1)  # tries a row, ranked by the editor
-    keep: int = Field(default=1, ge=1)  # of them, the best, whose images are written
-    metrics: tuple[MetricSpec, ...] = ()  # of each edited image; their scores become columns of the results
-    quality: QualitySpec = QualitySpec()  # what happens to a row that scores badly
-    # jpeg is lossy: the background is then not exact, and the row says so.
+    """Name of the run, its submissions and its metrics: letters, digits, dots, dashes."""
+    manifest: str | tuple[str, ...]
+    """Parquet file, folder or glob, or several, on any fsspec URL."""
+    output: str
+    """Folder on any fsspec URL; {date}, {name} and {env:VARIABLE} are filled in."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of all noise, together with each row's key."""
+    editor: EditorSpec
+    """Editor, weights and parameters."""
+    candidates: int = Field(default=1, ge=1)
+    """Attempts per row with different seeds, ranked by the editor."""
+    keep: int = Field(default=1, ge=1)
+    """Number of best candidates whose images are written."""
+    metrics: tuple[MetricSpec, ...] = ()
+    """Metrics of each edited image; their scores become columns of the results."""
+    quality: QualitySpec = QualitySpec()
+    """What happens to a row that scores badly."""
     image_format: Literal["png", "webp-lossless", "jpeg"] = "png"
-    mask: MaskSpec = MaskSpec()  # how mask images are read
-    # What the network sees of an image larger than itself: a crop around the mask, or the whole image resized; or, of
-    # any image, its face turned upright as FFHQ has it (landmarks from the manifest, or the weights' face_detector).
+    """jpeg is lossy: the background is then not exact, which the row records."""
+    mask: MaskSpec = MaskSpec()
+    """How mask images are read."""
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
-    # What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
-    # exact, and the row says so): for baselines such as the paper's algorithm 1 without its paste.
+    """What the network sees of an image larger than its input: a crop around the mask, or the whole image resized; or,
+    of any image, its face aligned as in FFHQ (landmarks from the manifest, or the weights' face_detector)."""
     composite: Literal["mask", "region"] = "mask"
-    sink: str = "files"  # a file an image, or tar: a shard a block
-    # Where inversions are kept from one run to the next (a folder on any storage; nothing is deleted there): images
-    # that are edited again, towards other targets, then cost the generation alone. Changes no pixel.
+    """What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
+    exact, which the row records): for baselines such as the paper's algorithm 1 without its paste."""
+    sink: str = "files"
+    """files: one file per image; tar: one shard per block."""
     latents: str | None = None
-    # An earlier output, or a glob of them, whose answers are taken over where nothing that decides them has changed;
-    # auto: where the output holds {date}, those of other dates; none: everything is edited.
+    """Folder on any storage that keeps inversions between runs (nothing is deleted there): editing an image again for
+    another target then costs only the generation. Does not affect pixels."""
     carry: str = "auto"
-    drift: DriftSpec = DriftSpec()  # whether scores moved since earlier nights
-    max_failure_rate: float = Field(default=0.05, ge=0, le=1)  # share of rows that may fail; above it, exit code 1
-    # Stops when all runs of the output together have cost this, in the price table's currency.
+    """Earlier output, or a glob of them, whose results are reused for rows that did not change; auto: if the output
+    holds {date}, the outputs of other dates; none: edit everything."""
+    drift: DriftSpec = DriftSpec()
+    """Whether scores moved since earlier runs."""
+    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    """Share of rows that may fail; above it, the exit code is 1."""
     max_cost: float | None = Field(default=None, gt=0)
-    deadlines: DeadlineSpec = DeadlineSpec()  # how long work may take
-    ray: RaySpec = RaySpec()  # how the work is spread
+    """Stop when all runs of the output together have cost this much, in the price table's currency."""
+    deadlines: DeadlineSpec = DeadlineSpec()
+    """Time limits."""
+    ray: RaySpec = RaySpec()
+    """How the work is distributed."""
 
     @field_validator("metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None)
     @classmethod
-    def _short_metrics(cls, value: Any) -> Any:
-        return _short(value)
+    def _expand_metrics(cls, value: Any) -> Any:
+        return _expand_names(value)
 
     @model_validator(mode="after")
-    def _keeps_no_more_than_it_makes(self) -> EditJob:
+    def _check_keep(self) -> EditJob:
         if self.keep > self.candidates:
             raise ValueError(f"keep is {self.keep} but candidates is {self.candidates}: no more can be kept than made")
         return self
@@ -181,44 +201,52 @@ class EditJob(JobModel):
         return (self.manifest,) if isinstance(self.manifest, str) else self.manifest
 
 
-class EvaluateJob(JobModel):
-    """``kind: evaluate``: metrics over a finished set of images, and beside it over a set of real ones."""
+class EvaluateJob(Model):
+    """``kind: evaluate``: measure a finished set of images, optionally against a set of real ones."""
 
     kind: Literal["evaluate"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the evaluation: letters, digits, dots, dashes
-    # A run's output, whose table says which rows have an image; or a folder, glob or manifest of images.
+    """Kind of the job."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the evaluation: letters, digits, dots, dashes."""
     results: str
-    # Real images likewise, or what an evaluation kept of them (reference/*.safetensors); one a metric where that is
-    # such a file.
+    """Output of a run, whose results table lists the rows with an image; or a folder, glob or manifest of images."""
     reference: str | dict[str, str] | None = None
-    # Sources, masks, exemplars and prompts for row_metrics, by key; the run's own where it is left out.
+    """Real images in the same forms, or the statistics that an evaluation kept of them (reference/*.safetensors), one
+    file per metric."""
     manifest: str | tuple[str, ...] | None = None
-    output: str  # folder on any fsspec URL, for metrics.json
-    metrics: tuple[MetricSpec, ...] = ()  # of the set; without weights, the run's editor's
-    row_metrics: tuple[MetricSpec, ...] = ()  # of each image at its native size
-    # Rows with an image that count. Rejected rows are left out as a dataset would: add failed_quality to judge the
-    # editor rather than what it delivered.
+    """Sources, masks, exemplars and prompts for row_metrics, by key; default: the run's own."""
+    output: str
+    """Folder for metrics.json, on any fsspec URL."""
+    metrics: tuple[MetricSpec, ...] = ()
+    """Metrics of the set; default weights: the run's editor's."""
+    row_metrics: tuple[MetricSpec, ...] = ()
+    """Metrics of each image at its native size."""
     statuses: tuple[Literal["success", "failed_quality", "filtered"], ...] = ("success",)
-    mask: MaskSpec | None = None  # how the manifest's masks are read; as the run read them where it is left out
-    shards: int = Field(default=8, ge=1)  # the unit of loss, and of work that goes side by side
-    ray: TaskSpec = TaskSpec()  # what each shard's task takes of the cluster
+    """Rows with an image that count. Rejected rows are left out as a dataset would: add failed_quality to judge the
+    editor rather than what it delivered."""
+    mask: MaskSpec | None = None
+    """How the manifest's masks are read; default: as in the run."""
+    shards: int = Field(default=8, ge=1)
+    """Number of parts of the set; a part is one task, and is measured again when that task fails."""
+    ray: TaskSpec = TaskSpec()
+    """What the task of each shard takes of the cluster."""
 
     @field_validator(
         "metrics", "row_metrics", mode="before", json_schema_input_type=tuple[str | MetricSpec, ...] | None
     )
     @classmethod
-    def _short_metrics(cls, value: Any) -> Any:
-        return _short(value)
+    def _expand_metrics(cls, value: Any) -> Any:
+        return _expand_names(value)
 
     @model_validator(mode="after")
-    def _measures_something(self) -> EvaluateJob:
+    def _check_metrics(self) -> EvaluateJob:
         if not self.metrics and not self.row_metrics:
             raise ValueError("nothing to measure: give metrics, row_metrics, or both")
         return self
 
 
-def _short(metrics: Any) -> Any:
-    """``fid`` is short for ``{name: fid}``; None for no metric."""
+def _expand_names(metrics: Any) -> Any:
+    """Expand each name: ``fid`` is short for ``{name: fid}``, and None for no metric."""
     if metrics is None or isinstance(metrics, list | tuple):
         return tuple({"name": entry} if isinstance(entry, str) else entry for entry in metrics or ())
     return metrics
@@ -234,12 +262,12 @@ KINDS: dict[str, type[EditJob] | type[FinetuneJob] | type[TrainJob] | type[Evalu
 
 
 def load_job(uri: str, set_: Sequence[str] = (), date: str | None = None) -> Job:
-    """Read a job file, with the environment's fields and then the command's over it; what the environment gave is said.
+    """Read a job file, apply overrides, and fill in the placeholders of its addresses.
 
     Args:
         uri: YAML file on any fsspec URL.
         set_: ``a.b=value`` strings; the value is YAML (``--set editor.params.timesteps=25``).
-        date: what ``{date}`` in an address stands for; else ``RETOUCH_DATE``, else today (UTC).
+        date: value of ``{date}`` in an address; default: ``RETOUCH_DATE``, else today (UTC).
 
     Raises:
         ConfigError: one line that names the file and every wrong field.
@@ -254,18 +282,16 @@ def load_job(uri: str, set_: Sequence[str] = (), date: str | None = None) -> Job
         raise ConfigError(f"{uri} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
-    variables = overrides.environment()
-    data = overrides.overridden(overrides.from_environment(data, variables), set_)
-    job = parse_job(placeholders.filled(data, placeholders.the_date(date)), uri)
-    if variables:
-        said = redacted(", ".join(f"{name}={value}" for name, value in variables.items()))
-        print(f"from the environment: {said}", file=sys.stderr)
-    job._environment.update(variables)
-    return job
+    data = overrides.overridden(data, set_)
+    return parse_job(placeholders.filled(data, placeholders.the_date(date)), uri)
 
 
 def parse_job(data: dict[str, Any], origin: str) -> Job:
-    """A checked job from plain data; ``origin`` names it in errors."""
+    """Return the checked job of plain data; ``origin`` names it in errors.
+
+    Raises:
+        ConfigError: one line that names every wrong field.
+    """
     kind = data.get("kind", "edit")
     if not isinstance(kind, str) or kind not in KINDS:
         near = validation.nearest(str(kind), KINDS)
@@ -274,6 +300,6 @@ def parse_job(data: dict[str, Any], origin: str) -> Job:
     try:
         job = model.model_validate(data)
     except ValidationError as error:
-        said = validation.in_one_line(error, data, model.model_json_schema())
-        raise ConfigError(f"{origin}: {said}") from None
+        problems = validation.in_one_line(error, data, model.model_json_schema())
+        raise ConfigError(f"{origin}: {problems}") from None
     return job.model_copy(update={"output": job.output.rstrip("/")})

@@ -1,28 +1,21 @@
-"""Fields of a job from outside its file: ``--set a.b=value``, and variables of the environment. Knows no field.
-
-``RETOUCH_JOB__editor__params__timesteps=25`` is ``--set editor.params.timesteps=25``: two underscores are a dot, case
-is kept. The command line wins over the environment, and the environment over the file.
-"""
+"""Job fields from the command line: ``--set a.b=value``."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from retouch.errors import ConfigError
 
-PREFIX: Final = "RETOUCH_JOB__"
-
 
 def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain job data with ``a.b=value`` strings over it.
+    """Return a copy of plain job data with ``a.b=value`` strings applied.
 
     Raises:
-        ConfigError: one is not of that form, or names no place.
+        ConfigError: an override is not of that form, or its path does not exist.
     """
     changed = copy.deepcopy(dict(data))
     for override in overrides:
@@ -33,53 +26,29 @@ def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
     return changed
 
 
-def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that set a field of a job, by name, in order."""
-    return {name: environ[name] for name in sorted(environ) if name.startswith(PREFIX)}
-
-
-def from_environment(data: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    """Plain job data with the environment's fields over it.
-
-    Args:
-        data: of the job file.
-        variables: what ``environment`` found.
-
-    Raises:
-        ConfigError: a variable that names no place, or whose value is not YAML.
-    """
-    changed = copy.deepcopy(dict(data))
-    for name, text in variables.items():
-        keys = name.removeprefix(PREFIX).split("__")
-        if not all(keys):
-            raise ConfigError(f"the variable {name} names no field; write {PREFIX}editor__params__timesteps")
-        _set(changed, keys, text, f"the variable {name}")
-    return changed
-
-
-def _set(data: dict[str, Any], keys: Sequence[str], text: str, whose: str) -> None:
+def _set(data: dict[str, Any], keys: Sequence[str], text: str, origin: str) -> None:
     node: Any = data
     for key in keys[:-1]:
-        node = _inside(node, key, whose)
+        node = _child(node, key, origin)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{whose}: the value is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin}: the value is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(node, list):
-        _inside(node, keys[-1], whose, anything=True)
-        node[int(keys[-1])] = value
+        node[_index(node, keys[-1], origin)] = value
     else:
         node[keys[-1]] = value
 
 
-def _inside(node: Any, key: str, whose: str, anything: bool = False) -> Any:
-    """What a key of a mapping or a number of a list holds: something to go on in, unless ``anything`` will do."""
-    if isinstance(node, list):
-        if not key.isdecimal() or int(key) >= len(node):
-            raise ConfigError(f"{whose}: {key!r} is no entry of a list of {len(node)}; the first is 0")
-        found = node[int(key)]
-    else:
-        found = node.setdefault(key, {})
-    if not anything and not isinstance(found, dict | list):
-        raise ConfigError(f"{whose}: {key!r} holds a value, not a mapping")
+def _child(node: Any, key: str, origin: str) -> dict[str, Any] | list[Any]:
+    """Return the mapping or list at a key of a mapping, made if it is missing, or at an index of a list."""
+    found = node[_index(node, key, origin)] if isinstance(node, list) else node.setdefault(key, {})
+    if not isinstance(found, dict | list):
+        raise ConfigError(f"{origin}: {key!r} holds a value, not a mapping")
     return found
+
+
+def _index(node: Sequence[Any], key: str, origin: str) -> int:
+    if not key.isdecimal() or int(key) >= len(node):
+        raise ConfigError(f"{origin}: {key!r} is no entry of a list of {len(node)}; the first is 0")
+    return int(key)

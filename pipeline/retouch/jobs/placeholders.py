@@ -1,4 +1,4 @@
-"""``{date}``, ``{name}`` and ``{env:NAME}`` in a job file's addresses. Knows which fields are addresses."""
+"""Placeholders in a job file's addresses: ``{date}``, ``{name}`` and ``{env:NAME}``."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ _FIELD: Final = re.compile(r"\{([A-Za-z_]\w*)(?::([^{}]*))?\}")
 
 
 def the_date(given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """The date that a job is of: as given, as the variable ``RETOUCH_DATE`` says, else today's (UTC).
+    """Return the date of a job: as given, else the variable ``RETOUCH_DATE``, else today (UTC).
 
     Raises:
-        ConfigError: it is no date.
+        ConfigError: it is not a date.
     """
-    text, whose = (given, "--date") if given else (environ.get(DATE), f"the variable {DATE}")
+    text, origin = (given, "--date") if given else (environ.get(DATE), f"the variable {DATE}")
     if not text:
         return dt.datetime.now(dt.UTC).date().isoformat()
     try:
         return dt.datetime.strptime(text, "%Y-%m-%d").date().isoformat()
     except ValueError:
-        raise ConfigError(f"{whose} is {text!r}, which is no date; give YYYY-MM-DD") from None
+        raise ConfigError(f"{origin} is {text!r}, which is no date; give YYYY-MM-DD") from None
 
 
 def filled(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Plain job data with the fields in its addresses filled in.
+    """Return plain job data with the placeholders in its addresses filled in.
 
     Raises:
-        ConfigError: an unknown field, or a variable that is not set.
+        ConfigError: an unknown placeholder, or a variable that is not set.
     """
     values = {"date": date, "name": data.get("name")}
     whole: Any = data
@@ -59,7 +59,7 @@ def filled(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.e
 
 
 def _carry(data: Mapping[str, Any], values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Where a job with a date in its output finds what it left on other dates; unless the job says it itself."""
+    """Return ``carry`` of a job with a date in its output: the outputs of other dates, unless the job sets it."""
     output = data.get("output")
     if data.get("kind", "edit") != "edit" or data.get("carry", "auto") != "auto" or "{date}" not in str(output):
         return {}
@@ -67,7 +67,7 @@ def _carry(data: Mapping[str, Any], values: Mapping[str, Any], environ: Mapping[
 
 
 def _below(node: Any, path: tuple[str, ...], where: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    """The node with all texts below a path filled in; what is not there, or not as it should be, stays."""
+    """Return the node with all texts below a path filled in; what is missing or of another type stays as it is."""
     if not path:
         return _texts(node, where, values, environ)
     if path[0] == "*" and isinstance(node, list | tuple):
@@ -97,4 +97,6 @@ def _value(found: re.Match[str], where: str, values: Mapping[str, Any], environ:
     if of is not None or name not in values:
         near = nearest(name, ("date", "name", "env"))
         raise ConfigError(f"{where}: no field {found[0]}{near}; there are: {', '.join(KNOWN)}")
-    return values[name] if isinstance(values[name], str) else found[0]  # a name that is none is refused later
+    return (
+        values[name] if isinstance(values[name], str) else found[0]
+    )  # an invalid name is rejected later, with its field

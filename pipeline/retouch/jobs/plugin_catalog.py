@@ -1,7 +1,4 @@
-"""What is installed: each plug-in with its package, what it reads, its params and the columns that it fills.
-
-Imports every plug-in; one that does not import is listed with the reason.
-"""
+"""Installed plug-ins, each with its package, inputs, params and result columns; broken ones with the reason."""
 
 from __future__ import annotations
 
@@ -11,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import EntryPoint
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from retouch import plugins
 from retouch.errors import PluginError
-from retouch.jobs.field_tables import Field, fields
-from retouch.jobs.schema import comments
+from retouch.jobs.reference import Field, fields
+from retouch.jobs.schema import params_schema
 from retouch.validation import nearest
 
 _LOADS: Final = ("weights", "device")  # arguments of every load; further ones are the job's options
@@ -32,26 +27,26 @@ class Plugin:
     value: str  # package.module:Class
     about: str = ""  # first line of its docstring
     version: str | None = None  # of an editor's pixels
-    inputs: tuple[str, ...] = ()  # manifest columns that an editor reads, beside the image
-    params: tuple[Field, ...] = ()  # an editor's; of others the options of their load
+    inputs: tuple[str, ...] = ()  # manifest columns that an editor reads, apart from the image
+    params: tuple[Field, ...] = ()  # an editor's params; a metric's options of load
     columns: Mapping[str, str] = field(default_factory=dict)  # of the results: name to Arrow type
     error: str | None = None  # why it does not import
 
     def record(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the plug-in as a mapping, for ``--json``."""
         return asdict(self)
 
 
 def installed(kinds: Iterable[plugins.Kind] = plugins.KINDS) -> list[Plugin]:
-    """All plug-ins of these kinds, by kind and name."""
+    """List all plug-ins of these kinds, by kind and name."""
     return [_plugin(kind, point) for kind in kinds for _, point in sorted(plugins.available(kind).items())]
 
 
 def named(name: str) -> list[Plugin]:
-    """The plug-ins of this name, of whatever kind.
+    """List the plug-ins of this name, of any kind.
 
     Raises:
-        PluginError: there is none.
+        PluginError: no plug-in has this name.
     """
     points = [(kind, plugins.available(kind)) for kind in plugins.KINDS]
     found = [_plugin(kind, known[name]) for kind, known in points if name in known]
@@ -76,26 +71,23 @@ def _plugin(kind: plugins.Kind, point: EntryPoint) -> Plugin:
         about,
         getattr(found, "version", None),
         tuple(sorted(getattr(found, "inputs", ()))),
-        tuple(_params(found.Params) if kind == "editors" else _options(found) if kind != "sinks" else ()),
+        tuple(_parameters(kind, found)),
         dict(getattr(found, "columns", {})),
     )
 
 
-def _params(params: type) -> list[Field]:
-    schema = TypeAdapter(params).json_schema()
-    said = comments(params)
-    for name, node in schema.get("properties", {}).items():
-        node["description"] = said.get(name, "")
-        if node.get("default", ...) is None and {"type": "null"} not in node.get("anyOf", ()):
-            del node["default"]  # filled in later, from another field
-    return fields(schema, schema)
+def _parameters(kind: plugins.Kind, found: Any) -> list[Field]:
+    if kind == "editors":
+        schema = params_schema(found.Params)
+        return fields(schema, schema)
+    return [] if kind == "sinks" else _options(found)
 
 
 def _options(found: Any) -> list[Field]:
-    """Keyword arguments of ``load`` beside the weights and the device."""
+    """List the arguments of ``load`` apart from the weights and the device."""
     arguments = inspect.signature(found.load).parameters.values()
     return [
-        Field(one.name, str(one.annotation), "required" if one.default is one.empty else repr(one.default), "")
-        for one in arguments
-        if one.name not in _LOADS and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        Field(arg.name, str(arg.annotation), "required" if arg.default is arg.empty else repr(arg.default), "")
+        for arg in arguments
+        if arg.name not in _LOADS and arg.kind in (arg.POSITIONAL_OR_KEYWORD, arg.KEYWORD_ONLY)
     ]

@@ -1,4 +1,4 @@
-"""What devices cost an hour: the table that ships, or the user's own. Knows names and money, nothing of runs."""
+"""Prices of devices per hour: the shipped table, or the user's own."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from pydantic import Field, ValidationError
 
 from retouch import storage
 from retouch.errors import ConfigError, StorageError
-from retouch.jobs.training import Model
+from retouch.jobs.base import Model
 
 VARIABLE: Final = "RETOUCH_PRICES"
 SHIPPED: Final = Path(__file__).with_name("prices.yaml")
 
 
 class Price(Model):
-    """Of devices that cost the same."""
+    """Price of one or more devices."""
 
-    names: tuple[str, ...] = Field(min_length=1)  # the maker's, whole; ``cpu`` is one core
+    names: tuple[str, ...] = Field(min_length=1)
+    """Full names as the maker has them; ``cpu`` is one core."""
     per_hour: float = Field(ge=0)
-    when: str | None = None  # the price was this
+    when: str | None = None
+    """Date of the price."""
     source: str | None = None
 
     @property
-    def said(self) -> str:
-        """``(AWS on demand, 2026-06)``, or nothing."""
+    def origin(self) -> str:
+        """Source and date, ``(AWS on demand, 2026-06)``; empty if unknown."""
         known = ", ".join(part for part in (self.source, self.when) if part)
         return f"({known})" if known else ""
 
@@ -39,24 +41,24 @@ class Prices(Model):
     devices: tuple[Price, ...] = ()
 
     def of(self, device: str) -> Price | None:
-        """A device's price; None where the table does not know the name, whatever it resembles."""
+        """Return the price of a device; None unless the table has exactly this name."""
         wanted = device.strip().lower()
         return next((price for price in self.devices if wanted in (name.lower() for name in price.names)), None)
 
     def cost(self, device: str, hours: float) -> float | None:
-        """What so many hours of one device cost."""
+        """Return the cost of ``hours`` of one device; None without a price."""
         price = self.of(device)
         return None if price is None else price.per_hour * hours
 
 
 def load(uri: str | None = None) -> Prices:
-    """The price table in force.
+    """Load the price table.
 
     Args:
-        uri: a YAML file on any fsspec URL; else ``RETOUCH_PRICES`` names one, else it is the one that ships.
+        uri: a YAML file on any fsspec URL; default: the one that ``RETOUCH_PRICES`` names, else the shipped one.
 
     Raises:
-        ConfigError: there is none, or it is no price table; names the file.
+        ConfigError: the file is missing, or is not a price table; names the file.
     """
     uri = uri or os.environ.get(VARIABLE) or str(SHIPPED)
     try:
@@ -76,10 +78,10 @@ def load(uri: str | None = None) -> Prices:
 
 
 def unknown(device: str) -> str:
-    """What to say of a device without a price."""
+    """Return the message about a device without a price."""
     return f"no price is known for {device!r}: give a table that has it by --prices or {VARIABLE}"
 
 
 def _dated(entry: Any) -> Any:
-    """YAML makes dates of some texts."""
+    """Turn ``when`` back into text: YAML reads some texts as dates."""
     return {**entry, "when": str(entry["when"])} if isinstance(entry, dict) and entry.get("when") else entry

@@ -1,15 +1,7 @@
-"""JSON Schema (2020-12) of job files, for editors that complete and check YAML.
-
-Made from the models. What a field is for is read from its comment, in the source of the model that has it.
-"""
+"""JSON Schema (2020-12) of job files, for editors that complete and check YAML."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import io
-import textwrap
-import tokenize
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -36,10 +28,10 @@ Schema = dict[str, Any]
 
 
 def job_schema(kind: str | None = None) -> Schema:
-    """The schema of a job file.
+    """Return the schema of a job file.
 
     Args:
-        kind: of this kind of job only; else of all, told apart by ``kind``.
+        kind: of this kind of job only; else of all, selected by ``kind``.
 
     Raises:
         ConfigError: there is no such kind.
@@ -50,11 +42,10 @@ def job_schema(kind: str | None = None) -> Schema:
     kinds = {name: model for name, model in KINDS.items() if kind in (None, name)}
     _, whole = models_json_schema([(model, "validation") for model in kinds.values()], ref_template=_REF)
     found: Schema = whole["$defs"]
-    _describe(found, kinds.values())
     for name, params in _PARAMS.items():
         if name in found:
-            said = found[name]["properties"]["params"].get("description", "")
-            found[name]["properties"]["params"] = {"$ref": f"#/$defs/{params.__name__}", "description": said}
+            about = found[name]["properties"]["params"]["description"]
+            found[name]["properties"]["params"] = {"$ref": f"#/$defs/{params.__name__}", "description": about}
             _add_params(found, params.__name__, params)
     _add_plugins(found)
     for part in found.values():
@@ -63,8 +54,15 @@ def job_schema(kind: str | None = None) -> Schema:
     return {**root, **_by_kind(kinds), "$defs": dict(sorted(found.items()))}
 
 
+def params_schema(params: type) -> Schema:
+    """Return the schema of an editor's Params; references are to ``$defs`` of their own."""
+    schema: Schema = TypeAdapter(params).json_schema(ref_template=_REF)
+    _tidy(schema)
+    return schema
+
+
 def _by_kind(kinds: Mapping[str, type]) -> Schema:
-    """The job itself: of the kind that it says it is; without one, an edit."""
+    """Return the conditions that select a job's schema by its ``kind``; without one, it is an edit."""
     if len(kinds) == 1:
         return {"$ref": f"#/$defs/{next(iter(kinds.values())).__name__}"}
     branches = [
@@ -78,7 +76,7 @@ def _by_kind(kinds: Mapping[str, type]) -> Schema:
 
 
 def _add_plugins(found: Schema) -> None:
-    """Names of what is installed, and each editor's own params; a class of one's own may stand there, too."""
+    """Add the names of installed plug-ins and each editor's params; ``package.module:Class`` is valid, too."""
     if "EditorSpec" in found:
         editors = plugins.available("editors")
         found["EditorSpec"]["properties"]["name"] |= _one_of(editors)
@@ -106,62 +104,16 @@ def _one_of(names: Iterable[str]) -> Schema:
 
 
 def _add_params(found: Schema, name: str, params: type) -> None:
-    schema = TypeAdapter(params).json_schema(ref_template=_REF)
+    schema = params_schema(params)
     found.update(schema.pop("$defs", {}))
     found[name] = {**schema, "title": name, "additionalProperties": False}
-    _comment(found[name], params)
 
 
 def _tidy(schema: Schema) -> None:
-    """Of a docstring its first paragraph, and no default that the field itself would not take."""
+    """Keep the first paragraph of a docstring, one line per field, and no default that the field would not accept."""
     schema["description"] = schema.get("description", "").partition("\n\n")[0]
     for field in schema.get("properties", {}).values():
+        if "description" in field:
+            field["description"] = " ".join(field["description"].split())
         if field.get("default", ...) is None and {"type": "null"} not in field.get("anyOf", ()):
-            del field["default"]
-
-
-def _describe(found: Schema, models: Iterable[type]) -> None:
-    for model in _parts(models):
-        if model.__name__ in found:
-            _comment(found[model.__name__], model)
-
-
-def _parts(models: Iterable[type]) -> Iterable[type]:
-    """The models, and those that their modules have for parts of them."""
-    modules = {inspect.getmodule(base) for model in models for base in model.__mro__ if base.__module__ != "builtins"}
-    return {
-        part
-        for module in modules
-        for part in vars(module).values()
-        if inspect.isclass(part) and hasattr(part, "model_fields") and part.__module__.startswith("pipeline.")
-    }
-
-
-def _comment(schema: Schema, model: type) -> None:
-    """Put a class's comments into the schema of its fields."""
-    for name, text in comments(model).items():
-        if name in schema.get("properties", {}):
-            schema["properties"][name]["description"] = text
-
-
-def comments(model: type) -> dict[str, str]:
-    """What the source of a class says of its fields: behind a field, or in the lines before it."""
-    try:
-        source = textwrap.dedent(inspect.getsource(model))
-    except OSError:  # a plug-in without source
-        return {}
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    said = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    alone = {number for number in said if source.splitlines()[number - 1].lstrip().startswith("#")}
-    tree = ast.parse(source).body[0]
-    found = {}
-    for field in tree.body if isinstance(tree, ast.ClassDef) else ():
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        first = field.lineno
-        while first - 1 in alone:
-            first -= 1
-        before = " ".join(said[number] for number in range(first, field.lineno))
-        if text := said.get(field.end_lineno or field.lineno, before):
-            found[field.target.id] = text
-    return found
+            del field["default"]  # filled in from another field

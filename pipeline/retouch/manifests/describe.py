@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from retouch.jobs.field_tables import row
+from retouch.jobs.reference import row
 from retouch.manifests import deferred_images, reader
 from retouch.manifests.columns import expected
 

@@ -3,29 +3,27 @@
 import dataclasses
 
 import pytest
-from retouch.editors.blended_diffusion.params import PRESETS, Params
+from retouch.editors.blended_diffusion.params import PRESETS, Params, ResolvedParams
 from retouch.errors import ConfigError
 from retouch.plugins import check_params
 
 
-def test_every_field_has_its_type_without_a_preset():
-    check_params(Params, dataclasses.asdict(Params()), "the defaults")
-    assert None not in [value for name, value in dataclasses.asdict(Params()).items() if name != "preset"]
-
-
-def test_presets_all_speak_of_the_same_fields():
-    assert len({frozenset(preset) for preset in PRESETS.values()}) == 1
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_field_has_its_type_whatever_the_preset(preset):
+    resolved = dataclasses.asdict(Params(preset=preset).resolved())
+    check_params(ResolvedParams, resolved, "the resolved params")
+    assert None not in [value for name, value in resolved.items() if name != "preset"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_sets_its_fields(preset):
-    params = Params(preset=preset)
-    assert {name: getattr(params, name) for name in PRESETS[preset]} == PRESETS[preset]
+def test_a_preset_sets_its_fields_and_no_other(preset):
+    params = Params(preset=preset, skip_timesteps=3)
+    assert vars(params.resolved()) == {**vars(params), **vars(PRESETS[preset])}
 
 
 @pytest.mark.parametrize(("name", "value"), [("aug_num", 8), ("distance", "spherical"), ("lpips_lambda", 0.0)])
 def test_a_given_field_wins_over_the_preset_even_where_it_is_the_default(name, value):
-    assert getattr(Params(preset="paper", **{name: value}), name) == value
+    assert getattr(Params(preset="paper", **{name: value}).resolved(), name) == value
 
 
 def test_a_row_overrides_the_job_and_its_preset_what_the_job_did_not_give():
@@ -42,6 +40,11 @@ def test_a_row_overrides_the_job_and_its_preset_what_the_job_did_not_give():
 def test_an_unknown_name_in_a_row_is_a_config_error():
     with pytest.raises(ConfigError, match=r"params\.aug_nums: unknown key; did you mean aug_num\?"):
         Params().overridden({"aug_nums": 4})
+
+
+def test_what_a_rows_preset_says_is_resolved_after_it_is_over_the_jobs():
+    row = Params(preset="repo", aug_num=2).overridden({"preset": "paper"}).resolved()
+    assert (row.aug_num, row.distance) == (2, "cosine")
 
 
 def test_a_record_of_the_params_makes_the_same_params():

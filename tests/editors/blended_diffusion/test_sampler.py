@@ -12,7 +12,7 @@ from retouch.errors import ConfigError
 from tests.helpers.tiny_editors import tiny_networks
 
 SIZE = 16
-SHORT = Params(timesteps=6, skip_timesteps=1, aug_num=3, clip_guidance_lambda=20.0, range_lambda=1.0)
+SHORT = Params(timesteps=6, skip_timesteps=1, aug_num=3, clip_guidance_lambda=20.0, range_lambda=1.0).resolved()
 
 
 def scene(count=3):

@@ -33,7 +33,7 @@ def golden_params(config, **changes):
         l2_lambda=config["l2_sim_lambda"] / config["batch_size"],
         background_preservation_loss=config["background_preservation_loss"],
     )
-    return dataclasses.replace(params, **changes)
+    return dataclasses.replace(params, **changes).resolved()
 
 
 def as_batch(x, config):

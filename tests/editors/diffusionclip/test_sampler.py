@@ -9,7 +9,7 @@ from retouch.diffusion.sampling import denoiser
 from retouch.diffusion.schedule import named
 from retouch.editors.diffusionclip.params import Params
 from retouch.editors.diffusionclip.sampler import generated, generated_from_noise, inverted, optimised, purified
-from retouch.editors.pixels import from_uint8
+from retouch.editors.runtime import from_uint8
 from retouch.models.ddpm import ddpm_config
 from retouch.models.unet import ddpm_network
 

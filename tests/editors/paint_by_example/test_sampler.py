@@ -21,7 +21,7 @@ from retouch.editors.paint_by_example.sampler import (
     square_exemplar,
     walk,
 )
-from retouch.editors.pixels import from_uint8, to_uint8
+from retouch.editors.runtime import from_uint8, to_uint8
 from retouch.models.checkpoint import load_strictly
 from retouch.models.ldm_keys import UNET, convert_unet
 from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD

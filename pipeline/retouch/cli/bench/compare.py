@@ -11,7 +11,7 @@ import torch
 
 from retouch.cli.bench.measure import now
 from retouch.cli.bench.subjects import Subject
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import deterministic_kernels
 from retouch.models.paint_by_example import LatentNetworks
 from retouch.schema import Batch
 
@@ -55,7 +55,7 @@ def alternately(subject: Subject, ways: Mapping[str, tuple[int, Run]], repeats: 
         for way, (entries, run) in ways.items():
             batch = subject.batch(entries, first)
             first += entries
-            with steady_kernels(subject.device):  # the same number of threads for all
+            with deterministic_kernels(subject.device):  # the same number of threads for all
                 began = now(subject.device)
                 run(batch)
                 seconds[way].append((now(subject.device) - began) / entries)

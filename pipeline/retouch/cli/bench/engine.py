@@ -15,7 +15,7 @@ from retouch.cli.bench.profiler import REST, PartTimer
 from retouch.cli.bench.subjects import Subject
 from retouch.diffusion.augment import extended
 from retouch.editors.blended_diffusion import sampler
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import deterministic_kernels
 from retouch.models import devices
 
 PARTS: Final = ("unet", "clip", "augmentation", "vae", REST)
@@ -38,7 +38,7 @@ def measure(subject: Subject, batches: Sequence[int], repeats: int) -> Iterator[
     with patch.object(sampler, "extended", timer.around("augmentation", extended)):
         flops = operations(lambda: subject.editor.edit_batch(subject.batch(1, rows)))
         dtype = getattr(torch, subject.editor.params.precision)
-        with steady_kernels(subject.device):
+        with deterministic_kernels(subject.device):
             rate = matrix_rate(subject.device, dtype)
             about = _about(subject, flops, rate)
         for entries in batches:

@@ -15,12 +15,12 @@ from torch import nn
 
 from retouch import plugins
 from retouch.diffusion.schedule import named
-from retouch.editors.blended_diffusion.editor import BlendedDiffusion, quicken
+from retouch.editors.blended_diffusion.editor import BlendedDiffusion, speed_up
 from retouch.editors.blended_diffusion.sampler import Networks
-from retouch.editors.compiling import compiled
 from retouch.editors.diffusionclip.editor import DiffusionClip
 from retouch.editors.diffusionclip.networks import TunedNetworks
 from retouch.editors.paint_by_example.editor import PaintByExample
+from retouch.editors.runtime import compiled
 from retouch.errors import ConfigError
 from retouch.models.adm import ADM256, ADMConfig, build_adm
 from retouch.models.clip import Clip, load_clip
@@ -168,7 +168,7 @@ def _blended(size: str, device: str, params: Mapping[str, Any]) -> Subject:
     else:
         config = ADM_CONFIGS[size]
         unet, clip = _on(build_adm(config), device), random_clip(size, device)
-        quicken(unet, clip)
+        speed_up(unet, clip)
         plain = unet, clip  # a transformer has no batch norms to fold
         networks = Networks(compiled(unet, made.compile), named("linear"), config.learn_sigma, clip)
         editor = BlendedDiffusion(networks, clip, made, config.image_size, device)

@@ -1,8 +1,7 @@
 """Blended Diffusion: edits the masked region of an image towards a text or an exemplar (Avrahami et al. 2022).
 
-The shell: loads networks, turns uint8 batches to tensors and back. Knows nothing of files, jobs or rows, nor how the
-edit is made (``blending``). Every entry of a batch has its own prompt, mask and seed and shares nothing with the
-others.
+Loads the networks and converts uint8 batches to tensors and back; ``sampler.py`` makes the edit. Every entry of a batch
+has its own prompt, mask and seed and shares nothing with the others.
 """
 
 from __future__ import annotations
@@ -18,12 +17,20 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from retouch.diffusion.noise import Noise
 from retouch.diffusion.schedule import named
 from retouch.editors import registry
-from retouch.editors.blended_diffusion import params as blended_params
+from retouch.editors.blended_diffusion.params import Params as BlendedParams
+from retouch.editors.blended_diffusion.params import ResolvedParams
 from retouch.editors.blended_diffusion.sampler import Networks, clip_distance, edit, schedule_of
-from retouch.editors.compiling import compiled, refuse_changed
-from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
-from retouch.editors.precision import encoder_in_precision, in_precision
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import (
+    compiled,
+    deterministic_kernels,
+    encoder_in_precision,
+    from_uint8,
+    in_precision,
+    mask_from_bool,
+    refuse_changed_compile,
+    refuse_faults,
+    to_uint8,
+)
 from retouch.errors import ConfigError, EditError, WeightsError
 from retouch.models.clip import Clip, load_clip
 from retouch.models.folding import fold_batch_norms
@@ -32,8 +39,8 @@ from retouch.models.unet import load_unet
 from retouch.schema import Batch, EditResult, Pixels
 
 
-def quicken(unet: nn.Module, clip: Clip) -> None:
-    """The networks as guidance has them fastest, in place; equal up to rounding."""
+def speed_up(unet: nn.Module, clip: Clip) -> None:
+    """Change the networks in place to run fastest under guidance; results are equal up to rounding."""
     visual: Any = clip.model
     fold_batch_norms(visual.visual)
     for network in (unet, visual.visual):
@@ -43,30 +50,28 @@ def quicken(unet: nn.Module, clip: Clip) -> None:
 class BlendedDiffusion(registry.BlendedDiffusion):
     """The editor: loaded networks, uint8 batches."""
 
-    def __init__(
-        self, networks: Networks, clip: Clip, params: blended_params.Params, image_size: int, device: str
-    ) -> None:
+    def __init__(self, networks: Networks, clip: Clip, params: BlendedParams, image_size: int, device: str) -> None:
         self.networks, self.clip, self.params = networks, clip, params
         self.image_size, self.device = image_size, device
         self._texts: dict[str, Tensor] = {}
-        schedule_of(networks, params)  # refuses impossible steps now, not at the first batch
+        schedule_of(networks, params)  # raises now rather than at the first batch if the steps are impossible
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
         """Read the networks.
 
         Raises:
-            ConfigError: params that cannot mean anything.
+            ConfigError: params that contradict each other or the networks.
             WeightsError: a role is missing, or its file is broken or of no known architecture.
         """
         needs = ["unet", "clip"]
-        if params.background_preservation_loss and params.lpips_lambda > 0:
+        if _needs_lpips(params.resolved()):
             needs.append("lpips")
         if missing := [role for role in needs if role not in weights]:
             hint = "; or set lpips_lambda to 0" if "lpips" in missing else ""
             raise WeightsError(f"blended_diffusion needs weights for {', '.join(missing)}: name them in the job{hint}")
         unet, clip = load_unet(weights["unet"], device), load_clip(weights["clip"], device)
-        quicken(unet.module, clip)
+        speed_up(unet.module, clip)
         networks = Networks(
             unet=compiled(unet.module, params.compile),
             schedule=named(unet.schedule),
@@ -78,15 +83,15 @@ class BlendedDiffusion(registry.BlendedDiffusion):
         return cls(networks, clip, params, unet.image_size, device)
 
     def check_batch(self, batch: Batch) -> None:
-        """See that the batch can be edited, as far as that takes no pass.
+        """Check that the batch can be edited, without a forward pass.
 
         Raises:
-            ConfigError: ``batch.params`` cannot mean anything.
-            EditError: there is no exemplar that was to guide, or a prompt is longer than CLIP reads.
+            ConfigError: ``batch.params`` contradict each other or the networks.
+            EditError: the guiding exemplar is missing, or a prompt is longer than CLIP reads.
         """
-        params = self.params.overridden(batch.params)
-        refuse_changed(batch.params, self.params.compile)
-        if params.background_preservation_loss and params.lpips_lambda > 0 and self.networks.lpips is None:
+        params = self.params.overridden(batch.params).resolved()
+        refuse_changed_compile(batch.params, self.params.compile)
+        if _needs_lpips(params) and self.networks.lpips is None:
             raise ConfigError("background_preservation_loss needs LPIPS: set it in the job's params, not in a row's")
         schedule_of(self.networks, params)
         if params.guide == "exemplar":
@@ -97,21 +102,21 @@ class BlendedDiffusion(registry.BlendedDiffusion):
             self.clip.check_length(prompt.strip())
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order. ``clip_distance`` is left out where nothing guided.
+        """Return one result per entry, in order; without ``clip_distance`` where nothing guided.
 
         Raises:
             ConfigError, EditError: see ``check_batch``.
             EditError: an entry's result is not finite, or of one colour all over.
         """
         self.check_batch(batch)
-        params = self.params.overridden(batch.params)
+        params = self.params.overridden(batch.params).resolved()
         networks = replace(
             self.networks,
             unet=in_precision(self.networks.unet, params.precision, self.device),
             clip=encoder_in_precision(self.networks.clip, params.precision, self.device),
         )
         source, mask = from_uint8(batch.image, self.device), mask_from_bool(batch.mask, self.device)
-        with torch.no_grad(), steady_kernels(self.device):
+        with torch.no_grad(), deterministic_kernels(self.device):
             target, guided = self._targets(batch, params)
             draws = Noise(batch.seed, self.device)
             edited = edit(networks, source, mask, target, params, draws, guided=guided)
@@ -125,8 +130,8 @@ class BlendedDiffusion(registry.BlendedDiffusion):
             for image, score in zip(to_uint8(edited.image), scores, strict=True)
         ]
 
-    def _targets(self, batch: Batch, params: blended_params.Params) -> tuple[Tensor, Tensor]:
-        """Embeddings [B,D], and which entries [B] have one."""
+    def _targets(self, batch: Batch, params: ResolvedParams) -> tuple[Tensor, Tensor]:
+        """Return embeddings [B,D], and which entries [B] have one."""
         if params.guide == "exemplar":
             assert batch.exemplar is not None  # checked
             target = self._embedded(batch.exemplar)
@@ -136,9 +141,9 @@ class BlendedDiffusion(registry.BlendedDiffusion):
         return torch.stack([self._text(prompt) for prompt in prompts]), guided
 
     def _scores(
-        self, image: Tensor, mask: Tensor, target: Tensor, guided: Tensor, params: blended_params.Params
+        self, image: Tensor, mask: Tensor, target: Tensor, guided: Tensor, params: ResolvedParams
     ) -> list[float | None]:
-        """Each entry's distance to its target; None where it has none."""
+        """Return each entry's distance to its target; None if it has no target."""
         if not guided.any():
             return [None] * len(image)
         distances = clip_distance(self.clip, image, mask, target, params).cpu()
@@ -147,7 +152,7 @@ class BlendedDiffusion(registry.BlendedDiffusion):
     def _text(self, prompt: str) -> Tensor:
         # One at a time: an embedding must not depend on which other prompts were new at the same moment.
         if prompt not in self._texts:
-            if len(self._texts) >= 10_000:  # a dataset with a caption a row would grow this without end
+            if len(self._texts) >= 10_000:  # a dataset with one caption per row would grow this without bound
                 self._texts.clear()
             self._texts[prompt] = self.clip.encode_text([prompt])[0].float()
         return self._texts[prompt]
@@ -157,3 +162,7 @@ class BlendedDiffusion(registry.BlendedDiffusion):
         pixels = (from_uint8(exemplar, self.device) + 1) / 2
         small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
         return self.clip.encode_image(small, normalise=True).float()
+
+
+def _needs_lpips(params: ResolvedParams) -> bool:
+    return params.background_preservation_loss and params.lpips_lambda > 0

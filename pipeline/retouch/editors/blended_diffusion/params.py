@@ -1,63 +1,55 @@
-"""Blended Diffusion's knobs, their defaults and reasons, and the presets. Knows no network and no tensor."""
+"""Parameters of Blended Diffusion, with their defaults and reasons, and the presets."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from retouch.editors.params import check_names
+from pydantic import with_config
+
+from retouch.editors.params import overridden
 from retouch.errors import ConfigError
 
-# Where the paper and its published code differ, no single default is right: these fields come from the preset, unless
-# the job gives them. Without a preset they are the published code's, less what is a slip there.
-_DEFAULT: Final[Mapping[str, Any]] = {
-    "aug_num": 8,  # views a step; the code's number, half the paper's time
-    "distance": "spherical",  # steeper than cosine where an image is far from its text
-    "guide_on": "blend",  # CLIP knows clean images: nearly x0 early on, nearly x_t at the end
-    "gradient": "x_t",  # through the network; x0 leaves its backward pass out; see tests/benchmarks
-    "lpips_lambda": 1000.0,
-    "l2_lambda": 10000.0,
-    "background_target": "masked",  # unmasked asks the blackened inside of the mask to resemble the source
-    "augmentation": "affine+perspective",
-    "translate": "both",  # the code's scalar shifts views up and down only
-    "ranking": "guidance",  # rank by what was guided: the code leaves CLIP's normalisation out here
-}
-PRESETS: Final[Mapping[str | None, Mapping[str, Any]]] = {
-    None: _DEFAULT,
+
+@dataclass(frozen=True)
+class Preset:
+    """Values of the fields for which no single default is right: the paper and its published code differ.
+
+    The defaults are the published code's, without its slips.
+    """
+
+    aug_num: int = 8  # the code's number, half the paper's time
+    distance: Literal["spherical", "cosine"] = "spherical"  # steeper than cosine where an image is far from its text
+    guide_on: Literal["blend", "x0"] = "blend"  # CLIP knows clean images: nearly x0 early on, nearly x_t at the end
+    gradient: Literal["x_t", "x0"] = "x_t"  # through the network; for the cost see tests/benchmarks
+    lpips_lambda: float = 1000.0
+    l2_lambda: float = 10000.0
+    background_target: Literal["masked", "unmasked"] = "masked"  # unmasked pulls the black inside towards the source
+    augmentation: Literal["affine+perspective", "perspective"] = "affine+perspective"
+    translate: Literal["both", "vertical"] = "both"  # the code's scalar shifts views up and down only
+    ranking: Literal["guidance", "repo"] = "guidance"  # the code ranks without CLIP's normalisation
+
+
+PRESETS: Final[Mapping[str | None, Preset]] = {
+    None: Preset(),
     # No backward pass of the network, and fewer views; on the shipped networks neither costs agreement with the judge.
-    "balanced": {**_DEFAULT, "gradient": "x0", "aug_num": 4},
-    "fast": {**_DEFAULT, "gradient": "x0", "aug_num": 2},
-    "repo": {
-        "aug_num": 8,
-        "distance": "spherical",
-        "guide_on": "blend",
-        "gradient": "x_t",
-        "lpips_lambda": 1000.0,
-        "l2_lambda": 10000.0,
-        "background_target": "unmasked",
-        "augmentation": "affine+perspective",
-        "translate": "vertical",
-        "ranking": "repo",
-    },
-    "paper": {
-        "aug_num": 16,
-        "distance": "cosine",
-        "guide_on": "x0",
-        "gradient": "x0",
-        "lpips_lambda": 500.0,  # lambda = 1000 on half of (MSE + LPIPS)
-        "l2_lambda": 500.0,
-        "background_target": "masked",
-        "augmentation": "perspective",  # "projective transformations" only
-        "translate": "both",
-        "ranking": "guidance",
-    },
+    "balanced": Preset(gradient="x0", aug_num=4),
+    "fast": Preset(gradient="x0", aug_num=2),
+    "repo": Preset(background_target="unmasked", translate="vertical", ranking="repo"),
+    "paper": Preset(
+        aug_num=16,
+        distance="cosine",
+        guide_on="x0",
+        gradient="x0",
+        lpips_lambda=500.0,  # lambda = 1000 on half of (MSE + LPIPS)
+        l2_lambda=500.0,
+        augmentation="perspective",  # "projective transformations" only
+    ),
 }
 
-_BY_PRESET: Any = None  # stands for "as the preset says" until __post_init__ has filled it in
 
-
+@with_config(use_attribute_docstrings=True)
 @dataclass(frozen=True)
 class Params:
     """How one edit is made. Lambdas are those of 256 x 256; a network of S x S has (256/S)^2 times fewer pixels.
@@ -66,81 +58,97 @@ class Params:
         ConfigError: a value out of its range.
     """
 
-    preset: Literal["balanced", "fast", "paper", "repo"] | None = None  # see PRESETS; fields that are given win over it
+    preset: Literal["balanced", "fast", "paper", "repo"] | None = None
+    """Values of all fields that are none; fields that are given win over it."""
 
-    # The walk.
-    timesteps: int | str = 100  # respaced from 1,000; also "10,10" and "ddim25"
-    skip_timesteps: int = 25  # 75 of 100 steps: room to change shapes; 33 for backgrounds, 40 to keep a scribble
-    sampler: Literal["ddpm", "ddim"] = "ddpm"  # better than ddim at 100 steps (the paper's appendix)
-    eta: float = 0.0  # ddim only: 0 deterministic, 1 as noisy as ddpm
-    variance: Literal["small", "large"] = "small"  # ddpm on networks that learned none: the posterior's, or beta
+    # Sampling.
+    timesteps: int | str = 100
+    """Respaced from 1,000; also "10,10" and "ddim25"."""
+    skip_timesteps: int = 25
+    """75 of 100 steps: room to change shapes; 33 for backgrounds, 40 to keep a scribble."""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """ddpm is better than ddim at 100 steps (the paper's appendix)."""
+    eta: float = 0.0
+    """Sampler ddim only: 0 deterministic, 1 as noisy as ddpm."""
+    variance: Literal["small", "large"] = "small"
+    """Sampler ddpm with networks that learned no variance: the posterior's, or beta."""
 
-    # What guides.
-    guide: Literal["text", "exemplar"] = "text"  # exemplar: towards CLIP's embedding of the exemplar's image
-    clip_guidance_lambda: float = 1000.0  # the published strength
-    range_lambda: float = 50.0  # holds x0 in [-1, 1] in the place of clamping, which would cut the gradient
-    distance: Literal["spherical", "cosine"] = _BY_PRESET  # between image and text, by preset
-    guide_on: Literal["blend", "x0"] = _BY_PRESET  # what CLIP looks at
-    gradient: Literal["x_t", "x0"] = _BY_PRESET  # with respect to what; x0 leaves the network's backward pass out
-    aug_num: int = _BY_PRESET  # views a step, the plain one included; 1 = no augmentation
-    augmentation: Literal["affine+perspective", "perspective"] = _BY_PRESET  # of the views
-    translate: Literal["both", "vertical"] = _BY_PRESET  # in which directions views are moved
-    class_mode: Literal["random", "zero"] = "random"  # class-conditional networks: redrawn every step, or no class
+    # Guidance.
+    guide: Literal["text", "exemplar"] = "text"
+    """exemplar: towards CLIP's embedding of the exemplar's image."""
+    clip_guidance_lambda: float = 1000.0
+    """Strength of the guidance, as published."""
+    range_lambda: float = 50.0
+    """Keeps x0 in [-1, 1] in place of clamping, which would cut the gradient."""
+    distance: Literal["spherical", "cosine"] | None = None
+    """Distance between image and text; none: by preset."""
+    guide_on: Literal["blend", "x0"] | None = None
+    """What CLIP sees: x0, or a blend of x0 and x_t; none: by preset."""
+    gradient: Literal["x_t", "x0"] | None = None
+    """With respect to what; x0 needs no backward pass of the network; none: by preset."""
+    aug_num: int | None = None
+    """Views per step, the plain one included; 1 = no augmentation; none: by preset."""
+    augmentation: Literal["affine+perspective", "perspective"] | None = None
+    """Warps of the views; none: by preset."""
+    translate: Literal["both", "vertical"] | None = None
+    """Directions in which views are moved; none: by preset."""
+    class_mode: Literal["random", "zero"] = "random"
+    """Class-conditional networks: a new class every step, or no class."""
 
-    # What keeps the background.
-    blend: bool = True  # Algorithm 2: after every step, outside the mask, the source at the same noise level
-    enforce_background: bool = True  # the last step's x0 is pasted into the source
-    local_clip_guided: bool = False  # Algorithm 1, the baseline: neither blend nor enforce_background
-    background_preservation_loss: bool = False  # what Algorithm 1 has for blending
-    lpips_lambda: float = _BY_PRESET  # strength of its LPIPS part
-    l2_lambda: float = _BY_PRESET  # on each image's own mean square; the code's mean spans the batch too
-    background_target: Literal["masked", "unmasked"] = _BY_PRESET  # the source's side of that loss
+    # Background.
+    blend: bool = True
+    """Algorithm 2: after every step, replace what is outside the mask by the source at the same noise level."""
+    enforce_background: bool = True
+    """Paste the last step's x0 into the source."""
+    local_clip_guided: bool = False
+    """Algorithm 1, the baseline: neither blend nor enforce_background."""
+    background_preservation_loss: bool = False
+    """What Algorithm 1 uses in place of blending."""
+    lpips_lambda: float | None = None
+    """Strength of the LPIPS part of that loss; none: by preset."""
+    l2_lambda: float | None = None
+    """Strength of its square error, per image (the published code's mean spans the batch, too); none: by preset."""
+    background_target: Literal["masked", "unmasked"] | None = None
+    """The source's side of that loss; none: by preset."""
 
-    ranking: Literal["guidance", "repo"] = _BY_PRESET  # clip_distance as guidance sees it, or black outside and raw
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of UNet and CLIP; x stays float32
-    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
+    ranking: Literal["guidance", "repo"] | None = None
+    """clip_distance as guidance sees the region, or on black and without CLIP's normalisation; none: by preset."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of UNet and CLIP; x stays float32."""
+    compile: bool = False
+    """torch.compile of the UNet: takes minutes at the start of each worker, for GPUs."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ConfigError(
                 f"no preset named {self.preset!r}; there are: {', '.join(name for name in PRESETS if name)}"
             )
-        preset = PRESETS[self.preset]
-        given = frozenset(name for name in preset if getattr(self, name) is not None)
-        object.__setattr__(self, "_given", given)
-        for name in preset.keys() - given:
-            object.__setattr__(self, name, preset[name])
-        self._check()
-
-    def _check(self) -> None:
-        if self.aug_num < 1:
+        if self.aug_num is not None and self.aug_num < 1:
             raise ConfigError(f"aug_num is {self.aug_num}; 1 is the plain view alone, 8 the published number")
         if self.skip_timesteps < 0:
             raise ConfigError(f"skip_timesteps is {self.skip_timesteps}; give 0 or more")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta is {self.eta}; give 0 (deterministic) to 1 (as noisy as ddpm)")
         for name in ("clip_guidance_lambda", "range_lambda", "lpips_lambda", "l2_lambda"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; a negative weight would push away: give 0 or more")
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"{name} is {value}; a negative weight would push away: give 0 or more")
 
     def overridden(self, values: Mapping[str, Any]) -> Params:
-        """These params with a row's own values over them; a preset among the values wins over this one's.
+        """Return these params with a row's own values; a preset among them replaces this one.
 
         Raises:
             ConfigError: an unknown name, or a value out of its range.
         """
-        if not values:
-            return self
-        names = [f.name for f in dataclasses.fields(self)]
-        check_names(values, names)
-        given: frozenset[str] = getattr(self, "_given")  # noqa: B009 - no field: equality and records leave it out
-        from_preset = PRESETS[self.preset].keys() - given
-        kept = {name: getattr(self, name) for name in names if name not in from_preset}
-        return Params(**{**kept, **values})
+        return overridden(self, values)
+
+    def resolved(self) -> ResolvedParams:
+        """Return these params with the preset's values in the fields that are none."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return ResolvedParams(**{**vars(PRESETS[self.preset]), **given})
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns that a row cannot do without. The prompt is none: an empty one removes what is there."""
+        """Columns without which a row cannot be edited. The prompt is optional: an empty one removes what is there."""
         return frozenset({"exemplar"} if self.guide == "exemplar" else ())
 
     @property
@@ -152,3 +160,8 @@ class Params:
     def pastes(self) -> bool:
         """Whether the result is pasted into the source."""
         return self.enforce_background and not self.local_clip_guided
+
+
+@dataclass(frozen=True)
+class ResolvedParams(Preset, Params):
+    """Params with a value in every field of the preset."""

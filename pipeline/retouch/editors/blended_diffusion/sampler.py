@@ -1,14 +1,12 @@
-"""Blended Diffusion on tensors: the guided, blended walk and its losses (Avrahami et al. 2022, algorithms 1 and 2).
+"""Blended Diffusion on tensors: guided, blended sampling and its losses (Avrahami et al. 2022, algorithms 1 and 2).
 
-Knows nothing of uint8, files or loading. Images are float [-1, 1], NCHW; a mask's 1 is what is edited. Entries of a
-batch share the timesteps and nothing else.
+Images are float [-1, 1], NCHW; a mask's 1 is edited. Entries of a batch share the timesteps and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,27 +40,17 @@ from retouch.diffusion.sampling import (
     sample,
 )
 from retouch.diffusion.schedule import Schedule, respace
-from retouch.editors.blended_diffusion.params import Params
+from retouch.editors.blended_diffusion.params import Params, ResolvedParams
+from retouch.editors.runtime import ImageEncoder
 from retouch.errors import ConfigError
-
-
-class ImageEncoder(Protocol):
-    """What guidance needs of CLIP."""
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images that it takes."""
-
-    def encode_image(self, x: Tensor, normalise: bool = True) -> Tensor:
-        """[B,3,size,size] in [0, 1] -> [B,D], not unit length; ``normalise`` applies CLIP's mean and deviation."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What an edit runs on. Weights are frozen; gradients reach inputs only."""
+    """Networks of an edit. Weights are frozen; gradients reach inputs only."""
 
     unet: Network
-    schedule: Schedule  # that the network was trained on, not respaced
+    schedule: Schedule  # as the network was trained, not respaced
     learn_sigma: bool
     clip: ImageEncoder
     num_classes: int = 0
@@ -71,10 +59,10 @@ class Networks:
 
 @dataclass(frozen=True)
 class Edited:
-    """An edit's ends, float in about [-1, 1]."""
+    """Result of an edit, float in about [-1, 1]."""
 
-    image: Tensor  # [B,3,S,S]: x0, pasted into the source where asked
-    x0: Tensor  # [B,3,S,S]: what the last step saw, the published result; not the sample
+    image: Tensor  # [B,3,S,S]: x0, pasted into the source if params.pastes
+    x0: Tensor  # [B,3,S,S]: of the last step, the published result; not the sample
 
 
 def edit(
@@ -82,23 +70,23 @@ def edit(
     source: Tensor,
     mask: Tensor,
     target: Tensor,
-    params: Params,
+    params: ResolvedParams,
     draws: Draws,
     *,
     guided: Tensor | None = None,
     record: Callable[[Tensor, int], None] | None = None,
 ) -> Edited:
-    """Algorithm 2 (or 1) on tensors.
+    """Run algorithm 2 (or 1) on tensors.
 
     Args:
-        networks: UNet, CLIP, and LPIPS where its loss has weight.
+        networks: UNet, CLIP, and LPIPS if its loss has weight.
         source: [B,3,S,S] in [-1, 1].
         mask: [B,1,S,S], 1 = edit.
         target: [B,D], the embeddings to move towards.
-        params: the knobs.
+        params: the parameters.
         draws: streams ``start``, ``step``, ``background``, ``augmentation`` and ``class``.
         guided: [B] bool; False leaves an entry's gradient zero (the empty prompt: filled in from its surroundings).
-        record: sees x [B,3,S,S] and t after each step, blended.
+        record: called with the blended x [B,3,S,S] and t after each step.
 
     Raises:
         ConfigError: more steps are skipped than there are.
@@ -131,7 +119,7 @@ def edit(
 
 
 def schedule_of(networks: Networks, params: Params) -> Schedule:
-    """The respaced schedule.
+    """Return the respaced schedule.
 
     Raises:
         ConfigError: more steps are skipped than there are.
@@ -145,12 +133,12 @@ def schedule_of(networks: Networks, params: Params) -> Schedule:
 
 
 def blended(schedule: Schedule, x: Tensor, source: Tensor, mask: Tensor, t: int, noise: Tensor) -> Tensor:
-    """The step's x inside the mask; outside, the source at the level that the step started from (t, as published)."""
+    """Return x inside the mask; outside, the source at the level that the step started from (t, as published)."""
     return x * mask + q_sample(schedule, source, t, noise) * (1 - mask)
 
 
 def pasted(x0: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """x0 inside the mask, the source outside."""
+    """Return x0 inside the mask, the source outside."""
     return source * (1 - mask) + x0 * mask
 
 
@@ -160,15 +148,15 @@ def guidance_loss(
     source: Tensor,
     mask: Tensor,
     target: Tensor,
-    params: Params,
+    params: ResolvedParams,
     draws: Draws,
 ) -> Loss:
-    """The weighted sum of the CLIP, range and background losses, one number an entry."""
+    """Return the weighted sum of the CLIP, range and background losses, one number per entry."""
     background = background_loss(networks, source, mask, params) if params.background_preservation_loss else None
 
     def loss(x_t: Tensor, x0: Tensor, t: Timestep) -> Tensor:
         if not isinstance(t, int):
-            raise TypeError("Blended Diffusion walks a batch through the same timesteps")
+            raise TypeError("Blended Diffusion needs the same timesteps for all entries of a batch")
         x_in = blend_input(schedule, x_t, x0, t) if params.guide_on == "blend" else x0
         total = params.range_lambda * range_loss(x0)
         if params.clip_guidance_lambda > 0:
@@ -178,8 +166,8 @@ def guidance_loss(
     return loss
 
 
-def clip_loss(clip: ImageEncoder, x: Tensor, target: Tensor, params: Params, draws: Draws) -> Tensor:
-    """Distance of the masked image x in [-1, 1] to its target, averaged over its views: [B]."""
+def clip_loss(clip: ImageEncoder, x: Tensor, target: Tensor, params: ResolvedParams, draws: Draws) -> Tensor:
+    """Return the distance of the masked image x in [-1, 1] to its target, averaged over its views: [B]."""
     distance = spherical_distance if params.distance == "spherical" else cosine_distance
     small = F.adaptive_avg_pool2d(x, clip.image_size)
     ranges = Augmentation(translate=params.translate)
@@ -190,8 +178,10 @@ def clip_loss(clip: ImageEncoder, x: Tensor, target: Tensor, params: Params, dra
     return distance(embedded.view(len(x), params.aug_num, -1), target[:, None]).mean(dim=1)
 
 
-def background_loss(networks: Networks, source: Tensor, mask: Tensor, params: Params) -> Callable[[Tensor], Tensor]:
-    """The weighted LPIPS and square error of x_in outside the mask to the source: [B]."""
+def background_loss(
+    networks: Networks, source: Tensor, mask: Tensor, params: ResolvedParams
+) -> Callable[[Tensor], Tensor]:
+    """Return the weighted LPIPS and square error of x_in outside the mask to the source: [B]."""
     wanted = source * (1 - mask) if params.background_target == "masked" else source
 
     def loss(x_in: Tensor) -> Tensor:
@@ -204,10 +194,10 @@ def background_loss(networks: Networks, source: Tensor, mask: Tensor, params: Pa
     return loss
 
 
-def clip_distance(clip: ImageEncoder, image: Tensor, mask: Tensor, target: Tensor, params: Params) -> Tensor:
-    """Spherical distance of the edited region to its target, without augmentation: [B], lower is better.
+def clip_distance(clip: ImageEncoder, image: Tensor, mask: Tensor, target: Tensor, params: ResolvedParams) -> Tensor:
+    """Return the spherical distance of the edited region to its target, unaugmented: [B], lower is better.
 
-    ``ranking: repo`` sees the region on black instead of grey, resized otherwise, and without CLIP's normalisation.
+    ``ranking: repo`` puts the region on black instead of grey, resizes differently, and skips CLIP's normalisation.
     """
     size = clip.image_size
     if params.ranking == "guidance":

@@ -19,14 +19,18 @@ from retouch.diffusion.noise import Noise
 from retouch.diffusion.sampling import Denoise, denoiser
 from retouch.diffusion.schedule import named
 from retouch.editors import registry
-from retouch.editors.compiling import refuse_changed
 from retouch.editors.diffusionclip import sampler
 from retouch.editors.diffusionclip.inversion_cache import Inversions, Memory
 from retouch.editors.diffusionclip.networks import TunedNetworks
 from retouch.editors.diffusionclip.params import Params as Knobs
-from retouch.editors.pixels import from_uint8, refuse_faults, to_uint8
-from retouch.editors.precision import in_precision
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import (
+    deterministic_kernels,
+    from_uint8,
+    in_precision,
+    refuse_changed_compile,
+    refuse_faults,
+    to_uint8,
+)
 from retouch.errors import EditError
 from retouch.models.clip import Clip, load_clip
 from retouch.models.unet import Network
@@ -74,7 +78,7 @@ class DiffusionClip(registry.DiffusionClip):
             EditError: an entry lacks the prompt that its latent is optimised towards, or it is longer than CLIP reads.
         """
         params = self.params.overridden(batch.params)
-        refuse_changed(batch.params, self.params.compile)
+        refuse_changed_compile(batch.params, self.params.compile)
         self._target(batch.checkpoint, params)
         if not params.optimise:
             return
@@ -92,7 +96,7 @@ class DiffusionClip(registry.DiffusionClip):
         """
         self.check_batch(batch)
         params = self.params.overridden(batch.params)
-        with torch.no_grad(), steady_kernels(self.device):
+        with torch.no_grad(), deterministic_kernels(self.device):
             image = self._translated(batch, params)
         refuse_faults(image, from_uint8(batch.image, self.device), "try ratio 1 and float32")
         return [EditResult(one) for one in to_uint8(image)]

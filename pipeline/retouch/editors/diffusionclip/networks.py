@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from retouch.editors.compiling import compiled
+from retouch.editors.runtime import compiled
 from retouch.errors import WeightsError
 from retouch.models.unet import Network, load_unet
 

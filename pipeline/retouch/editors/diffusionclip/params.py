@@ -1,10 +1,12 @@
-"""DiffusionCLIP's knobs, their defaults and reasons. Knows no network and no tensor."""
+"""Parameters of DiffusionCLIP, with their defaults and reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic import with_config
 
 from retouch.diffusion.mix_weights import check_weights
 from retouch.editors.params import overridden
@@ -13,6 +15,7 @@ from retouch.errors import ConfigError
 LAST = 999  # of the 1,000 timesteps that the networks are trained on
 
 
+@with_config(use_attribute_docstrings=True)
 @dataclass(frozen=True)
 class Params:
     """How one image is translated.
@@ -21,48 +24,66 @@ class Params:
         ConfigError: a value out of its range, or two that cannot go together.
     """
 
-    # The walk.
-    # Up to which noise level: 200 keeps nearly all, 600 lets shapes change; published as better where n does not divide
-    # it, hence 301, 401, 601.
+    # Sampling.
     t_0: int = 401
-    n_inv: int = 40  # points of the inversion (n - 1 passes); 0 = every timestep; 200 for the closest reconstruction
-    n_gen: int = 40  # passes of the generation; 6 shows already what it will be
-    sampler: Literal["ddim", "ddpm"] = "ddim"  # ddpm takes steps of one timestep: right with n_gen 0 only
-    eta: float = 0.0  # of ddim's generation: 0 deterministic, 1 as noisy as ddpm; the inversion has none
-    # How ddpm reads a learned variance: as such networks are trained, or as the published code does.
+    """Noise level of the latent: 200 keeps nearly all, 600 lets shapes change; published as better where n does not
+    divide it, hence 301, 401, 601."""
+    n_inv: int = 40
+    """Points of the inversion (n - 1 passes); 0 = every timestep; 200 for the closest reconstruction."""
+    n_gen: int = 40
+    """Passes of the generation; 6 already show what it will be."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddpm takes steps of one timestep: right with n_gen 0 only."""
+    eta: float = 0.0
+    """Of ddim's generation: 0 deterministic, 1 as noisy as ddpm; the inversion has none."""
     variance: Literal["range", "raw"] = "range"
-    start: Literal["inversion", "noise"] = "inversion"  # of the image; noise: the image noised, another one a seed
-    repeats: int = 1  # start noise: each result is noised and generated again, so many generations in all
+    """How ddpm reads a learned variance: as such networks are trained, or as the published code does."""
+    start: Literal["inversion", "noise"] = "inversion"
+    """Start of the generation: the image's inversion, or the image with noise, which differs per seed."""
+    repeats: int = 1
+    """Start noise: number of generations in all; each result is noised and generated again."""
 
-    # The networks.
-    ratio: float = 1.0  # degree of change: 0 the source network (a reconstruction), 1 the tuned one; beyond: more of it
-    networks: tuple[str, ...] = ()  # roles of the job's weights; () = the role tuned; a row's own checkpoint goes first
-    hybrid: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # {threshold: weights of networks}, for ratio
+    # Networks.
+    ratio: float = 1.0
+    """Degree of change: 0 the source network (a reconstruction), 1 the tuned one; above 1: more of it."""
+    networks: tuple[str, ...] = ()
+    """Roles of the job's weights; empty: the role tuned. A row's own checkpoint comes first."""
+    hybrid: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """{threshold: weights of networks}, in place of ratio."""
 
     # An image of another domain (a stroke painting, an anime face) is first brought into the source network's.
-    purify: int = 0  # rounds of noising to t_0 and denoising by the source network; 8 or more serve
-    purify_steps: int = 6  # DDIM steps of a round, as published
+    purify: int = 0
+    """Rounds of noising to t_0 and denoising by the source network; 8 or more are enough."""
+    purify_steps: int = 6
+    """DDIM steps per round, as published."""
 
-    # The latent is optimised towards the prompt, in the place of a tuned network; needs weights for ``clip``.
-    optimise: int = 0  # Adam steps
-    n_train: int = 6  # generation steps that the gradient goes through
-    latent_lr: float = 2e-2  # as published
-    clip_weight: float = 3.0  # as published
-    l1_weight: float = 1.0  # as in the published example; holds the image near its source
+    # The latent is optimised towards the prompt, in place of a tuned network; needs weights for ``clip``.
+    optimise: int = 0
+    """Adam steps on the latent, towards the prompt; replaces a tuned network and needs weights for clip."""
+    n_train: int = 6
+    """Generation steps that the gradient goes through."""
+    latent_lr: float = 2e-2
+    """Learning rate of the latent, as published."""
+    clip_weight: float = 3.0
+    """Weight of CLIP's loss, as published."""
+    l1_weight: float = 1.0
+    """Weight of the absolute difference to the source, as in the published example."""
 
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; x stays float32
-    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
-    # Tuned networks that stay on the device, the job's for all its rows: 0.5 GB each at 256 px, 2 GB at 512.
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the networks; x stays float32."""
+    compile: bool = False
+    """torch.compile of the UNet: takes minutes at the start of each worker, for GPUs."""
     keep_networks: int = 4
+    """Tuned networks that stay on the device, for all rows of the job: 0.5 GB each at 256 px, 2 GB at 512."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", tuple(self.networks))
-        object.__setattr__(self, "hybrid", _falling(self.hybrid))
-        self._check_walk()
+        object.__setattr__(self, "hybrid", _sorted_hybrid(self.hybrid))
+        self._check_sampling()
         self._check_networks()
         self._check_modes()
 
-    def _check_walk(self) -> None:
+    def _check_sampling(self) -> None:
         if not 2 <= self.t_0 <= LAST:
             raise ConfigError(f"t_0 is {self.t_0}; give a timestep of 2 to {LAST}, 301 to 601 as published")
         for name in ("n_inv", "n_gen", "purify_steps", "n_train"):
@@ -98,7 +119,7 @@ class Params:
             raise ConfigError("optimise starts from the image's own inversion; set purify to 0 and start to inversion")
 
     def overridden(self, values: Mapping[str, Any]) -> Params:
-        """These params with a row's own values over them.
+        """Return these params with a row's own values.
 
         Raises:
             ConfigError: an unknown name, or a value out of its range.
@@ -107,7 +128,7 @@ class Params:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns that a row cannot do without: a tuned network knows without a prompt what it makes of an image."""
+        """Columns without which a row cannot be edited. A tuned network needs no prompt."""
         return frozenset({"prompt"} if self.optimise else ())
 
     @property
@@ -117,12 +138,12 @@ class Params:
 
     @property
     def needs_tuned(self) -> bool:
-        """Whether a network other than the source one takes part."""
+        """Whether a tuned network is used."""
         return not self.optimise and (bool(self.hybrid) or self.ratio != 0)
 
 
-def _falling(weights_at: Mapping[Any, Sequence[Any]]) -> dict[int, tuple[float, ...]]:
-    """Thresholds, the highest first: a mapping that went through JSON has no order, so none may matter."""
+def _sorted_hybrid(weights_at: Mapping[Any, Sequence[Any]]) -> dict[int, tuple[float, ...]]:
+    """Return the mapping with the highest threshold first: JSON does not keep the order of a mapping."""
     try:
         read = {int(threshold): tuple(float(weight) for weight in each) for threshold, each in weights_at.items()}
     except (TypeError, ValueError, AttributeError):

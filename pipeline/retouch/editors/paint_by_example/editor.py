@@ -21,11 +21,17 @@ from retouch.diffusion.noise import Noise
 from retouch.diffusion.schedule import named
 from retouch.diffusion.timesteps import latent_diffusion_path
 from retouch.editors import registry
-from retouch.editors.compiling import compiled, refuse_changed
 from retouch.editors.paint_by_example import params as exemplar_params
 from retouch.editors.paint_by_example.sampler import edit, square_exemplar
-from retouch.editors.pixels import from_uint8, mask_from_bool, refuse_faults, to_uint8
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import (
+    compiled,
+    deterministic_kernels,
+    from_uint8,
+    mask_from_bool,
+    refuse_changed_compile,
+    refuse_faults,
+    to_uint8,
+)
 from retouch.errors import ConfigError, EditError, Filtered
 from retouch.models.clip import Clip, load_clip
 from retouch.models.paint_by_example import LatentNetworks, load_latent, weights_file
@@ -78,7 +84,7 @@ class PaintByExample(registry.PaintByExample):
             EditError: there is no exemplar.
         """
         params = self.params.overridden(batch.params)
-        refuse_changed(batch.params, self.params.compile)
+        refuse_changed_compile(batch.params, self.params.compile)
         if batch.exemplar is None:
             raise EditError("paint_by_example needs an exemplar: give the manifest an exemplar column")
         if params.safety_checker and not self.params.safety_checker:
@@ -98,7 +104,7 @@ class PaintByExample(registry.PaintByExample):
         assert batch.exemplar is not None  # checked
         params = self.params.overridden(batch.params)
         source = from_uint8(batch.image, self.device)
-        with torch.no_grad(), steady_kernels(self.device):
+        with torch.no_grad(), deterministic_kernels(self.device):
             exemplar = from_uint8(self._squared(batch.exemplar, params), self.device) / 2 + 0.5
             image = edit(
                 self.networks,

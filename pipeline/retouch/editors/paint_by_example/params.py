@@ -1,4 +1,4 @@
-"""Paint by Example's knobs, their defaults and reasons. Knows no network and no tensor."""
+"""Parameters of Paint by Example, with their defaults and reasons."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import with_config
+
 from retouch.editors.params import overridden
 from retouch.errors import ConfigError
 
 
+@with_config(use_attribute_docstrings=True)
 @dataclass(frozen=True)
 class Params:
     """How one edit is made.
@@ -18,21 +21,32 @@ class Params:
         ConfigError: a value out of its range, or one that its sampler does not read.
     """
 
-    # The walk.
-    steps: int = 50  # plms and ddim: the published grid, 1000 // steps apart, which may hold more; solvers: 20 serve
-    sampler: Literal["plms", "ddim", "dpm++", "unipc"] = "plms"  # the published command's; one pass more than steps
-    eta: float = 0.0  # ddim only: 0 deterministic, 1 as noisy as ancestral sampling
+    # Sampling.
+    steps: int = 50
+    """plms and ddim: the published grid, 1000 // steps apart, which may hold more; dpm++ and unipc: 20 are enough."""
+    sampler: Literal["plms", "ddim", "dpm++", "unipc"] = "plms"
+    """plms is the published command's; it takes one pass more than steps."""
+    eta: float = 0.0
+    """Sampler ddim only: 0 deterministic, 1 as noisy as ancestral sampling."""
 
     # What the networks see.
-    guidance_scale: float = 5.0  # the published examples'; 1 leaves the unconditional pass out, more follows closer
-    reference: Literal["squash", "crop"] = "squash"  # the exemplar made square: as published, or diffusers' centre crop
-    tokens: Literal["class", "all"] = "class"  # all: the paper's ablation without bottleneck; needs weights for it
-    mask_resize: Literal["bilinear", "nearest"] = "bilinear"  # to the latent's size: as published, or diffusers'
-    posterior: Literal["sample", "mode"] = "sample"  # the masked image's latent: drawn, as published, or its mean
+    guidance_scale: float = 5.0
+    """As in the published examples; 1 needs no unconditional pass, more follows the exemplar more closely."""
+    reference: Literal["squash", "crop"] = "squash"
+    """How the exemplar is made square: squashed, as published, or diffusers' centre crop."""
+    tokens: Literal["class", "all"] = "class"
+    """all: the paper's ablation without bottleneck; needs weights for it."""
+    mask_resize: Literal["bilinear", "nearest"] = "bilinear"
+    """To the latent's size: bilinear, as published, or nearest, as in diffusers."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """The masked image's latent: sampled, as published, or its mean."""
 
-    safety_checker: bool = True  # where the weights bring one: a flagged row is filtered, and has no image
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the UNet; x stays float32
-    compile: bool = False  # torch.compile of the UNet: minutes at the start of each worker, for GPUs
+    safety_checker: bool = True
+    """Where the weights bring one: a flagged row is filtered, and has no image."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the UNet; x stays float32."""
+    compile: bool = False
+    """torch.compile of the UNet: takes minutes at the start of each worker, for GPUs."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
@@ -46,11 +60,11 @@ class Params:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns that a row cannot do without."""
+        """Columns without which a row cannot be edited."""
         return frozenset({"exemplar"})
 
     def overridden(self, values: Mapping[str, Any]) -> Params:
-        """These params with a row's own values over them.
+        """Return these params with a row's own values.
 
         Raises:
             ConfigError: an unknown name, or a value out of its range.

@@ -21,7 +21,7 @@ from retouch.diffusion.schedule import Schedule, named
 from retouch.diffusion.solvers import solve
 from retouch.diffusion.timesteps import latent_diffusion_path
 from retouch.editors.paint_by_example.params import Params
-from retouch.editors.precision import in_precision
+from retouch.editors.runtime import in_precision
 from retouch.models.paint_by_example import LatentNetworks
 
 

@@ -106,7 +106,7 @@ class CostReport:
         price = self.prices.of(measured.device)
         if price is None:
             return f"price: {unknown(measured.device)}"
-        return f"price: {price.per_hour:g} {self.prices.currency} per hour of {measured.device} {price.said}".rstrip()
+        return f"price: {price.per_hour:g} {self.prices.currency} per hour of {measured.device} {price.origin}".rstrip()
 
 
 def cost_report(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from retouch.diffusion.noise import derive_seed
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import deterministic_kernels
 from retouch.errors import ConfigError, ManifestError
 from retouch.jobs.train_params import TrainParams
 from retouch.models.paint_by_example import LatentNetworks
@@ -85,7 +85,7 @@ class Trainer:
             ConfigError: the loss is not finite.
             ManifestError: too many rows cannot be read.
         """
-        with steady_kernels(str(self.group.device)):
+        with deterministic_kernels(str(self.group.device)):
             while self.progress.step < self.params.steps:
                 self._step()
                 after_step(self)

@@ -20,8 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from retouch import plugins, storage
-from retouch.editors.pixels import from_uint8, to_uint8
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import deterministic_kernels, from_uint8, to_uint8
 from retouch.errors import ConfigError, EditError, ManifestError, ObjectMissing, OutputError, WeightsError
 from retouch.imaging import framing
 from retouch.jobs.config import MaskSpec, Weights
@@ -124,7 +123,7 @@ class _Tuning:
         self.learned = _read(task, rows, self.source.image_size, files)
 
     def carry_out(self) -> dict[str, Any]:
-        with steady_kernels(self.device):  # of the texts, too: a worker of Ray has other threads than a shell
+        with deterministic_kernels(self.device):  # of the texts, too: a worker of Ray has other threads than a shell
             return self._carried_out()
 
     def _carried_out(self) -> dict[str, Any]:

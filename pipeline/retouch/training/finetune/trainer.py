@@ -21,7 +21,7 @@ from retouch.diffusion.sampling import Denoise, ddim, denoiser, sample
 from retouch.diffusion.schedule import named
 from retouch.diffusion.timesteps import generation_path, inversion_path
 from retouch.editors.diffusionclip.sampler import recomputed
-from retouch.editors.steady import steady_kernels
+from retouch.editors.runtime import deterministic_kernels
 from retouch.errors import ConfigError
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models.unet import Network
@@ -74,7 +74,7 @@ class Trainer:
     def run(self, after_batch: Callable[[Trainer], None]) -> None:
         """Go on from where ``progress`` stands to the end; ``after_batch`` is told of every batch."""
         device = str(self.material.x0.device)
-        with steady_kernels(device):
+        with deterministic_kernels(device):
             while self.progress.update < self.total:
                 number = self.progress.update
                 for group in self.adam.param_groups:
@@ -176,7 +176,7 @@ def _in_batches(network: Network, x: Tensor, path: Sequence[int], batch: int) ->
     schedule = named(network.schedule)
     denoise = denoiser(network.module, schedule, learn_sigma=network.learn_sigma)
     found = []
-    with steady_kernels(str(x.device)):
+    with deterministic_kernels(str(x.device)):
         for part in x.split(batch):
             padded = torch.cat([part, part[-1:].expand(batch - len(part), *part.shape[1:])])
             found.append(sample(denoise, padded, path, step=ddim(schedule)).x[: len(part)])

@@ -1,10 +1,14 @@
-"""A schema becomes a table that says what may stand where, by the paths that --set takes."""
+"""Every field of every job is explained, in tables by the paths that --set takes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from retouch.jobs.field_tables import Field, fields, markdown
+import pytest
+from retouch.errors import ConfigError
+from retouch.jobs.config import KINDS
+from retouch.jobs.reference import Field, fields, job_reference, markdown
+from retouch.jobs.schema import job_schema
 
 ROOT: dict[str, Any] = {
     "properties": {
@@ -32,6 +36,39 @@ ROOT: dict[str, Any] = {
         "Metric": {"type": "object", "properties": {"of": {"type": "boolean", "default": False}}},
     },
 }
+
+
+def test_no_field_of_any_kind_of_job_and_no_parameter_is_without_a_meaning() -> None:
+    schema = job_schema()
+    wordless = [
+        f"{name}.{field.path}"
+        for name in schema["$defs"]
+        for field in fields(schema["$defs"][name], schema)
+        if not field.meaning
+    ]
+    assert wordless == [], "put a docstring below the field"
+
+
+def test_the_reference_has_every_kind_every_editor_and_the_paths_that_set_takes() -> None:
+    text = job_reference()
+    for kind in KINDS:
+        assert f"## `kind: {kind}`" in text
+    for editor in ("blended_diffusion", "diffusionclip", "paint_by_example"):
+        assert f"### `editor.params` of `{editor}`" in text
+    for path in (
+        "ray.batch_size",
+        "quality.thresholds.*.min",
+        "targets.*.prompt",
+        "metrics.*.options",
+        "params.jitter",
+    ):
+        assert f"| `{path}` |" in text
+
+
+def test_one_kind_alone() -> None:
+    assert "kind: edit" not in job_reference("evaluate")
+    with pytest.raises(ConfigError, match="no kind 'evalute'"):
+        job_reference("evalute")
 
 
 def test_fields_of_fields_of_lists_and_of_mappings_have_their_paths() -> None:
