@@ -123,7 +123,7 @@ def test_what_is_there_is_not_computed_again(made: str, real: str) -> None:
     assert again.record == first.record
 
 
-def test_stopped_on_the_way_it_goes_on_with_the_shards_that_are_left(
+def test_an_interrupted_call_resumes_with_the_shards_that_are_left(
     made: str, real: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = values(quiet(job_of(made, real, output=f"{made}-whole")))
@@ -137,7 +137,7 @@ def test_stopped_on_the_way_it_goes_on_with_the_shards_that_are_left(
         return score(self, shard)
 
     monkeypatch.setattr(Scorer, "score", killed)
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="stopped with 4 of 6 shards done; run the same command again to resume"):
         quiet(job_of(made, real))
     assert not Path(f"{made}-eval/metrics.json").exists()
     seen = len(Colour.seen)

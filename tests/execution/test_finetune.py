@@ -131,12 +131,12 @@ def test_an_output_with_the_answers_of_an_edit_job_is_left_as_it_is(files: dict[
     rows = write_rows(tmp_path)
     run(painter_job(tmp_path, rows), executor="local", console=Console(file=io.StringIO()))
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json*")}
-    with pytest.raises(OutputError, match="holds the answers of an edit job; give another output"):
+    with pytest.raises(OutputError, match="holds the results of an edit job; use another output"):
         tuned(job(tmp_path, files, rows))
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json*")} == before
 
 
-def test_a_stop_says_how_far_it_came_and_the_same_call_goes_on(
+def test_an_interruption_reports_the_finished_targets_and_the_same_call_resumes(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = job(tmp_path, files, write_rows(tmp_path))
@@ -148,7 +148,9 @@ def test_a_stop_says_how_far_it_came_and_the_same_call_goes_on(
         return real(task, *rest)
 
     monkeypatch.setattr(training, "tune", stopping)
-    with pytest.raises(Interrupted, match="stopped with 1 of 2 targets done; the same command goes on") as error:
+    with pytest.raises(
+        Interrupted, match="stopped with 1 of 2 targets done; run the same command again to resume"
+    ) as error:
         tuned(data)
     assert error.value.exit_code == 3
     assert diary(tmp_path / "out")[-1]["targets"] == ["cat"]

@@ -16,9 +16,9 @@ from retouch.errors import Interrupted, OverBudget, OverCost
 from retouch.execution import drift, incremental
 from retouch.execution.cost_meter import Meter
 from retouch.execution.incremental import Night
+from retouch.execution.lifecycle import sigterm_as_interrupt
 from retouch.execution.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
 from retouch.execution.progress import Mode, Tally, Voice, tally
-from retouch.execution.signals import terminated_like_interrupted
 from retouch.execution.summary import Summary
 from retouch.execution.timing import Stopwatch
 from retouch.execution.traces import SECONDS, TOLD, Crew, Listener
@@ -158,7 +158,7 @@ def _carry_out(plan: Plan, execute: Execute, counts: Tally, along: _Company, sum
         counts.met(crew.actors)
 
     try:
-        with terminated_like_interrupted(), meter.guarding():
+        with sigterm_as_interrupt(), meter.guarding():
             for rows in execute(plan, Listener(met, say, summed)):
                 along.watch.saw(rows)
                 workers.saw(rows)

@@ -14,21 +14,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from rich.console import Console
 
 from retouch import storage
-from retouch.errors import ConfigError, Interrupted
+from retouch.errors import ConfigError
 from retouch.execution.evaluation import aggregate, metric_states
 from retouch.execution.evaluation.image_sets import ImageSet, read_set, with_requests
 from retouch.execution.evaluation.scorer import Loaded, Scorer, ScoreSpec, Shard, row_metric_id
-from retouch.execution.signals import terminated_like_interrupted
+from retouch.execution.lifecycle import Executor, stop_recorded, write_record
 from retouch.jobs.config import EvaluateJob, MaskSpec
 from retouch.outputs.event_log import EventLog
-from retouch.redaction import redacted_all
 
-Executor = Literal["ray", "local"]
 METRICS_FILE: Final = "metrics.json"
 ROWS_FILE: Final = "rows.parquet"
 
@@ -78,7 +76,7 @@ def evaluate(
         sides[source] = _side("reference", job, scorer, read_set(source), numbers)
     left = [left for side in sides.values() for shard in side.shards if (left := _left(shard))]
     events = EventLog(job.output)
-    _carry_out(left, _executor(executor, job, scorer, address), events, f"{job.name}: ", console)
+    _score_shards(left, _executor(executor, job, scorer, address), events, f"{job.name}: ", console)
     measured = [_measured(job, number, scorer, sides, source) for number, source in enumerate(sources)]
     record = {
         "name": job.name,
@@ -88,12 +86,12 @@ def evaluate(
         "metrics": measured,
         **_rows(job, scorer, sides[None]),
     }
-    storage.write_bytes(storage.join(job.output, METRICS_FILE), json.dumps(redacted_all(record), indent=1).encode())
+    write_record(job.output, METRICS_FILE, record)
     events.write("finished", metrics={metric["name"]: metric["values"] for metric in measured})
     return Evaluation(job.name, job.output, record, time.monotonic() - started)
 
 
-def _carry_out(
+def _score_shards(
     shards: Sequence[Shard],
     execute: Callable[[Sequence[Shard]], Iterator[str]],
     events: EventLog,
@@ -101,16 +99,11 @@ def _carry_out(
     console: Console,
 ) -> None:
     events.write("started", shards=len(shards))
-    try:
-        with terminated_like_interrupted():
-            for done, name in enumerate(execute(shards), 1):
-                console.print(f"{title}{name} ({done} of {len(shards)})", highlight=False)
-    except KeyboardInterrupt:
-        events.write("stopped", reason="interrupted")
-        raise Interrupted("stopped between shards; the same command goes on with those that are left") from None
-    except Exception as error:
-        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500])
-        raise
+    done = 0
+    with stop_recorded(events, lambda: f"{done} of {len(shards)} shards done"):
+        for name in execute(shards):
+            done += 1
+            console.print(f"{title}{name} ({done} of {len(shards)})", highlight=False)
 
 
 def _score_spec(job: EvaluateJob, made_by: Mapping[str, Any]) -> ScoreSpec:

@@ -1,7 +1,4 @@
-"""A fine-tuning job from start to end: its targets, carried out here or on Ray, and what is known of them after.
-
-Knows no network and no image.
-"""
+"""Fine-tuning jobs: tune every target of a job, in this process or on Ray."""
 
 from __future__ import annotations
 
@@ -9,44 +6,42 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from retouch import plugins, storage
-from retouch.errors import Interrupted, ObjectMissing, OutputError
-from retouch.execution.signals import terminated_like_interrupted
+from retouch.errors import ObjectMissing, OutputError
+from retouch.execution.lifecycle import Executor, stop_recorded, write_record
 from retouch.jobs.config import FinetuneJob, TargetSpec
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models import weights
 from retouch.outputs import lease
 from retouch.outputs.event_log import EventLog
 from retouch.outputs.run_record import RUN_FILE
-from retouch.redaction import redacted_all
 from retouch.training.finetune.domains import domain
 from retouch.training.finetune.target import TargetTask, tune
 from retouch.training.finetune.texts import Texts
 
-Executor = Literal["ray", "local"]
 SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """How a fine-tuning ended."""
+    """Result of a fine-tuning job."""
 
     name: str
     output: str
-    targets: dict[str, str]  # name to the address of its finished file
+    targets: dict[str, str]  # name to the address of its network
     seconds: float
 
 
 def tasks_of(job: FinetuneJob) -> list[TargetTask]:
-    """Every target with all that decides it, checked as far as that can be without reading images.
+    """Return a job's targets, checked as far as possible without reading images.
 
     Raises:
         ConfigError: unknown params or domain.
-        WeightsError: weights that are not there.
+        WeightsError: weights are missing.
     """
     weights.resolve(job.weights)
     return [_task(job, target) for target in job.targets]
@@ -55,70 +50,57 @@ def tasks_of(job: FinetuneJob) -> list[TargetTask]:
 def finetune(
     job: FinetuneJob, *, executor: Executor = "ray", address: str | None = None, console: Console | None = None
 ) -> Tuned:
-    """Bring every target to its end; those that are there already are left as they are.
+    """Tune every target that is not finished.
 
     Raises:
         StopRun: the job is wrong.
-        Interrupted: stopped on the way, or another call is at work; the same call goes on from the last saved states.
+        Interrupted: stopped early, or another call is running; the same call resumes from the last saved states.
     """
     tasks = tasks_of(job)
     _refuse_edits(job.output)
     with lease.held(job.output):
-        return _carry_out(job, tasks, executor, address, console or Console(stderr=True))
+        return _tune_all(job, tasks, executor, address, console or Console(stderr=True))
 
 
-def _carry_out(
+def _tune_all(
     job: FinetuneJob, tasks: list[TargetTask], executor: Executor, address: str | None, console: Console
 ) -> Tuned:
     started = time.monotonic()
     events = EventLog(job.output)
     events.write("started", targets=[task.name for task in tasks], executor=executor)
-    told = {"job": job.model_dump(mode="json"), "kind": job.kind}
-    record = redacted_all(told)
-    storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(record, indent=1).encode())
+    run = {"job": job.model_dump(mode="json"), "kind": job.kind}
+    write_record(job.output, RUN_FILE, run)
     done: dict[str, str] = {}
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    try:
-        with terminated_like_interrupted():
-            for name, found in _executor(executor, job, address, say)(tasks):
-                done[name] = storage.join(job.output, "networks", f"{name}.safetensors")
-                events.write("finished target", target=name, sha256=found["sha256"], last=found["last"])
-                say(f"{name}: {done[name]}")
-    except KeyboardInterrupt:
-        events.write("stopped", reason="interrupted", targets=sorted(done))
-        raise Interrupted(f"stopped with {len(done)} of {len(tasks)} targets done; the same command goes on") from None
-    except Exception as error:
-        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500], targets=sorted(done))
-        raise
+    with stop_recorded(events, lambda: f"{len(done)} of {len(tasks)} targets done", lambda: {"targets": sorted(done)}):
+        for name, record in _executor(executor, job, address, report)(tasks):
+            done[name] = storage.join(job.output, "networks", f"{name}.safetensors")
+            events.write("finished target", target=name, sha256=record["sha256"], last=record["last"])
+            report(f"{name}: {done[name]}")
     tuned = Tuned(job.name, job.output, done, time.monotonic() - started)
-    summary = json.dumps(redacted_all(asdict(tuned)), indent=1).encode()
-    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
+    write_record(job.output, SUMMARY_FILE, asdict(tuned))
     events.write("finished", targets=sorted(done))
     return tuned
 
 
 def _refuse_edits(output: str) -> None:
-    """Leave an edit run's record where it is: what it proves is read from there.
-
-    Raises:
-        OutputError: the output is such a run's.
-    """
+    """Raise OutputError if the output holds an edit run, whose ``run.json`` would be lost."""
     try:
         record = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
     except ObjectMissing:
         return
     if record.get("kind") != "finetune":
-        raise OutputError(f"{output} holds the answers of an edit job; give another output")
+        raise OutputError(f"{output} holds the results of an edit job; use another output")
 
 
 def _task(job: FinetuneJob, target: TargetSpec) -> TargetTask:
     params = {**job.params, **target.params}
     plugins.check_params(FinetuneParams, params, f"target {target.name}: params")
     sources = target.manifest or job.manifest
-    assert sources is not None  # the job's model has seen to it
+    assert sources is not None  # validated by FinetuneJob
     return TargetTask(
         name=target.name,
         manifests=(sources,) if isinstance(sources, str) else sources,
@@ -142,12 +124,12 @@ def _texts(target: TargetSpec) -> Texts | None:
 
 
 def _executor(
-    name: Executor, job: FinetuneJob, address: str | None, say: Callable[[str], None]
+    name: Executor, job: FinetuneJob, address: str | None, report: Callable[[str], None]
 ) -> Callable[[list[TargetTask]], Iterator[tuple[str, dict[str, Any]]]]:
     if name == "local":
         from retouch.models.devices import best_device
 
-        return lambda tasks: ((task.name, tune(task, best_device(), say)) for task in tasks)
+        return lambda tasks: ((task.name, tune(task, best_device(), report)) for task in tasks)
     from retouch.execution.executors.ray import finetune as ray_tasks
 
     return lambda tasks: ray_tasks.execute(tasks, job.ray, address)

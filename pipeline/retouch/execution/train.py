@@ -9,20 +9,19 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from retouch import storage
-from retouch.errors import Interrupted, ObjectMissing, OutputError
-from retouch.execution.signals import terminated_like_interrupted
+from retouch.errors import ObjectMissing, OutputError
+from retouch.execution.lifecycle import Executor, stop_recorded, write_record
 from retouch.jobs.config import TrainJob
 from retouch.outputs import lease
 from retouch.outputs.event_log import EventLog
 from retouch.redaction import redacted_all
 from retouch.training.exemplar.task import NETWORKS, TrainTask, check_identity, finished_record, identity
 
-Executor = Literal["ray", "local"]
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 
@@ -77,21 +76,13 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
     def say(text: str) -> None:
         console.print(f"{job.name}: {text}", highlight=False, soft_wrap=True)
 
-    try:
-        with terminated_like_interrupted():
-            record = finished_record(task) or _executor(executor, job, address)(task, say)
-    except KeyboardInterrupt:
-        events.write("stopped", reason="interrupted")
-        raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
-    except Exception as error:
-        events.write("stopped", reason=f"{type(error).__name__}: {error}"[:500])
-        raise
+    with stop_recorded(events, lambda: "all updates up to the last checkpoint saved"):
+        record = finished_record(task) or _executor(executor, job, address)(task, say)
     networks = storage.join(job.output, NETWORKS)
     trained = Trained(
         job.name, job.output, networks, record["steps"], record["last"]["loss"], time.monotonic() - started
     )
-    summary = json.dumps(redacted_all(asdict(trained)), indent=1).encode()
-    storage.write_bytes(storage.join(job.output, SUMMARY_FILE), summary)
+    write_record(job.output, SUMMARY_FILE, asdict(trained))
     events.write("finished", steps=trained.steps, loss=trained.loss)
     return trained
 
@@ -122,7 +113,7 @@ def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
         "job": job.model_dump(mode="json"),
         "decides": identity(task),
     }
-    storage.write_bytes(storage.join(job.output, RUN_FILE), json.dumps(redacted_all(record), indent=1).encode())
+    write_record(job.output, RUN_FILE, record)
 
 
 def _executor(
