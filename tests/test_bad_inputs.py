@@ -22,6 +22,7 @@ from retouch.execution.summary import Summary
 from retouch.imaging import codec
 from retouch.jobs.config import EditJob, load_job
 from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 from retouch.schema import SUCCESS
 from rich.console import Console
 
@@ -116,7 +117,7 @@ def test_every_row_ends_as_it_has_to_and_the_doctor_said_so_before(corpus: Path,
     assert quiet(job).exit_code == 0
     assert answered(job.output) == expected(rows)
     assert quiet(job_of(corpus, name, tmp_path, max_failure_rate=0.0)).exit_code == found.exit_code == 1
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
 
 
 def test_no_key_leads_out_of_the_folder_of_images(painted: EditJob) -> None:
@@ -181,7 +182,7 @@ def test_ray_answers_the_whole_corpus_as_one_process_does(corpus: Path, painted:
     job = job_of(corpus, "rows", tmp_path, ray={"batch_size": 4, "actors": 2, "rows_per_block": 16})
     quiet(job, executor="ray")
     assert outcome(job.output) == outcome(painted.output)
-    assert results.verify(job.output).digest == results.verify(painted.output).digest
+    assert verify_output(job.output).digest == verify_output(painted.output).digest
 
 
 def outcome(output: str) -> dict[str, tuple[str, str | None, str | None, str | None]]:
@@ -212,6 +213,6 @@ def test_any_mixture_in_any_order_and_any_blocks_gives_each_row_its_own_answer_o
     alone = outcome(painted.output)
     assert outcome(job.output) == {key: alone[key] for key in table.take(chosen)["key"].to_pylist()}
     assert sum(summary.statuses.values()) == summary.answered_now == len(chosen)
-    digest = results.verify(job.output).digest
+    digest = verify_output(job.output).digest
     assert quiet(job).answered_now == 0
-    assert results.verify(job.output).digest == digest
+    assert verify_output(job.output).digest == digest

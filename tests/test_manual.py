@@ -117,7 +117,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"key": "001", "fingerprint": "b", "status": "success", "clip_score": 20.0},
     ]
     monkeypatch.chdir(tmp_path)
-    results.write_part("runs/set", pa.Table.from_pylist(answers, schema), epoch=1)
+    results.write_block("runs/set", pa.Table.from_pylist(answers, schema), epoch=1)
     return tmp_path
 
 

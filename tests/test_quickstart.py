@@ -19,6 +19,7 @@ from retouch.execution.edit import run
 from retouch.imaging import codec
 from retouch.jobs.config import EditJob, load_job
 from retouch.outputs import image_paths, results
+from retouch.outputs.verify import verify_output
 from rich.console import Console
 
 SHORT = ["editor.params.timesteps=5", "editor.params.skip_timesteps=1", "editor.params.aug_num=2", "candidates=2"]
@@ -33,7 +34,7 @@ def short_job(output: str, manifest: str, **ray: Any) -> EditJob:
 def answers(job: EditJob, **options: Any) -> dict[str, str]:
     summary = run(job, console=Console(file=io.StringIO()), **options)
     assert summary.exit_code == 0, summary
-    proof = results.verify(job.output)
+    proof = verify_output(job.output)
     assert proof.ok, proof.text()
     table = results.read(job.output, ["key", "sha256"])
     return dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
@@ -93,7 +94,7 @@ def test_manifest_images_and_output_on_a_real_s3_server_give_the_same_files(
     assert answers(job) == in_one_process
     assert storage.exists(f"{real_s3}/out/report.html")
     output = results.read(job.output, ["output"])["output"].to_pylist()[0]
-    assert image_paths.fetch(job.output, output)[:4] == b"\x89PNG"
+    assert image_paths.read_image(job.output, output)[:4] == b"\x89PNG"
 
 
 def test_photographs_keep_every_pixel_outside_their_masks_at_native_size(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_make_demo_runs_commands_that_the_readme_shows() -> None:
 
 def test_every_command_of_the_readme_runs(outputs: dict[str, str]) -> None:
     assert f"rows: {DRAWN} = {DRAWN} success" in outputs["retouch run jobs/quickstart.yaml"]
-    assert f"{DRAWN}/{DRAWN} rows answered" in outputs["retouch status runs/quickstart"]
+    assert f"{DRAWN}/{DRAWN} rows done" in outputs["retouch status runs/quickstart"]
     assert "ok, digest" in outputs["retouch verify runs/quickstart"]
     planned = next(text for line, text in outputs.items() if line.startswith("retouch plan"))
     assert "4 rows, 0 done, 4 left" in planned

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from retouch.errors import RetouchError
-from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 
 from tests.benchmarks import scale
 
@@ -21,7 +21,7 @@ def test_each_size_is_run_run_again_and_verified_and_printed_as_json(
     for command in ("plan", "run", "again", "verify"):
         assert record[command]["seconds"] > 0
         assert record[command]["peak_mib"] > 10
-    proof = results.verify(str(tmp_path / "out-300"))
+    proof = verify_output(str(tmp_path / "out-300"))
     assert proof.ok
     assert proof.statuses == {"success": 300}
 

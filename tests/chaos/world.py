@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from retouch import storage
 from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 
 from tests import ROOT
 
@@ -75,7 +76,7 @@ class World:
 
     def judge(self, outcome: Outcome, output: str) -> Outcome:
         """Hold an output's answers against the undisturbed run's."""
-        proof = results.verify(output)
+        proof = verify_output(output)
         found = table_of(output)
         outcome.rows += self.rows
         outcome.lost += len(proof.missing_rows) + len(proof.missing_images) + len(set(self.whole) - set(found))

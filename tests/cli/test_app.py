@@ -90,7 +90,7 @@ def test_a_run_prints_what_adds_up_the_rate_and_where_the_gallery_is(tmp_path: P
     assert proof.returncode == 0
     assert "digest" in proof.stdout
     state = retouch("status", str(tmp_path / "out"))
-    assert "4/4 rows answered" in state.stdout
+    assert "4/4 rows done" in state.stdout
 
 
 def test_programs_read_objects_alone_from_stdout_and_the_quiet_way_leaves_nothing(

@@ -41,11 +41,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_it_says_counts_cost_workers_and_the_slowest_rows(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, finished)
-    assert "painted: 6/6 rows answered (5 success, 1 failed_to_edit), finished" in text
-    assert "cost so far: no price known for it" in text
+    assert "painted: 6/6 rows done (5 success, 1 failed_to_edit), finished" in text
+    assert "cost so far: unknown, no price for this device" in text
     assert "workers: " in text
     assert "slowest rows: 'row-" in text
-    assert "left at that rate" not in text, "nothing is left"
+    assert "min left" not in text, "nothing is left"
 
 
 def test_json_has_the_same_and_the_price_table_is_the_one_that_is_named(
@@ -63,7 +63,7 @@ def test_json_has_the_same_and_the_price_table_is_the_one_that_is_named(
 
 def test_watching_a_finished_run_says_it_once_and_ends(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = said(capsys, finished, "--watch", "0.1").splitlines()
-    assert "6/6 rows answered" in line
+    assert "6/6 rows done" in line
     (line,) = said(capsys, finished, "--watch", "0.1", "--json").splitlines()
     assert json.loads(line)["is_over"]
 

@@ -22,6 +22,7 @@ from retouch.execution.timing import PARTS
 from retouch.jobs.config import EditJob
 from retouch.outputs import results
 from retouch.outputs.status import read_status
+from retouch.outputs.verify import verify_output
 from retouch.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, STATUSES, SUCCESS
 from rich.console import Console
 
@@ -49,7 +50,7 @@ def test_every_row_is_answered_and_the_summary_adds_up(tmp_path: Path) -> None:
     assert set(left["timing"]) == set(summary.timing) == {*PARTS, "first_image"}
     assert 0 < summary.timing["edit"] < summary.timing["first_image"] + summary.timing["edit"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
-    proof = results.verify(job.output)
+    proof = verify_output(job.output)
     assert proof.ok, proof.text()
 
 
@@ -103,7 +104,7 @@ def test_what_was_committed_before_a_kill_is_kept_and_the_rest_is_done(tmp_path:
     summary = quiet(job)
     assert summary.answered_now == 8 - 3 * killed_after
     assert hashes(job) == hashes(whole)
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
 
 
 def test_retry_failed_does_failed_rows_again_and_no_others(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_retry_failed_does_failed_rows_again_and_no_others(tmp_path: Path) -> No
     assert quiet(job, retry_failed=True).answered_now == 1
     table = pq.read_table(tmp_path / "out" / "results")
     assert table["status"].to_pylist() == ["success"] * 5
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
 
 
 def test_one_error_class_alone_is_done_again(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_max_cost_stops_a_run_which_goes_on_and_counts_what_was_spent_before(tmp
     assert summary.answered_now == 24 - kept
     assert summary.cost is not None
     assert summary.cost > (before.spending.cost or 0.0) + 1.0
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
 
 
 def test_max_cost_without_a_price_is_refused_with_how_to_give_one(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_two_runs_at_once_on_one_output_leave_one_answer_a_row(tmp_path: Path) -
     assert len(busy) == 1
     assert isinstance(busy[0], Busy)
     assert quiet(job).answered_now == 0
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
 
 
 def test_what_another_run_answered_before_the_lease_was_ours_is_not_done_again(tmp_path: Path) -> None:
@@ -250,13 +251,13 @@ def test_a_grown_manifest_adds_its_new_rows(tmp_path: Path) -> None:
     quiet(painter_job(tmp_path, write_dataset(tmp_path, 3)))
     grown = painter_job(tmp_path, write_dataset(tmp_path, 5))
     assert quiet(grown).answered_now == 2
-    assert results.verify(grown.output).ok
+    assert verify_output(grown.output).ok
 
 
 def test_a_limit_answers_the_first_rows_and_verifies(tmp_path: Path) -> None:
     job = painter_job(tmp_path, write_dataset(tmp_path, 6))
     assert quiet(job, limit=2).rows == 2
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
     assert quiet(job).answered_now == 4
 
 
@@ -284,7 +285,7 @@ def test_verify_names_what_is_missing_or_changed(tmp_path: Path) -> None:
     gone, changed = Path(job.output) / rows[0]["output"], Path(job.output) / rows[1]["output"]
     gone.unlink()
     changed.write_bytes(changed.read_bytes() + b" ")
-    proof = results.verify(job.output)
+    proof = verify_output(job.output)
     assert not proof.ok
     assert "row-000" in proof.text()
     assert "row-001" in proof.text()
@@ -296,7 +297,7 @@ def test_verify_names_a_row_that_was_deleted_from_the_results(tmp_path: Path) ->
     (file,) = (tmp_path / "out" / "results").glob("*.parquet")
     table = pq.read_table(file)
     pq.write_table(table.filter([key != "row-002" for key in table["key"].to_pylist()]), file)
-    proof = results.verify(job.output)
+    proof = verify_output(job.output)
     assert not proof.ok
     assert proof.missing_rows == ("row-002",)
     assert "row-002" in proof.text()
@@ -308,7 +309,7 @@ def test_status_reads_counts_from_storage_alone(tmp_path: Path) -> None:
     status = read_status(job.output)
     assert (status.answered, status.rows, status.state) == (4, 4, "finished")
     assert status.statuses["failed_to_edit"] == 1
-    assert "4/4 rows answered" in status.text()
+    assert "4/4 rows done" in status.text()
     with pytest.raises(OutputError, match="holds no run"):
         read_status(str(tmp_path / "nothing"))
 
@@ -351,7 +352,7 @@ def test_a_larger_budget_of_the_gate_tries_only_rows_that_missed_and_leaves_what
     assert sum(row["sha256"] == before[row["key"]] for row in table) >= 12 - missed
     assert quiet(gated(6)).answered_now == 0
     assert quiet(gated(2)).answered_now == 0, "a smaller budget takes nothing back"
-    assert results.verify(second.output).ok
+    assert verify_output(second.output).ok
 
 
 def test_the_summary_says_how_many_rows_came_how_far(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from retouch.execution.summary import Summary
 from retouch.jobs.config import EditJob, load_job
 from retouch.models.pixel_unet import PixelUNet
 from retouch.outputs import changes, image_paths, lease, results
-from retouch.outputs.carry_over import answered_again
+from retouch.outputs.carry_over import retry_filter
 from retouch.outputs.report import gallery
+from retouch.outputs.verify import verify_output
 from rich.console import Console
 
 from tests import ROOT
@@ -96,7 +97,7 @@ def test_the_table_of_each_night_is_that_of_its_manifest_and_its_proof_holds(
 ) -> None:
     summaries = [summary for summary, *_ in three_nights(tmp_path, manifest, dated=dated)]
     last = summaries[-1]
-    assert results.verify(last.output).ok, results.verify(last.output).text()
+    assert verify_output(last.output).ok, verify_output(last.output).text()
     assert results.read(last.output)["key"].to_pylist() == [f"row-{row:03d}" for row in range(9)]
     removed = json.loads((Path(last.output) / "summary.json").read_text())["changes"]["removed"]
     assert removed == 3
@@ -110,7 +111,7 @@ def test_a_row_taken_over_points_to_the_image_of_the_night_that_made_it(tmp_path
     assert rows["row-000"]["carried_from"] == str(tmp_path / "nights/01")
     assert rows["row-001"]["carried_from"] == str(tmp_path / "nights/02")  # changed that night
     assert rows["row-000"]["output"].startswith(str(tmp_path / "nights/01/images/"))
-    data = image_paths.fetch(third[0].output, rows["row-000"]["output"])
+    data = image_paths.read_image(third[0].output, rows["row-000"]["output"])
     assert hashlib.sha256(data).hexdigest() == rows["row-000"]["sha256"]
     own = {row["key"]: row["sha256"] for row in results.read(first[0].output).to_pylist()}
     assert own["row-000"] == rows["row-000"]["sha256"]
@@ -127,7 +128,7 @@ def test_an_image_of_an_earlier_night_that_is_deleted_is_missed_by_tonights_proo
     third = three_nights(tmp_path, manifest, dated=True)[2][0]
     rows = {row["key"]: row for row in results.read(third.output).to_pylist()}
     Path(rows["row-000"]["output"]).unlink()
-    assert results.verify(third.output).missing_images == (rows["row-000"]["output"],)
+    assert verify_output(third.output).missing_images == (rows["row-000"]["output"],)
 
 
 def test_a_callers_column_that_changed_alone_costs_nothing_and_is_tonights(tmp_path: Path, manifest: Path) -> None:
@@ -144,14 +145,14 @@ def test_a_row_that_left_the_manifest_and_comes_back_is_not_edited_again(tmp_pat
     job = painter_job(tmp_path, manifest)
     everything = table(manifest)
     tonight(job)
-    before = results.verify(job.output)
+    before = verify_output(job.output)
     pq.write_table(everything.slice(0, 5), manifest)
     tonight(job)
     calls = len(Painter.calls)
     pq.write_table(everything, manifest)
     summary, _ = tonight(job)
     assert (len(Painter.calls), summary.carried) == (calls, ROWS - 5)
-    after = results.verify(job.output)
+    after = verify_output(job.output)
     assert after.ok, after.text()
     assert after.digest == before.digest
 
@@ -213,7 +214,7 @@ def test_a_night_does_not_start_while_the_one_before_is_at_work(tmp_path: Path, 
         tonight(nightly(tmp_path, "02", manifest))
     second = nightly(tmp_path, "02", manifest)
     with lease.held(first.output, seconds=1.0):  # what it would cost can be told all the same
-        plan, night = look_back(make_plan(second), answered_again(False, ()), wait=False)
+        plan, night = look_back(make_plan(second), retry_filter(False, ()), wait=False)
     assert (plan.left, night.carried.num_rows) == (ROWS - 2, 2)
     assert tonight(second)[0].carried == 2
 
@@ -242,7 +243,7 @@ def test_nights_on_s3_refer_to_each_other_by_whole_addresses(tmp_path: Path, man
     assert second.carried == ROWS
     row = results.read(second.output).to_pylist()[0]
     assert row["output"].startswith(f"{moto_s3}/nights/01/images/")
-    assert results.verify(second.output).ok
+    assert verify_output(second.output).ok
     assert gallery.render(gallery.read(second.output))
     assert np.all([by == f"{moto_s3}/nights/01" for by in results.read(second.output)["carried_from"].to_pylist()])
 
@@ -278,6 +279,6 @@ def test_three_nights_of_the_shipped_job_cost_the_unets_calls_for_new_and_change
         before = sum(calls)
         address = {"manifest": str(tmp_path / "rows.parquet"), "output": str(tmp_path / date), "carry": f"{tmp_path}/*"}
         summary, _ = tonight(shipped.model_copy(update=address))
-        assert results.verify(summary.output).ok
+        assert verify_output(summary.output).ok
         found.append((sum(calls) - before, summary.changes["changed"], summary.changes["removed"], summary.carried))
     assert found == [(100 * STEPS, 0, 0, 0), ((30 + 10) * STEPS, 10, 0, 90), (0, 0, 5, 125)]

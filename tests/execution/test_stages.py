@@ -148,7 +148,7 @@ def run_block(tmp_path: Path, requests: list[dict[str, Any]], **spec: Any) -> pa
 def test_outside_the_mask_the_file_on_disk_equals_the_source(tmp_path: Path, image_format: str) -> None:
     rows = run_block(tmp_path, [request(label=3)], image_format=image_format).to_pylist()
     assert (rows[0]["status"], rows[0]["background_changed_px"], rows[0]["label"]) == (SUCCESS, 0, 3)
-    data = image_paths.fetch(str(tmp_path / "out"), rows[0]["output"])
+    data = image_paths.read_image(str(tmp_path / "out"), rows[0]["output"])
     after = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert np.array_equal(after[square() == 0], picture(0)[square() == 0])
     assert (after[square() > 0] != picture(0)[square() > 0]).any()
@@ -164,7 +164,7 @@ def test_an_alpha_channel_is_kept_outside_and_opaque_inside(tmp_path: Path) -> N
     alpha = np.full((20, 24), 40, np.uint8)
     rgba = np.dstack([picture(0), alpha])
     (row,) = run_block(tmp_path, [request(image=png(rgba))]).to_pylist()
-    after = np.asarray(Image.open(io.BytesIO(image_paths.fetch(str(tmp_path / "out"), row["output"]))))
+    after = np.asarray(Image.open(io.BytesIO(image_paths.read_image(str(tmp_path / "out"), row["output"]))))
     assert after.shape[2] == 4
     assert np.array_equal(after[..., 3], np.where(square() > 0, 255, 40))
     assert np.array_equal(after[..., :3][square() == 0], picture(0)[square() == 0])
@@ -243,14 +243,14 @@ def test_a_run_that_was_taken_over_puts_nothing_down(tmp_path: Path) -> None:
 def test_results_that_were_put_down_just_as_the_lease_was_lost_are_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, put = str(tmp_path / "out"), results.write_part
+    output, put = str(tmp_path / "out"), results.write_block
 
     def put_and_lose(*args: Any, **options: Any) -> str:
         path = put(*args, **options)
         storage.write_bytes(f"{output}/lease/000002.json", b"{}")  # another run's claim
         return path
 
-    monkeypatch.setattr(results, "write_part", put_and_lose)
+    monkeypatch.setattr(results, "write_block", put_and_lose)
     with pytest.raises(LeaseLost):
         run_block(tmp_path, [request()])
     assert not results.files(output)

@@ -20,6 +20,7 @@ from retouch.imaging.framing import detector_for, frame
 from retouch.imaging.quad import Quad
 from retouch.manifests.samples import Sample
 from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 from rich.console import Console
 
 from tests.helpers import tiny_yunet
@@ -175,7 +176,7 @@ def test_a_run_edits_the_face_in_place_and_says_of_the_other_rows_why_not(tmp_pa
         assert np.array_equal(after[~meant], before[~meant])
         assert (after[meant] != before[meant]).any(axis=1).mean() > 0.9
         assert row["background_changed_px"] == 0
-    proof = results.verify(job.output)
+    proof = verify_output(job.output)
     assert proof.ok, proof.text()
 
 

@@ -14,7 +14,7 @@ from retouch.errors import ManifestError
 from retouch.execution.edit import run
 from retouch.execution.plan import make_plan
 from retouch.manifests import deferred_images, reader
-from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 from rich.console import Console
 
 from tests.helpers.datasets import painter_job, write_dataset
@@ -118,6 +118,6 @@ def test_a_run_whose_images_stay_far_gives_the_files_of_one_that_holds_them(
         assert (deferred_images.FILE in plan.todo.column_names) == (name == "far")
         assert not set(deferred_images.COLUMNS) & set(plan.write.schema.names)
         run(job, executor="local", console=Console(file=io.StringIO()))
-        digests.append(results.verify(job.output).digest)
-        assert results.verify(job.output).statuses == {"success": 7}
+        digests.append(verify_output(job.output).digest)
+        assert verify_output(job.output).statuses == {"success": 7}
     assert digests[0] == digests[1]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from retouch.manifests import row_sets
 from retouch.outputs import changes
-from retouch.outputs.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare
+from retouch.outputs.changes import CHANGED, LEFT_OVER, NEW, REMOVED, Changes, compare_requests
 
 
 def table_of(some: Mapping[str, str] | Collection[str]) -> pa.Table:
@@ -19,7 +19,7 @@ def table_of(some: Mapping[str, str] | Collection[str]) -> pa.Table:
 
 
 def compared(tonight: Mapping[str, str], before: Mapping[str, str], left: Collection[str], whole: bool) -> Changes:
-    return compare(table_of(tonight), table_of(before), table_of(left), "there", whole=whole)
+    return compare_requests(table_of(tonight), table_of(before), table_of(left), "there", whole=whole)
 
 
 def keys(found: Changes, kind: str) -> set[str]:
@@ -58,9 +58,9 @@ def test_the_same_requests_again_change_nothing(requests: dict[str, str]) -> Non
 
 def test_what_is_recorded_reads_back_and_the_newest_comes_first(tmp_path: Path) -> None:
     nobody = table_of(())
-    first = compare(table_of({"a": "1"}), nobody, nobody, None, whole=True)
+    first = compare_requests(table_of({"a": "1"}), nobody, nobody, None, whole=True)
     before = table_of({"a": "1", "gone": "1"})
-    second = compare(table_of({"a": "2", "é\n": "1"}), before, nobody, "runs/before", whole=True)
+    second = compare_requests(table_of({"a": "2", "é\n": "1"}), before, nobody, "runs/before", whole=True)
     for epoch, found in ((3, first), (11, second)):
         changes.write(str(tmp_path), found, epoch)
     assert [changes.read(file) for file in changes.history(str(tmp_path))] == [second, first]

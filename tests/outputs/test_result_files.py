@@ -45,17 +45,17 @@ def test_one_row_a_key_stands_by_epoch_then_success_then_place(answers: list[tup
             best[key],
         ):
             best[key] = row
-    assert result_files.standing(table).to_pylist() == [best[key] for key in sorted(best)]
+    assert result_files.current_rows(table).to_pylist() == [best[key] for key in sorted(best)]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
 def test_rows_pass_in_tables_of_bounded_size_and_each_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(result_files, "ROWS_A_FILE", most)
+    monkeypatch.setattr(result_files, "MAX_ROWS_PER_FILE", most)
     output = str(tmp_path)
     for number, keys in enumerate(("dab", "c", "efghi")):
-        results.write_part(output, rows(*keys, label=str(number)), epoch=1)
+        results.write_block(output, rows(*keys, label=str(number)), epoch=1)
     before = results.read(output)
     results.compact(output)
     files = result_files.files(output)
@@ -69,10 +69,10 @@ def test_rows_pass_in_tables_of_bounded_size_and_each_once(
 
 
 def test_all_merged_files_have_the_same_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_files, "ROWS_A_FILE", 1)
+    monkeypatch.setattr(result_files, "MAX_ROWS_PER_FILE", 1)
     output = str(tmp_path)
-    results.write_part(output, rows("a").drop_columns(["label"]), epoch=1)
-    results.write_part(output, rows("b", label="x"), epoch=2)
+    results.write_block(output, rows("a").drop_columns(["label"]), epoch=1)
+    results.write_block(output, rows("b", label="x"), epoch=2)
     results.compact(output)
     schemas = [pq.read_schema(file) for file in result_files.files(output)]
     assert len(schemas) == 2
@@ -81,8 +81,8 @@ def test_all_merged_files_have_the_same_columns(tmp_path: Path, monkeypatch: pyt
 
 def test_files_whose_columns_do_not_go_together_are_an_error_that_names_the_folder(tmp_path: Path) -> None:
     output = str(tmp_path)
-    results.write_part(output, rows("a"), epoch=1)
+    results.write_block(output, rows("a"), epoch=1)
     other = rows("b").drop_columns(["label"]).append_column("label", pa.array([[1]], pa.list_(pa.int64())))
-    results.write_part(output, other, epoch=1)
-    with pytest.raises(OutputError, match=r"results in .*results do not fit together"):
+    results.write_block(output, other, epoch=1)
+    with pytest.raises(OutputError, match=r"results in .*results have incompatible columns"):
         results.compact(output)

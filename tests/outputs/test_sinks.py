@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from retouch import plugins, storage
 from retouch.errors import ConfigError, ObjectMissing
-from retouch.outputs.image_paths import fetch
+from retouch.outputs.image_paths import read_image
 from retouch.outputs.sinks import FileSink, Sink, TarSink
 
 ROWS = [(f"key/{i}", f"{i:064x}") for i in range(20)]
@@ -33,7 +33,7 @@ def test_what_is_put_can_be_fetched_and_writing_it_again_changes_nothing(place: 
     before = {uri: storage.read_bytes(uri) for uri in storage.list_files(place)}
     assert len(set(placed.values())) == len(ROWS)
     for (key, _), address in placed.items():
-        assert fetch(place, address) == key.encode()
+        assert read_image(place, address) == key.encode()
     assert fill(kind(place, list(reversed(ROWS)))) == placed
     assert {uri: storage.read_bytes(uri) for uri in storage.list_files(place)} == before
 
@@ -42,9 +42,9 @@ def test_what_is_put_can_be_fetched_and_writing_it_again_changes_nothing(place: 
 def test_an_image_that_is_not_there_is_missing(tmp_path: Path, kind: type) -> None:
     address = fill(kind(str(tmp_path), ROWS))[ROWS[0]]
     with pytest.raises(ObjectMissing):
-        fetch(str(tmp_path), address.replace("key", "other"))
+        read_image(str(tmp_path), address.replace("key", "other"))
     with pytest.raises(ObjectMissing):
-        fetch(str(tmp_path), address.replace("images/", "images/x"))
+        read_image(str(tmp_path), address.replace("images/", "images/x"))
 
 
 def test_a_tar_sink_writes_one_shard_a_block_and_none_for_no_image(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_no_key_leaves_the_output_or_another_keys_place(kind: type, keys: list[s
         for path in everything(output):
             assert path.resolve() == path.absolute(), "a link"
             assert re.fullmatch(r"[A-Za-z0-9._%~-]+", path.name)
-        assert {key: fetch(str(output), address) for key, address in placed.items()} == data
+        assert {key: read_image(str(output), address) for key, address in placed.items()} == data
 
 
 def test_members_of_a_shard_unpack_into_one_folder(tmp_path: Path) -> None:

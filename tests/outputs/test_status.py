@@ -88,7 +88,7 @@ def test_cost_is_of_all_calls_and_workers_are_of_the_latest(output: Path) -> Non
     text = found.text()
     assert "cost so far: 12 USD (0.00333 h of cpu)" in text
     assert "workers: node/2 cpu, node/3 cpu" in text
-    assert "lost: 1 workers died and were replaced, 3 rows were tried again" in text
+    assert "lost: 1 workers died and were replaced, 3 rows were retried" in text
 
 
 def test_a_stop_says_why_and_gives_no_time_that_is_left(output: Path) -> None:

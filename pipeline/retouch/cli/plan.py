@@ -34,7 +34,7 @@ def plan(
     from retouch.execution.planning.outlook import cost_report
     from retouch.jobs.config import EditJob, load_job
     from retouch.jobs.prices import load
-    from retouch.outputs.carry_over import answered_again
+    from retouch.outputs.carry_over import retry_filter
 
     chosen, counts, table = executor_named(executor), _gpu_counts(gpus), load(prices)
     loaded = load_job(job, set_ or (), date)
@@ -43,7 +43,7 @@ def plan(
     made = make_plan(loaded, limit=limit)
     refuse_another_job(made)
     # Rows that are carried over from an earlier run cost nothing.
-    made, _ = look_back(made, answered_again(False, (), tries(loaded)), wait=False)
+    made, _ = look_back(made, retry_filter(False, (), tries(loaded)), wait=False)
     report = cost_report(made, table, counts=counts, sample=None if all_ else sample, executor=chosen, address=address)
     typer.echo(json.dumps(report.record()) if as_json else "\n".join(report.lines()))
 

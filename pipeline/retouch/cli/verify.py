@@ -10,15 +10,14 @@ from retouch.cli.options import OutputFolder
 def verify(output: OutputFolder) -> None:
     """Verify from storage that every row has exactly one result and every image matches its recorded sha256."""
     from retouch.errors import StorageError
-    from retouch.outputs.results import verify as verify_output
     from retouch.outputs.run_record import read_run, version_of
-    from retouch.outputs.verify import leave_proof
+    from retouch.outputs.verify import verify_output, write_proof
 
     read_run(output)  # raises if the folder holds no run; an empty folder would pass the proof
     proof = verify_output(output)
     typer.echo(proof.text())
     try:
-        typer.echo(f"proof: {leave_proof(output, proof, version_of('retouch'))}")
+        typer.echo(f"proof: {write_proof(output, proof, version_of('retouch'))}")
     except StorageError as error:
         typer.echo(f"proof not written: {' '.join(str(error).split())}", err=True)
     raise typer.Exit(0 if proof.ok else 1)

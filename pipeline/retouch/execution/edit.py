@@ -32,7 +32,6 @@ from retouch.outputs.event_log import EventLog, read_calls
 from retouch.outputs.lease import Lease
 from retouch.outputs.report import funnel, gallery
 from retouch.outputs.report.selection import score_columns
-from retouch.outputs.verify import counted
 from retouch.redaction import redacted, redacted_all
 from retouch.schema import FAILURES, STATUSES, SUCCESS
 
@@ -77,14 +76,14 @@ def run(
     voice, watch = Voice(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
-    again = carry_over.answered_again(retry_failed, retry_errors, tries(job))
+    again = carry_over.retry_filter(retry_failed, retry_errors, tries(job))
     summary = _answer(plan, again, executor, address, table, voice, watch, lease_seconds)
     return replace(summary, timing=watch.parts())  # with the gallery, which is made from what was recorded
 
 
 def _answer(
     plan: Plan,
-    again: carry_over.Again,
+    again: carry_over.RetryFilter,
     executor: Executor,
     address: str | None,
     table: prices.Prices,
@@ -198,7 +197,7 @@ def _settle(plan: Plan, night: Night, ours: Lease, counts: Tally, along: _Compan
     missing = row_sets.without_keys(plan.requests, answers)["key"]
     if len(missing):
         raise Interrupted(f"{len(missing)} rows came back without an answer, first {pc.min(missing)}; run it again")
-    statuses = dict.fromkeys(STATUSES, 0) | counted(answers["status"])
+    statuses = dict.fromkeys(STATUSES, 0) | results.count_statuses(answers["status"])
     summary = Summary(
         name=plan.job.name,
         output=plan.job.output,

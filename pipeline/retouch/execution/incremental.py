@@ -11,7 +11,7 @@ from retouch.execution.plan import Plan
 from retouch.jobs.identity import job_identity
 from retouch.manifests import row_sets
 from retouch.outputs import carry_over, changes, results
-from retouch.outputs.carry_over import Again, Earlier
+from retouch.outputs.carry_over import EarlierRun, RetryFilter
 from retouch.outputs.changes import Changes
 
 NO_CARRY: Final = ("auto", "none")  # auto has become a glob where the output has a date
@@ -25,7 +25,7 @@ class Night:
     carried: pa.Table  # results rows that earlier runs gave
     changes: Changes
     begins: bool  # False: it goes on with what an earlier call on this output began
-    runs: tuple[Earlier, ...] = ()  # earlier ones of the job, the newest first
+    runs: tuple[EarlierRun, ...] = ()  # earlier ones of the job, the newest first
     refused: tuple[str, ...] = ()  # outputs whose answers cannot be taken over, each with the reason
 
     def notes(self) -> list[str]:
@@ -38,12 +38,12 @@ class Night:
         return notes
 
 
-def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Night]:
+def look_back(plan: Plan, again: RetryFilter, *, wait: bool = True) -> tuple[Plan, Night]:
     """The plan without the rows that earlier runs answered, and what it begins with. Reads, and writes nothing.
 
     Args:
         plan: with the rows that its own output does not answer.
-        again: which answers are asked for again (``carry_over.answered_again``).
+        again: which answers are asked for again (``carry_over.retry_filter``).
         wait: for a run before it that is at work.
 
     Raises:
@@ -52,11 +52,11 @@ def look_back(plan: Plan, again: Again, *, wait: bool = True) -> tuple[Plan, Nig
     """
     runs, refused = _earlier(plan)
     if wait:
-        carry_over.wait_for(runs)
+        carry_over.wait_for_runs(runs)
     schema = plan.write.schema
-    taken = carry_over.take_over(plan.todo, runs, schema, again)
+    taken = carry_over.reuse_rows(plan.todo, runs, schema, again)
     left = row_sets.without(plan.todo, taken)
-    back = carry_over.take_back(left, results.read_removed(plan.job.output), schema, again)
+    back = carry_over.restore_rows(left, results.read_removed(plan.job.output), schema, again)
     carried = pa.concat_tables([taken, back])
     plan = replace(plan, todo=row_sets.without(left, back))
     return plan, _night(plan, carried, runs, refused)
@@ -72,28 +72,30 @@ def take_over(plan: Plan, night: Night) -> None:
     """Commit what is taken over; the run's lease is held, and its requests are recorded."""
     output, epoch = plan.write.output, plan.write.epoch
     for start in range(0, night.carried.num_rows, ROWS_A_PART):
-        results.write_part(output, night.carried.slice(start, ROWS_A_PART), epoch=epoch)
+        results.write_block(output, night.carried.slice(start, ROWS_A_PART), epoch=epoch)
 
 
-def _night(plan: Plan, carried: pa.Table, runs: list[Earlier], refused: list[str]) -> Night:
+def _night(plan: Plan, carried: pa.Table, runs: list[EarlierRun], refused: list[str]) -> Night:
     output = plan.job.output
-    own = results.requested(output)
+    own = results.read_requests(output)
     known = changes.history(output)
     if known and own.num_rows and row_sets.digest(own) == row_sets.digest(plan.requests) and _unanswered(output, own):
         return Night(carried, changes.read(known[0]), False, tuple(runs), tuple(refused))
     before, against = own, output
     if not own.num_rows and runs:
-        before, against = results.requested(runs[0].output), runs[0].output
-    found = changes.compare(plan.requests, before, plan.todo, against if before.num_rows else None, whole=plan.whole)
+        before, against = results.read_requests(runs[0].output), runs[0].output
+    found = changes.compare_requests(
+        plan.requests, before, plan.todo, against if before.num_rows else None, whole=plan.whole
+    )
     return Night(carried, found, True, tuple(runs), tuple(refused))
 
 
-def _earlier(plan: Plan) -> tuple[list[Earlier], list[str]]:
+def _earlier(plan: Plan) -> tuple[list[EarlierRun], list[str]]:
     pattern = plan.job.carry
     if pattern in NO_CARRY:
         return [], []
-    return carry_over.earlier(pattern, plan.job.output, job_identity(plan.job, plan.weights))
+    return carry_over.find_earlier_runs(pattern, plan.job.output, job_identity(plan.job, plan.weights))
 
 
 def _unanswered(output: str, requests: pa.Table) -> bool:
-    return bool(row_sets.without(requests, results.answers(output)).num_rows)
+    return bool(row_sets.without(requests, results.read_done(output)).num_rows)

@@ -102,7 +102,7 @@ def make_plan(
     table = reader.with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
     caller = reader.callers_of(table.schema)
     _no_clash(caller, columns)
-    again = carry_over.answered_again(retry_failed, retry_errors, tries(job))
+    again = carry_over.retry_filter(retry_failed, retry_errors, tries(job))
     todo = row_sets.without(table, _standing(job.output, again))
     return Plan(
         job=job,
@@ -139,7 +139,7 @@ def claimed(plan: Plan, epoch: int) -> Plan:
     if results.next_epoch(plan.job.output) == plan.write.epoch:  # none has written since
         return replace(plan, write=write)
     since = {file for file in results.files(plan.job.output) if results.epoch_of(file) >= plan.write.epoch}
-    return replace(plan, write=write, todo=row_sets.without(plan.todo, results.answers(plan.job.output, since)))
+    return replace(plan, write=write, todo=row_sets.without(plan.todo, results.read_done(plan.job.output, since)))
 
 
 def tries(job: EditJob) -> int:
@@ -147,7 +147,7 @@ def tries(job: EditJob) -> int:
     return job.candidates * quality_gate.budget(job.quality)
 
 
-def _standing(output: str, again: carry_over.Again) -> pa.Table:
+def _standing(output: str, again: carry_over.RetryFilter) -> pa.Table:
     """The answers that are not asked again."""
     table = results.read(output, ["key", "fingerprint", "status", "error_type", "attempts"])
     return table.filter(pc.invert(again(table)))

@@ -100,7 +100,7 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     changes = tuple(_changes(record, job, row, answer["fingerprint"]))
     with tempfile.TemporaryDirectory(prefix="retouch-row-") as folder:
         again = _run(job, row, folder)
-        files = [addresses.fetch(f"{folder}/out", address) for address, _ in _images(again)]
+        files = [addresses.read_image(f"{folder}/out", address) for address, _ in _images(again)]
     verdict, detail, notes = _compared(output, answer, again, files)
     return Rerun(key, verdict, detail, (*notes, *changes), files[0] if files else None)
 
@@ -111,7 +111,7 @@ def _answer(output: str, key: str) -> dict[str, Any]:
     if found:
         answer: dict[str, Any] = found[0]
         return answer
-    if key in results.read_requests(output):
+    if key in results.read_requests(output)["key"].to_pylist():
         raise OutputError(f"{output} has no answer to row {key!r} yet; run its job again, it goes on where it stopped")
     raise OutputError(f"{output} has no row {key!r}; the keys are in {output}/{results.REQUESTS_FILE}")
 
@@ -199,7 +199,7 @@ def _compared_image(output: str, address: str, sha256: str, data: bytes) -> tupl
     """Verdict and detail of one image, and what is amiss with the file that the output has of it."""
     digest = hashlib.sha256(data).hexdigest()
     try:
-        stored = addresses.fetch(output, address)
+        stored = addresses.read_image(output, address)
         note = "" if hashlib.sha256(stored).hexdigest() == sha256 else f"{address} is not the file that was recorded"
         if digest == sha256 and not note:
             return IDENTICAL, f"sha256 {digest}", ""

@@ -95,7 +95,7 @@ def _commit(rows: pa.Table, spec: WriteSpec) -> None:
         LeaseLost: a newer run took the output over.
     """
     lease.check(spec.output, spec.epoch)
-    path = results.write_part(spec.output, rows, epoch=spec.epoch)
+    path = results.write_block(spec.output, rows, epoch=spec.epoch)
     try:
         lease.check(spec.output, spec.epoch)
     except LeaseLost:

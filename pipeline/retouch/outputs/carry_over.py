@@ -1,8 +1,8 @@
-"""Answers of earlier runs of the same job, taken over by reference where nothing that decides them has changed.
+"""Rows carried over from earlier runs of the same job, if nothing that determines their result has changed.
 
-A nightly job with ``{date}`` in its output finds last night's beside it. A row whose fingerprint is the same there
-(request, contents of its files, editor, parameters, weights) is not edited again: tonight's table gets its row, whose
-``output`` is the address of the image where it lies. Knows results as tables, and neither pixels nor executors.
+A nightly job with ``{date}`` in its output finds the outputs of the nights before. A row with the same fingerprint
+there (request, contents of its files, editor, parameters, weights) is not edited again: its result row is copied, and
+``output`` refers to the image in the earlier output.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from retouch.outputs import image_paths, lease, results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run
 from retouch.schema import FAILED_QUALITY, FAILURES
 
-FINISHED_FILE: Final = "summary.json"  # a run that came to its end has answered all that it was asked
-MAY_DIFFER: Final = ("manifest", "name")  # of what decides a run: a night has a manifest of its own
-_ANSWER: Final = ("key", "fingerprint", "status", "error_type", "attempts")
-Again = Callable[[pa.Table], pa.ChunkedArray]  # of answers, which ones are asked for again
+SUMMARY_FILE: Final = "summary.json"  # only a run that finished has one
+MAY_DIFFER: Final = ("manifest", "name")  # of a run's identity: every night may have a manifest of its own
+_COLUMNS: Final = ("key", "fingerprint", "status", "error_type", "attempts")
+RetryFilter = Callable[[pa.Table], pa.ChunkedArray]  # result rows to a mask of those that are edited again
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """An earlier run of the same job."""
 
     output: str
@@ -36,144 +36,144 @@ class Earlier:
     finished: bool
 
 
-def earlier(pattern: str, output: str, decides: Mapping[str, Any]) -> tuple[list[Earlier], list[str]]:
-    """The earlier runs of a job, the newest first, and those that are of another job, each with the reason.
+def find_earlier_runs(pattern: str, output: str, identity: Mapping[str, Any]) -> tuple[list[EarlierRun], list[str]]:
+    """Return the earlier runs of a job, newest first, and the outputs of other jobs, each with the difference.
 
     Args:
         pattern: an output, or a glob of outputs.
-        output: the run's own, which is none of them.
-        decides: what all runs of the job have in common, as ``run.json`` records it.
+        output: the run's own, which is skipped.
+        identity: what all runs of the job have in common, as ``run.json`` records it.
 
     Raises:
-        StorageError: what is there cannot be told.
+        StorageError: an output cannot be read.
     """
     found, refused = [], []
-    mine = _settled(decides)
-    for there in _outputs(pattern):
-        if image_paths.whole(there) == image_paths.whole(output):
+    mine = _comparable(identity)
+    for candidate in _outputs(pattern):
+        if image_paths.absolute(candidate) == image_paths.absolute(output):
             continue
         try:
-            record = read_run(there)
-        except OutputError:  # of a training, or half deleted
+            record = read_run(candidate)
+        except OutputError:  # of a training job, or partly deleted
             continue
-        changes = list(differences(_settled(record.get("decides", {})), mine))
+        changes = list(differences(_comparable(record.get("decides", {})), mine))
         if changes:
-            refused.append(f"{there} ({changes[0]}{' and more' if len(changes) > 1 else ''})")
+            refused.append(f"{candidate} ({changes[0]}{' and more' if len(changes) > 1 else ''})")
             continue
-        finished = storage.exists(storage.join(there, FINISHED_FILE))
-        found.append(Earlier(there, str(record.get("started", "")), finished))
+        finished = storage.exists(storage.join(candidate, SUMMARY_FILE))
+        found.append(EarlierRun(candidate, str(record.get("started", "")), finished))
     return sorted(found, key=lambda run: (run.started, run.output), reverse=True), refused
 
 
-def sources(runs: Sequence[Earlier]) -> Iterator[Earlier]:
-    """Those whose answers count: the newest, and where it did not come to its end, those before it, until one did."""
+def reusable_runs(runs: Sequence[EarlierRun]) -> Iterator[EarlierRun]:
+    """Yield the runs to reuse rows from, newest first, up to and including the first that finished."""
     for run in runs:
         yield run
         if run.finished:
             return
 
 
-def wait_for(runs: Sequence[Earlier]) -> None:
-    """Let a run that is not through come to its end, or be known to be dead, before its rows are paid for again.
+def wait_for_runs(runs: Sequence[EarlierRun]) -> None:
+    """Wait until unfinished runs to reuse rows from have ended or are known to be dead.
 
     Raises:
-        Busy: it is at work.
+        Busy: one is still writing; its rows would be paid for twice.
     """
-    for run in sources(runs):
+    for run in reusable_runs(runs):
         if not run.finished:
             lease.wait_until_over(run.output)
 
 
-def take_over(todo: pa.Table, runs: Sequence[Earlier], schema: pa.Schema, again: Again) -> pa.Table:
-    """Results rows, of ``schema``, of the requests that an earlier run answered and that have not changed since.
+def reuse_rows(todo: pa.Table, runs: Sequence[EarlierRun], schema: pa.Schema, retried: RetryFilter) -> pa.Table:
+    """Return result rows for the requests that an earlier run finished and that have not changed since.
 
     Args:
-        todo: requests with ``key`` and ``fingerprint``; their caller's columns are those of tonight.
-        runs: earlier runs, the newest first.
+        todo: requests with ``key`` and ``fingerprint``, and this run's values of the caller's columns.
+        runs: earlier runs, newest first.
         schema: of this run's results.
-        again: which answers are asked for again.
+        retried: selects the rows that are edited again.
     """
-    taken = [schema.empty_table()]
-    for run in sources(runs):
+    reused = [schema.empty_table()]
+    for run in reusable_runs(runs):
         if not todo.num_rows:
             break
-        same = _unchanged(todo, results.read(run.output, list(_ANSWER)), again)
-        if same.num_rows:  # only then all columns are read
-            taken.append(_as_rows(results.read(run.output), run.output, same, schema))
+        same = _unchanged(todo, results.read(run.output, list(_COLUMNS)), retried)
+        if same.num_rows:  # only then are all columns read
+            reused.append(_as_rows(results.read(run.output), run.output, same, schema))
             todo = row_sets.without_keys(todo, same)
-    return pa.concat_tables(taken)
+    return pa.concat_tables(reused)
 
 
-def take_back(todo: pa.Table, removed: pa.Table, schema: pa.Schema, again: Again) -> pa.Table:
-    """Results rows of requests that had left the manifest and are back, from ``results.read_removed``."""
-    same = _unchanged(todo, removed, again)
+def restore_rows(todo: pa.Table, removed: pa.Table, schema: pa.Schema, retried: RetryFilter) -> pa.Table:
+    """Return result rows for requests that had left the manifest and are back, from ``results.read_removed``."""
+    same = _unchanged(todo, removed, retried)
     return _as_rows(removed, None, same, schema) if same.num_rows else schema.empty_table()
 
 
-def answered_again(retry_failed: bool, retry_errors: Collection[str], tries: int = 0) -> Again:
-    """Which answers are asked for again, told by ``status``, ``error_type`` and ``attempts``.
+def retry_filter(retry_failed: bool, retry_errors: Collection[str], max_candidates: int = 0) -> RetryFilter:
+    """Return a filter that selects the result rows to edit again, by ``status``, ``error_type`` and ``attempts``.
 
     Args:
-        retry_failed: every failure is.
-        retry_errors: so are those of these classes.
-        tries: candidates that the job allows a row; one that missed the thresholds with fewer has some left.
+        retry_failed: select every failure.
+        retry_errors: select failures of these error classes.
+        max_candidates: per row; select rows that missed the thresholds with fewer.
     """
     errors, failures = pa.array(sorted(retry_errors), pa.string()), pa.array(FAILURES, pa.string())
 
-    def again(answers: pa.Table) -> pa.ChunkedArray:
-        missed = pc.equal(answers["status"], FAILED_QUALITY)
-        has_more = pc.and_(missed, pc.less(pc.fill_null(answers["attempts"], 0), tries))
-        asked = pc.or_(has_more, pc.is_in(answers["error_type"], errors))
-        return pc.or_(asked, pc.is_in(answers["status"], failures)) if retry_failed else asked
+    def retried(rows: pa.Table) -> pa.ChunkedArray:
+        missed = pc.equal(rows["status"], FAILED_QUALITY)
+        has_more = pc.and_(missed, pc.less(pc.fill_null(rows["attempts"], 0), max_candidates))
+        selected = pc.or_(has_more, pc.is_in(rows["error_type"], errors))
+        return pc.or_(selected, pc.is_in(rows["status"], failures)) if retry_failed else selected
 
-    return again
+    return retried
 
 
-def _unchanged(todo: pa.Table, answers: pa.Table, again: Again) -> pa.Table:
-    """The requests whose answer stands for the same fingerprint."""
-    if not answers.num_rows:
+def _unchanged(todo: pa.Table, rows: pa.Table, retried: RetryFilter) -> pa.Table:
+    """Return the requests that have a result row with the same fingerprint."""
+    if not rows.num_rows:
         return todo.slice(0, 0)
-    return todo.filter(row_sets.is_same(todo, answers.filter(pc.invert(again(answers)))))
+    return todo.filter(row_sets.is_same(todo, rows.filter(pc.invert(retried(rows)))))
 
 
-def _as_rows(answers: pa.Table, output: str | None, asked: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The answers to some requests as rows of this run, with the caller's columns of tonight.
+def _as_rows(rows: pa.Table, output: str | None, requests: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the rows of these requests as rows of this run, with its values of the caller's columns.
 
-    Where they are another output's, addresses of images become whole, and the rows say whose they are.
+    If they are of another output, image paths become absolute and ``carried_from`` names it.
     """
-    rows = answers.take(pc.index_in(asked["key"], value_set=answers["key"]))
+    rows = rows.take(pc.index_in(requests["key"], value_set=rows["key"]))
     columns = []
-    for wanted in schema:
-        if wanted.name in asked.column_names and wanted.name not in ("key", "fingerprint"):
-            column = asked[wanted.name]
-        elif output is not None and wanted.name in _LOCATED:
-            located = [_LOCATED[wanted.name](output, cell) for cell in _column(rows, wanted)]
-            column = pa.chunked_array([pa.array(located, wanted.type)])
-        elif wanted.name in rows.column_names:
-            column = rows[wanted.name].cast(wanted.type)
+    for field in schema:
+        if field.name in requests.column_names and field.name not in ("key", "fingerprint"):
+            column = requests[field.name]
+        elif output is not None and field.name in _RELOCATED:
+            values = [_RELOCATED[field.name](output, value) for value in _values(rows, field)]
+            column = pa.chunked_array([pa.array(values, field.type)])
+        elif field.name in rows.column_names:
+            column = rows[field.name].cast(field.type)
         else:
-            column = pa.nulls(rows.num_rows, wanted.type)
+            column = pa.nulls(rows.num_rows, field.type)
         columns.append(column)
     return pa.table(columns, schema=schema)
 
 
-def _column(rows: pa.Table, wanted: pa.Field) -> list[Any]:
-    return rows[wanted.name].to_pylist() if wanted.name in rows.column_names else [None] * rows.num_rows
+def _values(rows: pa.Table, field: pa.Field) -> list[Any]:
+    return rows[field.name].to_pylist() if field.name in rows.column_names else [None] * rows.num_rows
 
 
-def _located(output: str, address: str | None) -> str | None:
-    return None if address is None else image_paths.locate(output, address)
+def _locate(output: str, path: str | None) -> str | None:
+    return None if path is None else image_paths.locate(output, path)
 
 
-def _all_located(output: str, images: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    return None if images is None else [{**image, "output": _located(output, image["output"])} for image in images]
+def _locate_all(output: str, images: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    return None if images is None else [{**image, "output": _locate(output, image["output"])} for image in images]
 
 
-# Columns that say where something lies: each cell, given the output that the row comes from.
-_LOCATED: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "output": _located,
-    "runners_up": _all_located,
-    "carried_from": lambda output, by: by or image_paths.whole(output),
+# Columns whose values are relative to their output, with a function of that output and a value.
+_RELOCATED: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "output": _locate,
+    "runners_up": _locate_all,
+    "carried_from": lambda output, earlier: earlier or image_paths.absolute(output),
 }
 
 
@@ -183,5 +183,5 @@ def _outputs(pattern: str) -> list[str]:
     return [file.removesuffix(f"/{RUN_FILE}") for file in storage.glob(storage.join(pattern, RUN_FILE))]
 
 
-def _settled(decides: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in decides.items() if name not in MAY_DIFFER}
+def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in MAY_DIFFER}

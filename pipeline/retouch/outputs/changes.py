@@ -1,7 +1,7 @@
-"""What a manifest brought since the run before: new, changed, removed and unchanged rows. Knows keys and fingerprints.
+"""How a run's requests differ from those before it: new, changed, removed, left over and unchanged rows.
 
-``OUTPUT/changes/EPOCH.parquet`` lists the rows that are not unchanged, EPOCH the number of the first run that was asked
-for just these rows; a run that goes on after a stop leaves it as it is.
+``OUTPUT/changes/EPOCH.parquet`` lists all rows but the unchanged ones; EPOCH is the number of the first run with these
+requests. A run that resumes it writes no other file.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ FOLDER: Final = "changes"
 NEW: Final = "new"
 CHANGED: Final = "changed"
 REMOVED: Final = "removed"
-LEFT_OVER: Final = "left_over"  # unchanged, but the run before did not come to answer it
+LEFT_OVER: Final = "left_over"  # unchanged, but the run before did not finish it
 UNCHANGED: Final = "unchanged"
 KINDS: Final = (NEW, CHANGED, REMOVED, LEFT_OVER, UNCHANGED)
 SCHEMA: Final = pa.schema([pa.field("key", pa.string(), False), pa.field("change", pa.string(), False)])
-_FACTS: Final = b"retouch"  # in the file's metadata: counts, the requests' digest, and what they were held against
+_METADATA: Final = b"retouch"  # key in the file's metadata: the other fields of ``Changes``
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How tonight's requests differ from those before."""
+    """How the requests of a run differ from those of a baseline."""
 
     rows: pa.Table  # ``SCHEMA``, of all that are not unchanged
     unchanged: int
-    against: str | None  # the output whose requests they were held against; None where there were none
-    digest: str  # of tonight's requests
+    against: str | None  # the baseline's output; None if there is none
+    digest: str  # of this run's requests
 
     @property
     def counts(self) -> dict[str, int]:
@@ -44,24 +44,26 @@ class Changes:
         return {**{kind: len(self.of(kind)) for kind in KINDS[:-1]}, UNCHANGED: self.unchanged}
 
     def of(self, *kinds: str) -> pa.ChunkedArray:
-        """Keys of these kinds."""
+        """Return the keys of these kinds."""
         return self.rows["key"].filter(pc.is_in(self.rows["change"], pa.array(kinds, pa.string())))
 
     def text(self) -> str:
-        """``since runs/2026-11-25: 30 new, 10 changed, 5 removed, 90 unchanged``."""
+        """Return ``since runs/2026-11-25: 30 new, 10 changed, 5 removed, 90 unchanged``."""
         shown = (f"{count} {kind.replace('_', ' ')}" for kind, count in self.counts.items() if count)
         return f"since {self.against or 'nothing'}: {', '.join(shown) or 'no rows'}"
 
 
-def compare(requests: pa.Table, before: pa.Table, left: pa.Table, against: str | None, *, whole: bool) -> Changes:
-    """Hold tonight's requests against those before.
+def compare_requests(
+    requests: pa.Table, before: pa.Table, left: pa.Table, against: str | None, *, whole: bool
+) -> Changes:
+    """Compare this run's requests with those of a baseline.
 
     Args:
-        requests: pairs of what is asked for tonight.
-        before: the same of the run before.
-        left: those of tonight, by ``key``, that no answer can be taken over for.
-        against: where ``before`` stands.
-        whole: whether ``requests`` is the whole manifest: only then is a row that is not there a removed one.
+        requests: ``key`` and ``fingerprint`` of this run's rows.
+        before: the same of the baseline.
+        left: with the ``key`` of this run's rows whose results cannot be reused.
+        against: the output that ``before`` is of.
+        whole: whether ``requests`` is the whole manifest: only then is a row that is missing a removed one.
     """
     known, same = row_sets.has_key(requests, before), row_sets.is_same(requests, before)
     kinds = {
@@ -77,21 +79,21 @@ def compare(requests: pa.Table, before: pa.Table, left: pa.Table, against: str |
 
 
 def write(output: str, changes: Changes, epoch: int) -> None:
-    """Record the changes that the run of this number begins with."""
+    """Record the changes that the run of this number starts with."""
     facts = {"unchanged": changes.unchanged, "against": changes.against, "digest": changes.digest}
-    table = changes.rows.replace_schema_metadata({_FACTS: json.dumps(facts)})
+    table = changes.rows.replace_schema_metadata({_METADATA: json.dumps(facts)})
     storage.write_table(storage.join(output, FOLDER, f"{epoch:06d}.parquet"), table)
 
 
 def history(output: str) -> list[str]:
-    """Addresses of what was recorded there, the newest first."""
+    """Return the files of recorded changes, newest first."""
     return sorted(storage.list_files(storage.join(output, FOLDER), ".parquet"), reverse=True)
 
 
 def read(file: str) -> Changes:
-    """What ``write`` recorded."""
+    """Return what ``write`` recorded in a file."""
     table = pq.read_table(io.BytesIO(storage.read_bytes(file)))
-    facts = json.loads((table.schema.metadata or {})[_FACTS])
+    facts = json.loads((table.schema.metadata or {})[_METADATA])
     rows = table.replace_schema_metadata(None)
     return Changes(rows, facts["unchanged"], facts["against"], facts["digest"])
 

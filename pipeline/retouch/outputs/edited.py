@@ -178,7 +178,7 @@ def _row(table: Any, key: str) -> dict[str, Any] | None:
 
 
 def _candidate(output: str, kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
-    image = codec.decode_image(image_paths.fetch(output, kept["output"]), "output")
+    image = codec.decode_image(image_paths.read_image(output, kept["output"]), "output")
     scores = best if "runners_up" in kept else {}  # the table has those of the best one alone
     return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha)
 

@@ -1,9 +1,10 @@
-"""Names of output files: of images by key and fingerprint, of shards and parts by their rows. Knows no format."""
+"""Paths of the files of an output: images by key and fingerprint, shards and result files by their rows."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -12,74 +13,84 @@ from retouch import storage
 from retouch.errors import ObjectMissing, StorageError
 
 IMAGES: Final = "images"
-MEMBER: Final = "#"  # between a shard's path and the name of an image inside
+MEMBER: Final = "#"  # separates a shard's path from the name of an image in it
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-_LONGEST: Final = 120  # bytes of an escaped key; filesystems stop at 255 for the whole name
+_MAX_LENGTH: Final = 120  # bytes of an escaped key; file systems allow 255 for the whole name
+_GENERATED: Final = re.compile(r"(-[0-9a-f]{16}(-\w+)?\.(png|webp|jpg)|/shard-[0-9a-f]{20}\.tar)$")
 
 
-def whole(address: str) -> str:
-    """An address as it reads from everywhere: a local one is absolute, and none ends with a slash."""
-    path = storage.local_path(address)
-    return (address if path is None else str(path)).rstrip("/")
+def absolute(uri: str) -> str:
+    """Return a URI that is valid in any working directory, without a slash at its end."""
+    path = storage.local_path(uri)
+    return (uri if path is None else str(path)).rstrip("/")
 
 
-def locate(output: str, address: str) -> str:
-    """The whole address of an image: most are relative to their output, those taken over from another run are whole."""
-    if "://" in address or address.startswith("/"):
-        return address
-    return storage.join(whole(output), address)
+def locate(output: str, path: str) -> str:
+    """Return an image's absolute path. Rows carried over from another output have one already."""
+    if "://" in path or path.startswith("/"):
+        return path
+    return storage.join(absolute(output), path)
 
 
-def fetch(output: str, address: str) -> bytes:
-    """The bytes that a sink's ``put`` was given, from the address that it returned.
-
-    Raises:
-        ObjectMissing: there is no such file, or the shard holds no such image.
-        StorageError: it cannot be read.
-    """
-    data = fetch_file(output, [address])[address]
-    if data is None:
-        raise ObjectMissing(f"no image at {locate(output, address)}")
-    return data
-
-
-def fetch_file(output: str, addresses: Sequence[str]) -> dict[str, bytes | None]:
-    """Images that rest in one file, read once; None for one that is not there.
+def read_image(output: str, path: str) -> bytes:
+    """Return the bytes of an image.
 
     Args:
         output: the output folder.
-        addresses: of one ``file_of``.
+        path: what the sink's ``put`` returned.
+
+    Raises:
+        ObjectMissing: the file is missing, or its shard has no such member.
+        StorageError: it cannot be read.
+    """
+    data = read_images(output, [path])[path]
+    if data is None:
+        raise ObjectMissing(f"no image at {locate(output, path)}")
+    return data
+
+
+def read_images(output: str, paths: Sequence[str]) -> dict[str, bytes | None]:
+    """Read images of one file at once; None for one that is missing.
+
+    Args:
+        output: the output folder.
+        paths: of images with the same ``file_of``.
 
     Raises:
         StorageError: the file cannot be read.
     """
-    file = locate(output, file_of(addresses[0]))
+    file = locate(output, file_of(paths[0]))
     try:
         data = storage.read_bytes(file)
     except ObjectMissing:
-        return dict.fromkeys(addresses)
-    if addresses == [file_of(addresses[0])]:
-        return {addresses[0]: data}
+        return dict.fromkeys(paths)
+    if paths == [file_of(paths[0])]:
+        return {paths[0]: data}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            held = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
-            wanted = {address: held.get(address.partition(MEMBER)[2]) for address in addresses}
-            return {address: None if image is None else image.read() for address, image in wanted.items()}
+            members = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+            wanted = {path: members.get(path.partition(MEMBER)[2]) for path in paths}
+            return {path: None if image is None else image.read() for path, image in wanted.items()}
     except tarfile.TarError as error:
-        raise StorageError(f"{file} is no tar file: {error}") from None
+        raise StorageError(f"{file} is not a tar file: {error}") from None
 
 
-def file_of(address: str) -> str:
-    """The file in which an image rests: itself, or its shard; relative to the output folder where the address is."""
-    return address.partition(MEMBER)[0]
+def file_of(path: str) -> str:
+    """Return the path of the file that holds an image: its own, or its shard's."""
+    return path.partition(MEMBER)[0]
+
+
+def is_generated(path: str) -> bool:
+    """Return whether a file has a name that a sink of this package gives."""
+    return _GENERATED.search(f"/{path}") is not None
 
 
 def image_path(key: str, fingerprint: str, extension: str) -> str:
-    """``images/ab/KEY-FINGERPRINT.ext``: spread over 256 folders by a hash of the key, 16 digits of the fingerprint.
+    """Return ``images/ab/KEY-FINGERPRINT.ext``: 256 folders by a hash of the key, 16 digits of the fingerprint.
 
     Args:
         key: any text.
-        fingerprint: hex digest; whatever follows a dash (digits of the image's own hash) is kept whole.
+        fingerprint: hex digest; what follows a dash (digits of the image's own hash) is kept in full.
         extension: without a dot.
     """
     digest, dash, content = fingerprint.partition("-")
@@ -88,21 +99,20 @@ def image_path(key: str, fingerprint: str, extension: str) -> str:
 
 
 def safe_name(key: str) -> str:
-    """A file name of any key: letters, digits, ``._-`` as they are, all else percent-escaped; never two keys alike.
+    """Return a file name for any key, different for every key: all but letters, digits and ``._-`` is percent-escaped.
 
-    A key that is empty or longer than a file name may be is cut and closed with ``~`` and its hash; no other name
-    holds a ``~``.
+    A key that is empty or too long is cut and ends with ``~`` and its hash; no other name contains a ``~``.
     """
     raw = key.encode("utf-8", "surrogatepass")
     escaped = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in raw)
-    if escaped.startswith("."):  # neither hidden, nor a way up
+    if escaped.startswith("."):  # neither a hidden file nor ".."
         escaped = f"%2E{escaped[1:]}"
-    if 0 < len(escaped) <= _LONGEST:
+    if 0 < len(escaped) <= _MAX_LENGTH:
         return escaped
     return f"{escaped[:60].rstrip('%')}~{hashlib.sha256(raw).hexdigest()[:32]}"
 
 
 def rows_digest(rows: Iterable[tuple[str, str]]) -> str:
-    """20 hex digits that name a set of (key, fingerprint) pairs, whatever their order."""
+    """Return 20 hex digits that identify a set of (key, fingerprint), in any order."""
     lines = sorted(f"{len(key)}:{key}\0{fingerprint}" for key, fingerprint in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:20]

@@ -1,8 +1,8 @@
-"""Files of the results table: which there are, their rows, which rows stand, and other files in their place.
+"""The files of the results table: list, read and merge them, and choose the row that counts for each key.
 
-Where a key is answered more than once, the answer of the highest epoch stands; within one, a success, else that of the
-last file. What is decided is decided on a few columns; whole rows pass file by file, so that no table of all columns
-and all rows is in memory.
+If a key has several rows, the one of the highest epoch counts; within an epoch a success, else the row of the last
+file. The choice is made on a few columns. Full rows are streamed file by file, so that a table with all columns of all
+rows is never in memory.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from retouch.schema import RESULT_FIELDS, SUCCESS
 
 FOLDER: Final = "results"
 THREADS: Final = 16
-ROWS_A_FILE: Final = 250_000  # of a merged table: some 50 MB, and no more of it is in memory at once
+MAX_ROWS_PER_FILE: Final = 250_000  # of a merged file: about 50 MB, which is also the most that is in memory at once
 EPOCH: Final = "__epoch"  # columns that reading adds: the epoch of a row's file,
 ORDER: Final = "__order"  # and the file's position among all
-DECIDING: Final = ("key", "status")  # what ``standing`` looks at
-Rows = npt.NDArray[np.bool_]  # of all files' rows in order, which ones are meant
+DECIDING: Final = ("key", "status")  # columns that ``current_rows`` needs, besides the two above
+RowMask = npt.NDArray[np.bool_]  # over the rows of all files, in order
 
 
 def files(output: str) -> list[str]:
-    """Addresses of the files of the results table, in the order in which later ones stand over earlier ones."""
+    """Return the files of the results table; rows of later files supersede those of earlier ones."""
     found = storage.list_files(storage.join(output, FOLDER), ".parquet")
-    return sorted(found, key=lambda file: (epoch_of(file), is_part(file), _name(file)))
+    return sorted(found, key=lambda file: (epoch_of(file), is_block_file(file), _name(file)))
 
 
 def epoch_of(path: str) -> int:
-    """The number of the run that wrote a file of the table."""
+    """Return the number of the run that wrote a file."""
     number = _name(path).split("-")[1] if _name(path).count("-") >= 2 else ""
     return int(number) if number.isdigit() else 0
 
 
-def is_part(path: str) -> bool:
-    """Whether a file holds the answers to one block; else it is a merged one."""
+def is_block_file(path: str) -> bool:
+    """Return whether a file holds the rows of one block, as opposed to merged ones."""
     return _name(path).startswith("part-")
 
 
 def read(paths: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of the files, in their order, with the columns ``EPOCH`` and ``ORDER``.
+    """Return the rows of the files in order, with the columns ``EPOCH`` and ``ORDER``.
 
     Raises:
         StorageError: a file cannot be read.
-        OutputError: one is no results file, or a column's types in two of them cannot be brought together.
+        OutputError: a file is not a results file, or a column's types in two files are incompatible.
     """
     if not paths:
         empty = pa.schema([*RESULT_FIELDS, (EPOCH, pa.int64()), (ORDER, pa.int64())]).empty_table()
@@ -69,23 +69,27 @@ def read(paths: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table
     try:
         return pa.concat_tables(ordered, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise _unfit(paths, error) from None
+        raise _incompatible(paths, error) from None
 
 
 def read_file(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file's rows. Raises as ``read`` does."""
-    # A part is small and comes in one request; of a merged file only the wanted columns are fetched.
-    source = io.BytesIO(storage.read_bytes(path)) if is_part(path) else storage.open_input(path)
+    """Return one file's rows. Raises as ``read`` does."""
+    # A block's file is small and read in one request; of a merged file only the wanted columns are fetched.
+    source = io.BytesIO(storage.read_bytes(path)) if is_block_file(path) else storage.open_input(path)
     try:
         with source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
             return file.read(None if columns is None else [name for name in columns if name in names])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise OutputError(f"{path} is no results file: {' '.join(str(error).split())}") from None
+        raise OutputError(f"{path} is not a results file: {' '.join(str(error).split())}") from None
 
 
-def standing(table: pa.Table) -> pa.Array:
-    """Numbers of the rows that stand, one a key, sorted by key. The table has ``DECIDING``, ``EPOCH``, ``ORDER``."""
+def current_rows(table: pa.Table) -> pa.Array:
+    """Return the numbers of the rows that count, one per key, sorted by key.
+
+    Args:
+        table: with the columns ``DECIDING``, ``EPOCH`` and ``ORDER``.
+    """
     ranked = pa.table(
         {
             "key": table["key"],
@@ -101,22 +105,22 @@ def standing(table: pa.Table) -> pa.Array:
         return order
     last = pa.array([True])
     if len(keys) > 1:
-        differs = pc.not_equal(_whole(keys.slice(1)), _whole(keys.slice(0, len(keys) - 1)))
+        differs = pc.not_equal(_one_array(keys.slice(1)), _one_array(keys.slice(0, len(keys) - 1)))
         last = pa.concat_arrays([differs, last])
     return order.filter(last)
 
 
-def marked(table: pa.Table, rows: pa.Array) -> Rows:
-    """Which rows of a table these numbers mean."""
-    marks: Rows = np.zeros(table.num_rows, np.bool_)
-    marks[rows.to_numpy()] = True
-    return marks
+def row_mask(table: pa.Table, rows: pa.Array) -> RowMask:
+    """Return a mask of the table's rows that is True at these row numbers."""
+    mask: RowMask = np.zeros(table.num_rows, np.bool_)
+    mask[rows.to_numpy()] = True
+    return mask
 
 
-def chosen(paths: Sequence[str], rows: Rows) -> Iterator[pa.Table]:
-    """Whole rows of the files, those that are marked, in tables of at most ``ROWS_A_FILE``, each sorted by key.
+def stream_rows(paths: Sequence[str], rows: RowMask) -> Iterator[pa.Table]:
+    """Yield the masked rows of the files in tables of up to ``MAX_ROWS_PER_FILE``, each sorted by key.
 
-    All have the same columns; those that a file lacks are null in its rows.
+    All tables have the same columns; those that a file lacks are null in its rows.
     """
     schema = _schema_of(paths)
     held: list[pa.Table] = []
@@ -125,22 +129,22 @@ def chosen(paths: Sequence[str], rows: Rows) -> Iterator[pa.Table]:
         table = read_file(path)
         table, start = table.filter(pa.array(rows[start : start + table.num_rows])), start + table.num_rows
         held.append(pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names))
-        while sum(part.num_rows for part in held) >= ROWS_A_FILE:
+        while sum(piece.num_rows for piece in held) >= MAX_ROWS_PER_FILE:
             together = pa.concat_tables(held)
-            yield _sorted(together.slice(0, ROWS_A_FILE))
-            held = [together.slice(ROWS_A_FILE)]
-    if any(part.num_rows for part in held):
+            yield _sorted(together.slice(0, MAX_ROWS_PER_FILE))
+            held = [together.slice(MAX_ROWS_PER_FILE)]
+    if any(piece.num_rows for piece in held):
         yield _sorted(pa.concat_tables(held))
 
 
-def replace(output: str, paths: Sequence[str], rows: Rows, epoch: int) -> None:
-    """Put the marked rows of these files in the place of them all.
+def merge(output: str, paths: Sequence[str], rows: RowMask, epoch: int) -> None:
+    """Replace these files by merged ones that hold the masked rows.
 
-    The merged files are written before those that they replace are deleted, the oldest first: what is left at any
-    moment still stands.
+    The merged files are written before the others are deleted, oldest first, so that a reader gets the same rows at
+    any moment.
     """
     merged = []
-    for table in chosen(paths, rows):
+    for table in stream_rows(paths, rows):
         merged.append(storage.join(output, FOLDER, f"all-{epoch:06d}-{row_sets.digest(table)}.parquet"))
         storage.write_table(merged[-1], table)
     for file in paths:
@@ -149,17 +153,17 @@ def replace(output: str, paths: Sequence[str], rows: Rows, epoch: int) -> None:
 
 
 def _schema_of(paths: Sequence[str]) -> pa.Schema:
-    """One schema that all files' rows fit into."""
+    """Return one schema that fits all files' rows."""
     with ThreadPoolExecutor(THREADS) as threads:
         schemas = list(threads.map(_file_schema, paths))
     try:
         return pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise _unfit(paths, error) from None
+        raise _incompatible(paths, error) from None
 
 
 def _file_schema(path: str) -> pa.Schema:
-    source = io.BytesIO(storage.read_bytes(path)) if is_part(path) else storage.open_input(path)
+    source = io.BytesIO(storage.read_bytes(path)) if is_block_file(path) else storage.open_input(path)
     with source, pq.ParquetFile(source) as file:
         return file.schema_arrow
 
@@ -168,7 +172,7 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(table["key"]))
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
     found = column.combine_chunks()
     return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
 
@@ -177,9 +181,9 @@ def _with_constant(table: pa.Table, name: str, value: int) -> pa.Table:
     return table.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), table.num_rows))
 
 
-def _unfit(paths: Sequence[str], error: Exception) -> OutputError:
+def _incompatible(paths: Sequence[str], error: Exception) -> OutputError:
     text = " ".join(str(error).split())
-    return OutputError(f"results in {paths[0].rpartition('/')[0]} do not fit together: {text}")
+    return OutputError(f"results in {paths[0].rpartition('/')[0]} have incompatible columns: {text}")
 
 
 def _name(path: str) -> str:

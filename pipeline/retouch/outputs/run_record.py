@@ -1,4 +1,4 @@
-"""What a run leaves of itself in its output: ``run.json``. Knows its form, not what decides an answer."""
+"""``run.json``: the record of the job that an output belongs to."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ RUN_FILE: Final = "run.json"
 
 
 def read_run(output: str) -> dict[str, Any]:
-    """The record that a run left in its output.
+    """Return the record of an edit job's output.
 
     Raises:
-        OutputError: there is none, so this is no run's output; or it is of a job that has no rows.
+        OutputError: there is no record, or it is of a job of another kind.
     """
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(storage.join(output, RUN_FILE)))
     except StorageError as error:
-        raise OutputError(f"{output} holds no run ({RUN_FILE}: {error})") from None
+        raise OutputError(f"{output} holds no run ({RUN_FILE}: {error}); give the output folder of one") from None
     if "rows" not in record:
         kind = record.get("kind", "unknown")
-        raise OutputError(
-            f"{output} holds a job of kind {kind}, which has no rows; its events.jsonl says how far it is"
-        )
+        raise OutputError(f"{output} holds a job of kind {kind}, which has no rows; its progress is in events.jsonl")
     return record
 
 
 def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
-    """``path: old -> new`` for every leaf that differs."""
+    """Yield ``path: old -> new`` for every leaf that differs."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for name in sorted({*theirs, *mine}):
             yield from differences(theirs.get(name), mine.get(name), f"{path}.{name}" if path else name)
@@ -41,7 +39,7 @@ def differences(theirs: Any, mine: Any, path: str = "") -> Iterator[str]:
 
 
 def version_of(distribution: str) -> str:
-    """The installed version of a package."""
+    """Return the installed version of a package."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Where finished images rest: one file each, or tar shards. Knows neither pixels nor results.
+"""Where edited images are written: one file each, or one tar shard per block.
 
-A sink is made once for each block that is written, ``Sink(output, rows)`` with the ``(key, fingerprint)`` pairs of the
-block, and called from several threads. Whatever the sink, writing the same block again gives the same addresses and
-bytes, so that a retried task overwrites itself. A plug-in registers under the entry-point group ``retouch.sinks``.
+A sink is made for each block as ``Sink(output, rows)``, with the block's ``(key, fingerprint)`` pairs, and is called
+from several threads. Writing a block again gives the same paths and bytes, so that a retried task overwrites its own
+files. Plug-ins register under the entry-point group ``retouch.sinks``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from retouch.outputs.image_paths import IMAGES, MEMBER, image_path, rows_digest
 
 
 class Sink(Protocol):
-    """Keeps the images of one block of rows."""
+    """Stores the images of one block."""
 
     def __init__(self, output: str, rows: Sequence[tuple[str, str]] = ()) -> None: ...
 
     def put(self, key: str, fingerprint: str, data: bytes, extension: str) -> str:
-        """Keep an image and say where, relative to the output: what ``addresses.fetch`` takes. Raises StorageError."""
+        """Store an image; return its path in the output, as ``image_paths.read_image`` takes it.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
 
     def close(self) -> None:
-        """Return once everything that was put is durable; the block's results are written after this."""
+        """Return when every image is durable; the block's result rows are written after this."""
 
 
 class FileSink:
-    """``images/ab/KEY-FINGERPRINT.png``, durable as soon as ``put`` returns."""
+    """Writes ``images/ab/KEY-FINGERPRINT.png``, which is durable when ``put`` returns."""
 
     def __init__(self, output: str, rows: Sequence[tuple[str, str]] = ()) -> None:
         self.output = output
@@ -43,11 +47,11 @@ class FileSink:
         return path
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: every file is durable already."""
 
 
 class TarSink:
-    """``images/shard-HASH.tar`` for each block, HASH of its rows; images are held in memory until ``close``."""
+    """Writes a tar file per block, ``images/shard-HASH.tar`` by a hash of its rows; ``close`` writes it from memory."""
 
     def __init__(self, output: str, rows: Sequence[tuple[str, str]] = ()) -> None:
         if not rows:
@@ -58,14 +62,14 @@ class TarSink:
         self._lock = threading.Lock()
 
     def put(self, key: str, fingerprint: str, data: bytes, extension: str) -> str:
-        """Take the image in; it rests only after ``close``."""
+        """Add an image to the shard, which is written by ``close``."""
         name = image_path(key, fingerprint, extension).rpartition("/")[2]
         with self._lock:
             self._members[name] = data
         return f"{self.shard}{MEMBER}{name}"
 
     def close(self) -> None:
-        """Write the shard, members sorted and without times, so that the same block gives the same bytes."""
+        """Write the shard: members sorted and without times, so that the same block gives the same bytes."""
         if not self._members:
             return
         out = io.BytesIO()

@@ -21,69 +21,69 @@ STARTED: Final = "started"
 RUNNING: Final = (NOT_STARTED, STARTED)  # states after which more rows may come
 DIED: Final = "stopped unexpectedly; run the same command again to resume"
 SLOWEST: Final = 5
-_MANY_WORKERS: Final = 8  # that the text names one by one
+_MAX_WORKERS: Final = 8  # listed in the text
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is, what it costs, and who works on it."""
+    """The state of a run: progress, cost and workers."""
 
     name: str
     rows: int
     statuses: dict[str, int]
-    state: str  # started, stopped, finished, or that it died
-    reason: str | None  # of a stop
-    rows_per_second: float | None  # of the latest call, from its first answers on; from its start while that is all
+    state: str  # NOT_STARTED, STARTED, stopped, finished, or DIED
+    reason: str | None  # why it stopped
+    rows_per_second: float | None  # of the latest call
     seconds_left: float | None
     spending: Spending
-    slowest: tuple[tuple[str, float], ...]  # key and edit_seconds, of all answers
+    slowest: tuple[tuple[str, float], ...]  # key and edit_seconds
     workers: tuple[Worker, ...]  # that committed rows in the latest call
-    actors: int | None  # that the latest call asked for
-    lost: int  # workers of the latest call that stand where another one died
-    retried: int  # rows done again since a worker died with them in hand, of all calls
+    actors: int | None  # requested by the latest call
+    lost: int  # workers of the latest call that replaced one that died
+    retried: int  # rows done again because a worker died with them in flight, of all calls
 
     @property
     def answered(self) -> int:
-        """Rows with an answer."""
+        """Rows that are done."""
         return sum(self.statuses.values())
 
     @property
     def is_over(self) -> bool:
-        """Whether no run is at work as far as can be seen."""
+        """Whether no run is known to be working."""
         return self.state not in RUNNING
 
     def text(self) -> str:
-        """A few lines for people."""
+        """Return a report of a few lines."""
         return "\n".join([self.line(), *self._rate(), *self._cost(), *self._workers(), *self._slowest()])
 
     def line(self) -> str:
-        """``quickstart: 12/32 rows answered (11 success, 1 failed_to_load), started``."""
+        """Return ``quickstart: 12/32 rows done (11 success, 1 failed_to_load), started``."""
         counts = ", ".join(f"{n} {status}" for status, n in self.statuses.items() if n) or "none"
         reason = f": {self.reason}" if self.reason else ""
-        return f"{self.name}: {self.answered}/{self.rows} rows answered ({counts}), {self.state}{reason}"
+        return f"{self.name}: {self.answered}/{self.rows} rows done ({counts}), {self.state}{reason}"
 
     def record(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the JSON object that ``retouch status --json`` prints."""
         return {**asdict(self), "answered": self.answered, "is_over": self.is_over}
 
     def _rate(self) -> Iterator[str]:
         if self.seconds_left is not None:
-            yield f"{self.rows_per_second:.2f} rows/s, about {self.seconds_left / 60:.1f} min left at that rate"
+            yield f"{self.rows_per_second:.2f} rows/s, about {self.seconds_left / 60:.1f} min left"
 
     def _cost(self) -> Iterator[str]:
         used = ", ".join(f"{amount / 3600:.3g} h of {name}" for name, amount in self.spending.seconds.items())
         if used:
             cost = self.spending.cost
-            money = "no price known for it" if cost is None else f"{cost:.4g} {self.spending.currency}"
+            money = "unknown, no price for this device" if cost is None else f"{cost:.4g} {self.spending.currency}"
             yield f"cost so far: {money} ({used})"
 
     def _workers(self) -> Iterator[str]:
         if self.workers:
-            named = [f"{worker.host}/{worker.pid} {worker.device}" for worker in self.workers[:_MANY_WORKERS]]
-            more = f" and {len(self.workers) - _MANY_WORKERS} more" if len(self.workers) > _MANY_WORKERS else ""
+            named = [f"{worker.host}/{worker.pid} {worker.device}" for worker in self.workers[:_MAX_WORKERS]]
+            more = f" and {len(self.workers) - _MAX_WORKERS} more" if len(self.workers) > _MAX_WORKERS else ""
             yield f"workers: {', '.join(named)}{more}"
         if self.lost or self.retried:
-            yield f"lost: {self.lost} workers died and were replaced, {self.retried} rows were tried again for it"
+            yield f"lost: {self.lost} workers died and were replaced, {self.retried} rows were retried"
 
     def _slowest(self) -> Iterator[str]:
         if self.slowest:
@@ -91,14 +91,14 @@ class Status:
 
 
 def read_status(output: str, prices: Prices | None = None) -> Status:
-    """Status of a run's output.
+    """Return the state of a run.
 
     Args:
         output: the output folder.
-        prices: for runs that noted no cost; the table in force where None.
+        prices: for calls that recorded no cost; the default price table if None.
 
     Raises:
-        OutputError: there is no run.
+        OutputError: the folder holds no run.
     """
     record = read_run(output)
     table = results.read(output, ["key", "status", "edit_seconds"])
@@ -134,7 +134,7 @@ def _slowest(table: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _rate(call: Call) -> float | None:
-    """Rows per second of a call, from its first block on because the start-up before it happens only once."""
+    """Return a call's rows per second, from its first block on because start-up happens only once."""
     if not call.blocks:
         return None
     rows, since = call.rows - call.blocks[0].rows, call.blocks[0].time

@@ -41,7 +41,7 @@ def edited(output: str) -> dict[str, np.ndarray]:
     """Key to the pixels of every image that the run has."""
     rows = results.read(output, ["key", "output"]).to_pylist()
     found = {row["key"]: row["output"] for row in rows if row["output"]}
-    return {key: codec.decode_image(image_paths.fetch(output, address)).pixels for key, address in found.items()}
+    return {key: codec.decode_image(image_paths.read_image(output, address)).pixels for key, address in found.items()}
 
 
 def pixels(image: Any) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_runs_without_a_score_in_common_have_nothing_to_compare() -> None:
 def leave(folder: Path, output: str, name: str) -> str:
     place = str(folder / output)
     storage.write_bytes(f"{place}/run.json", json.dumps({"rows": 1, "job": {"name": name}}).encode())
-    results.write_part(place, rows(a=1.0), epoch=1)
+    results.write_block(place, rows(a=1.0), epoch=1)
     return place
 
 

@@ -115,7 +115,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"key": f"k{number:05d}", "fingerprint": "f", "attempts": 1, **(told if failed else made)})
     for file in results.files(output):
         storage.delete(file)
-    results.write_part(output, pa.Table.from_pylist(rows, schema), epoch=1)
+    results.write_block(output, pa.Table.from_pylist(rows, schema), epoch=1)
     requests = [{**first, "key": f"k{number:05d}", "image": f"{number % 24}.jpg"} for number in range(MANY)]
     pq.write_table(pa.Table.from_pylist(requests), folder / "manifest.parquet")
     results.write_requests(output, results.read(output, ["key", "fingerprint"]), whole=True)

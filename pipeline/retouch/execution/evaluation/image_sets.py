@@ -114,7 +114,7 @@ def _decoded(base: str | None, rows: Sequence[Finished]) -> list[tuple[Finished,
                 row.address: storage.read_bytes(row.address) if row.data is None else row.data for row in rows
             }
         else:
-            data = image_paths.fetch_file(base, [row.address for row in rows])
+            data = image_paths.read_images(base, [row.address for row in rows])
     except RetouchError as error:
         return [(row, f"{type(error).__name__}: {error}") for row in rows]
     return [(row, _pixels_or_reason(row, data[row.address])) for row in rows]
@@ -140,7 +140,9 @@ def _run(output: str, statuses: Sequence[str]) -> ImageSet:
         else:
             missing[row["key"]] = f"{row['status']}: {row['error_message'] or 'not among the statuses that count'}"
     answered = set(table["key"].to_pylist())
-    missing |= {key: "not answered yet" for key in results.read_requests(output) if key not in answered}
+    missing |= {
+        key: "not answered yet" for key in results.read_requests(output)["key"].to_pylist() if key not in answered
+    }
     # Those of one tar shard together, so that it is fetched by one part.
     rows.sort(key=lambda row: (image_paths.file_of(row.address), row.key))
     return ImageSet(output, tuple(rows), missing, read_run(output))

@@ -33,7 +33,7 @@ from retouch.outputs.export.parquet import Parquet
 from retouch.outputs.export.row_filter import TEXTS, choose
 from retouch.outputs.export.shard_writer import Limits, Piece, Writer
 from retouch.outputs.export.webdataset import WebDataset
-from retouch.outputs.image_paths import whole
+from retouch.outputs.image_paths import absolute
 from retouch.outputs.run_record import read_run, version_of
 from retouch.redaction import redacted_all
 from retouch.schema import SUCCESS
@@ -99,7 +99,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     asked = _asked(request, record, table)
     choice = choose(
         table,
-        results.requested(request.output),
+        results.read_requests(request.output),
         _texts(asked),
         statuses=request.statuses,
         where=request.where,
@@ -121,7 +121,7 @@ def export(request: Request, say: Callable[[str], None] = lambda line: None) -> 
     left_out = dict(sorted((Counter(choice.left_out) + Counter(row.reason for row in lacking)).items()))
     done = Exported(rows, left_out, tuple(lacking), tuple(writer.close()), asked.notes)
     facts = Facts(
-        whole(request.dest).rpartition("/")[2],
+        absolute(request.dest).rpartition("/")[2],
         request.format,
         request.layout,
         redacted_all(record),
@@ -182,7 +182,7 @@ def _writer(request: Request, types: pa.Schema, say: Callable[[str], None]) -> W
 
 
 def _refuse_inside(request: Request) -> None:
-    if f"{whole(request.dest)}/".startswith(f"{whole(request.output)}/"):
+    if f"{absolute(request.dest)}/".startswith(f"{absolute(request.output)}/"):
         raise ConfigError(
             f"{request.dest} lies in the run's own output, which verify and later runs read; give another"
         )

@@ -94,7 +94,7 @@ def _items_of(
     rows: Sequence[Mapping[str, Any]],
 ) -> list[Item | Lacking]:
     """Those whose images rest in one file."""
-    data = image_paths.fetch_file(origin.output, [row["output"] for row in rows])
+    data = image_paths.read_images(origin.output, [row["output"] for row in rows])
     return [_item(origin, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
 
 

@@ -114,7 +114,7 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
         requests = manifest.read(manifests or record["job"]["manifest"], far=True).table
     except RetouchError as error:
         unreadable = str(error)
-    asked = results.requested(output).num_rows
+    asked = results.read_requests(output).num_rows
     pace = make_timeline(read_calls(output))
     table = results.read(output)
     return Finished(output, record, _summary(output), table, asked, requests, unreadable, _changes(output), pace)

@@ -79,8 +79,8 @@ def reader(output: str, answers: Iterable[Mapping[str, Any]]) -> Fetch:
     held: dict[str, bytes | None] = {}
     for members in shards.values():
         with suppress(StorageError):  # asked for alone, each of its images says what is wrong
-            held |= image_paths.fetch_file(output, members)
-    return lambda address: held.get(address) or image_paths.fetch(output, address)
+            held |= image_paths.read_images(output, members)
+    return lambda address: held.get(address) or image_paths.read_image(output, address)
 
 
 def make_tile(

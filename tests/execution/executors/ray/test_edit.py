@@ -22,6 +22,7 @@ from retouch.execution.summary import Summary
 from retouch.jobs.config import EditJob, RaySpec
 from retouch.outputs import results
 from retouch.outputs.event_log import read_events
+from retouch.outputs.verify import verify_output
 from rich.console import Console
 
 from tests.helpers.answers import answered
@@ -51,7 +52,7 @@ def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tm
         job = painter_job(tmp_path, manifest, output=str(tmp_path / name), candidates=2, ray=ray, max_failure_rate=1.0)
         summary = quiet(job, **options)
         assert (summary.answered_now, summary.statuses["failed_to_edit"]) == (13, 1)
-        proof = results.verify(job.output)
+        proof = verify_output(job.output)
         assert proof.ok, proof.text()
         outputs[name] = hashes(job.output)
     assert outputs["local"] == outputs["one"] == outputs["two"]
@@ -65,7 +66,7 @@ def test_a_row_that_kills_every_worker_is_answered_so_and_all_others_are_edited(
     assert (summary.statuses["success"], summary.statuses["failed_to_edit"]) == (8, 1)
     lost = next(row for row in results.read(job.output).to_pylist() if row["status"] != "success")
     assert (lost["key"], lost["error_type"]) == ("row-004", "WorkerLost")
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
     clean = painter_job(tmp_path, write_dataset(tmp_path / "clean", 9), output=str(tmp_path / "clean-out"), ray=ray)
     quiet(clean, executor="local")
     assert {k: v for k, v in hashes(clean.output).items() if k != "row-004"} == {
@@ -151,7 +152,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> No
     answered_now = int(again.stdout.split("this run: ")[1].split()[0])
     # Workers of the killed driver may commit what they had in hand after it is gone; nothing is done twice for that.
     assert answered_now <= 40 - committed
-    assert results.verify(output).ok
+    assert verify_output(output).ok
 
 
 def _until(done: Any, seconds: float = 120) -> Iterator[None]:

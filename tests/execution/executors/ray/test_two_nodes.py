@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from retouch.outputs import results
+from retouch.outputs.verify import verify_output
 
 from tests.chaos.world import ROOT, SHORT, parts
 from tests.helpers.answers import answered
@@ -160,7 +160,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     assert f"submitted: {night}-2\n" in second.said
     assert "rows: 80 = 80 success" in second.said
     assert int(second.said.split("this run: ")[1].split()[0]) <= 80 - before
-    assert results.verify(job.output).ok
+    assert verify_output(job.output).ok
     assert all(tasks(ray, name).keys() == {True} for name in ("_decode", "_write"))
 
     listed = Command("jobs", "list", *at)
