@@ -20,7 +20,7 @@ from retouch.models.embedded.judge import JudgeNet, load_judge
 from retouch.models.embedded.scenes import GROUNDS, HELD_OUT, TUNING, Scene, draw_scene
 from retouch.models.unet import Network, load_unet
 from retouch.schema import Mask, Pixels
-from retouch.training.finetune.trainer import latents, translated
+from retouch.training.finetune.trainer import invert, translate
 from retouch.training.plots import contact_sheet
 from torch import Tensor
 
@@ -67,7 +67,7 @@ def reconstruction(source: Network, rows: int, first: int, device: str) -> dict[
     x0 = to_tensor(np.stack([draw_scene(first + i).image for i in range(rows)])).to(device)
     found = {}
     for steps in (6, 10, 20, 40, 80):
-        again = translated(source, latents(source, x0, T_0, steps), T_0, steps)
+        again = translate(source, invert(source, x0, T_0, steps), T_0, steps)
         errors = (again - x0).abs().flatten(1).mean(dim=1)
         found[steps] = (float(errors.mean()), float(errors.max()))
     return found
@@ -84,8 +84,8 @@ def edited(
 ) -> tuple[Pixels, Pixels, Pixels]:
     """Scenes, their reconstructions and their translations, each [N,S,S,3]."""
     x0: Tensor = to_tensor(np.stack([scene.image for scene in work])).to(device)
-    latent = latents(source, x0, T_0, steps)
-    again, changed = (to_pixels(translated(net, latent, T_0, steps)) for net in (source, tuned))
+    latent = invert(source, x0, T_0, steps)
+    again, changed = (to_pixels(translate(net, latent, T_0, steps)) for net in (source, tuned))
     return to_pixels(x0), again, changed
 
 

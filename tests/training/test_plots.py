@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from PIL import Image
-from retouch.training.plots import GAP, LEAST_SIDE, contact_sheet, loss_curves
+from retouch.training.plots import GAP, MIN_SIDE, contact_sheet, loss_curves
 
 from tests.helpers.datasets import picture
 
@@ -18,12 +18,12 @@ def opened(data: bytes) -> Image.Image:
 def test_every_image_stands_in_the_sheet_at_its_row_and_column() -> None:
     rows = [np.stack([picture(10 * r + c, 32, 32) for c in range(4)]) for r in range(3)]
     sheet = np.asarray(opened(contact_sheet(rows)))
-    cell = LEAST_SIDE + GAP
+    cell = MIN_SIDE + GAP
     assert sheet.shape == (3 * cell + GAP, 4 * cell + GAP, 3)
     for r in range(3):
         for c in range(4):
             top, left = GAP + r * cell, GAP + c * cell
-            seen = sheet[top : top + LEAST_SIDE : 3, left : left + LEAST_SIDE : 3]
+            seen = sheet[top : top + MIN_SIDE : 3, left : left + MIN_SIDE : 3]
             np.testing.assert_array_equal(seen, rows[r][c])
     assert (sheet[:GAP] == 255).all()
 

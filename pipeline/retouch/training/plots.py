@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves to look at: a contact sheet and loss curves, as PNG bytes. Knows no network and no file."""
+"""Pictures of a training, as PNG bytes: a contact sheet and loss curves."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image as Pillow
 
 from retouch.schema import Pixels
 
-LEAST_SIDE: Final = 96  # pixels an image of the sheet; smaller ones are enlarged so that a person sees them
+MIN_SIDE: Final = 96  # pixels per image of the sheet; smaller images are enlarged
 GAP: Final = 4  # white pixels between images
 
 
 def contact_sheet(rows: Sequence[Pixels]) -> bytes:
-    """PNG of images in rows: one under another what belongs together (source, reconstruction, translation).
+    """Return a PNG of images in rows, whose columns belong together (source, reconstruction, translation).
 
     Args:
         rows: each [N,S,S,3] uint8 with the same N and S.
     """
     side = rows[0].shape[1]
-    scale = max(1, -(-LEAST_SIDE // side))
+    scale = max(1, -(-MIN_SIDE // side))
     cell = side * scale + GAP
     sheet = np.full((cell * len(rows) + GAP, cell * len(rows[0]) + GAP, 3), 255, np.uint8)
     for y, row in enumerate(rows):
@@ -36,7 +36,7 @@ def contact_sheet(rows: Sequence[Pixels]) -> bytes:
 
 
 def loss_curves(curves: Sequence[Mapping[str, float]], name: str) -> bytes:
-    """PNG of every term over the batches, each on its own axis: their scales differ by orders."""
+    """Return a PNG of every term over the batches, each on its own axis, because their scales differ by orders."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

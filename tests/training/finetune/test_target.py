@@ -61,7 +61,7 @@ def sha256(address: str | Path) -> str:
     return hashlib.sha256(Path(address).read_bytes()).hexdigest()
 
 
-def beside(found: TargetTask, suffix: str) -> Path:
+def sidecar(found: TargetTask, suffix: str) -> Path:
     return Path(found.file.removesuffix(".safetensors") + suffix)
 
 
@@ -78,7 +78,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Has a tuning stop right after a batch, as Ctrl-C would have it."""
-    real = target._Tuning._after_batch
+    real = target._TargetTraining._after_batch
 
     def stop_after(batch: int) -> None:
         def after(self: Any, trainer: Trainer) -> None:
@@ -86,7 +86,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             if trainer.progress.update == batch:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(target._Tuning, "_after_batch", after)
+        monkeypatch.setattr(target._TargetTraining, "_after_batch", after)
 
     return stop_after
 
@@ -100,17 +100,17 @@ def stopped(found: TargetTask, stopping: Callable[[int], None], batch: int) -> N
 def test_a_tuned_network_stands_there_with_what_made_it_a_sheet_and_its_curves(
     whole: TargetTask, files: dict[str, str]
 ) -> None:
-    record = json.loads(beside(whole, ".json").read_text())
+    record = json.loads(sidecar(whole, ".json").read_text())
     assert record["sha256"] == sha256(whole.file)
     assert record["texts"] == ["red -> cat"]
     assert record["decides"]["params"]["t_0"] == PARAMS["t_0"]
     assert record["decides"]["weights_sha256"]["unet"] == sha256(files["unet"])
-    curves = pq.read_table(beside(whole, "-losses.parquet")).to_pylist()
+    curves = pq.read_table(sidecar(whole, "-losses.parquet")).to_pylist()
     assert [curve["batch"] for curve in curves] == list(range(BATCHES))
     assert record["last"] == curves[-1]
-    width, height = picture_size(beside(whole, "-sheet.png"))
+    width, height = picture_size(sidecar(whole, "-sheet.png"))
     assert width < height  # two images in three rows
-    assert picture_size(beside(whole, "-curves.png")) > (0, 0)
+    assert picture_size(sidecar(whole, "-curves.png")) > (0, 0)
     assert not state_of(whole).exists()
 
 
@@ -133,14 +133,14 @@ def test_stopped_between_two_saves_or_at_one_it_ends_with_the_same_file(
     assert not Path(found.file).exists()
     assert state_of(found).exists() == (batch >= PARAMS["save_every"])
     monkeypatch.undo()
-    said: list[str] = []
+    lines: list[str] = []
     # How often a state is saved decides nothing.
-    tune(task(tmp_path, files, home / "manifest.parquet", params={"save_every": 3}), "cpu", said.append)
+    tune(task(tmp_path, files, home / "manifest.parquet", params={"save_every": 3}), "cpu", lines.append)
     saved = batch // PARAMS["save_every"] * PARAMS["save_every"]
-    assert (f"cat: goes on at batch {saved} of {BATCHES}" in said) == (saved > 0)
+    assert (f"cat: resuming at batch {saved} of {BATCHES}" in lines) == (saved > 0)
     assert sha256(found.file) == sha256(whole.file)
     for suffix in (".json", "-sheet.png", "-losses.parquet"):
-        assert beside(found, suffix).read_bytes() == beside(whole, suffix).read_bytes()
+        assert sidecar(found, suffix).read_bytes() == sidecar(whole, suffix).read_bytes()
     assert not state_of(found).exists()
 
 
@@ -160,10 +160,10 @@ def test_a_command_that_is_killed_and_given_again_ends_with_the_same_file(
             assert first.poll() is None, "it ended before it could be killed"
         first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    assert not beside(killed, ".json").exists()
+    assert not sidecar(killed, ".json").exists()
     again = subprocess.run(command, capture_output=True, check=False, **how)
     assert again.returncode == 0, again.stderr
-    assert "cat: goes on at batch" in again.stderr
+    assert "cat: resuming at batch" in again.stderr
     assert "targets: 1 done" in again.stdout
     tune(once, "cpu")
     assert sha256(killed.file) == sha256(once.file)
@@ -181,10 +181,10 @@ def test_a_finished_target_is_left_as_it_is(home: Path, files: dict[str, str], w
     before = {path: (path.stat().st_mtime_ns, sha256(path)) for path in Path(whole.output).rglob("*.*")}
     state_of(whole).parent.mkdir(exist_ok=True)
     state_of(whole).write_bytes(b"left by a kill after the record")
-    said: list[str] = []
-    record = tune(whole, "cpu", said.append)
-    assert said == ["cat: already there"]
-    assert record == json.loads(beside(whole, ".json").read_text())
+    lines: list[str] = []
+    record = tune(whole, "cpu", lines.append)
+    assert lines == ["cat: already done"]
+    assert record == json.loads(sidecar(whole, ".json").read_text())
     assert {path: (path.stat().st_mtime_ns, sha256(path)) for path in Path(whole.output).rglob("*.*")} == before
 
 
@@ -270,11 +270,11 @@ def few(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        (broken, "cannot learn from row 'row-003'"),
-        (gone, "cannot learn from row 'row-003'"),
-        (black, "cannot learn from row 'row-003': the mask is black"),
+        (broken, "cannot train on row 'row-003'"),
+        (gone, "cannot train on row 'row-003'"),
+        (black, "cannot train on row 'row-003': the mask is black"),
         (without_text, "row 'row-003' lacks source_prompt or prompt; give the target source_prompt and prompt"),
-        (few, "learns from 5 images and its manifest has 4; give more rows"),
+        (few, "trains on 5 images and its manifest has 4; give more rows"),
     ],
 )
 def test_rows_that_cannot_be_learned_from_stop_it_with_the_rows_key(
@@ -305,7 +305,7 @@ def test_rows_without_columns_of_text_are_asked_for_them(files: dict[str, str], 
         ({"params": {"templates": "imagenet"}}, ConfigError, "give shorter texts, or templates: none"),
         ({"params": {"identity_weight": 1.0}}, WeightsError, "needs weights for arcface"),
         ({"params": {"t_0": 0}}, ConfigError, "t_0 is 0"),
-        ({"fit": "face"}, ManifestError, "cannot learn from row 'row-000': the row has no landmarks"),
+        ({"fit": "face"}, ManifestError, "cannot train on row 'row-000': the row has no landmarks"),
     ],
 )
 def test_a_target_that_cannot_be_reached_is_one_line(
@@ -383,4 +383,4 @@ def test_a_published_layout_is_tuned_into_the_same_layout_key_by_key(
 
 
 def test_the_sheet_shows_the_rows_that_were_not_learned_from(home: Path, whole: TargetTask) -> None:
-    assert picture_size(beside(whole, "-sheet.png"))[0] // 96 == ROWS - PARAMS["images"]
+    assert picture_size(sidecar(whole, "-sheet.png"))[0] // 96 == ROWS - PARAMS["images"]

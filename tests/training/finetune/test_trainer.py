@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from retouch.errors import ConfigError
 from retouch.jobs.finetune_params import FinetuneParams
-from retouch.training.finetune.losses import Asked, Losses
-from retouch.training.finetune.trainer import Trainer, latents, learning_rate, translated
+from retouch.training.finetune.losses import Losses, LossInputs
+from retouch.training.finetune.trainer import Trainer, invert, learning_rate, translate
 from torch import Tensor
 
-from tests.training.finetune.tiny import SIZE, images, likeness, network, params, trainer
+from tests.training.finetune.tiny import SIZE, colour_distance, images, network, params, trainer
 
 Weights = dict[str, Tensor]
 NINE = params(iterations=3, lr_every=2)  # 5 images, 2 at once: 3 batches a pass
@@ -125,7 +125,7 @@ def test_training_lowers_what_it_is_trained_for(mode: str) -> None:
 
 def test_with_parity_the_identity_moves_no_weight_in_efficient_mode_and_without_it_does() -> None:
     plain, parity, mended = (
-        weights_of(ran(params(mode="efficient", iterations=1, **changes), likeness))
+        weights_of(ran(params(mode="efficient", iterations=1, **changes), colour_distance))
         for changes in (
             {},
             {"identity_weight": 5.0, "identity_parity": True},
@@ -138,18 +138,18 @@ def test_with_parity_the_identity_moves_no_weight_in_efficient_mode_and_without_
 
 def test_parity_leaves_the_full_mode_as_it_is() -> None:
     with_, without = (
-        weights_of(ran(params(iterations=1, identity_weight=5.0, identity_parity=parity), likeness))
+        weights_of(ran(params(iterations=1, identity_weight=5.0, identity_parity=parity), colour_distance))
         for parity in (True, False)
     )
     assert same(with_, without)
 
 
 class Watched(Losses):
-    """Notes which images it was asked about, and the seeds of their views."""
+    """Notes which images it was inputs about, and the seeds of their views."""
 
-    def terms(self, x: Tensor, asked: Asked, identity_of: Tensor | None = None) -> dict[str, Tensor]:
-        self.ranges.__dict__.setdefault("seen", []).append((asked.x0.clone(), tuple(asked.seeds)))
-        return super().terms(x, asked, identity_of)
+    def terms(self, x: Tensor, inputs: LossInputs, identity_of: Tensor | None = None) -> dict[str, Tensor]:
+        self.ranges.__dict__.setdefault("seen", []).append((inputs.x0.clone(), tuple(inputs.seeds)))
+        return super().terms(x, inputs, identity_of)
 
 
 def test_each_image_is_learned_from_once_an_iteration_in_another_order_and_with_other_views() -> None:
@@ -200,11 +200,11 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights() -> None:
 @pytest.mark.parametrize("learn_sigma", [False, True])
 def test_a_latent_and_a_translation_do_not_depend_on_how_many_there_are(learn_sigma: bool) -> None:
     net, x0 = network(learn_sigma), images(11)
-    all_of_them = latents(net, x0, 300, 4)
+    all_of_them = invert(net, x0, 300, 4)
     for part in (slice(0, 1), slice(3, 6), slice(8, 11)):
-        assert torch.equal(latents(net, x0[part], 300, 4), all_of_them[part])
+        assert torch.equal(invert(net, x0[part], 300, 4), all_of_them[part])
         assert torch.equal(
-            translated(net, all_of_them[part], 300, 4), translated(net, all_of_them, 300, 4)[part]
+            translate(net, all_of_them[part], 300, 4), translate(net, all_of_them, 300, 4)[part]
         )  # fmt: skip
     assert all_of_them.shape == (11, 3, SIZE, SIZE)
     assert not all_of_them.requires_grad

@@ -10,10 +10,10 @@ import torch
 from retouch.diffusion.noise import Noise
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models.unet import Network
-from retouch.training.finetune.losses import Asked, Losses
+from retouch.training.finetune.losses import Losses, LossInputs
 from retouch.training.finetune.target import TargetTask
 from retouch.training.finetune.texts import Texts
-from retouch.training.finetune.trainer import Material, Trainer
+from retouch.training.finetune.trainer import Trainer, TrainingData
 from torch import Tensor
 
 from tests.helpers.datasets import write_dataset
@@ -73,16 +73,16 @@ def embeddings(count: int, seed: int, unit: bool) -> Tensor:
     return torch.nn.functional.normalize(drawn, dim=-1) if unit else drawn
 
 
-def asked(count: int = 2) -> Asked:
+def inputs(count: int = 2) -> LossInputs:
     """One side of the losses for ``count`` images."""
     direction, target = embeddings(count, 2, unit=True), embeddings(count, 3, unit=False)
-    return Asked(images(count), masks(count), direction, target, list(range(count)))
+    return LossInputs(images(count), masks(count), direction, target, list(range(count)))
 
 
-def material(count: int = 5) -> Material:
-    """What a trainer learns from; the latents are noise."""
+def data(count: int = 5) -> TrainingData:
+    """A trainer's images; the latents are noise."""
     latent = Noise(range(count)).normal("latent", (3, SIZE, SIZE))
-    return Material(
+    return TrainingData(
         images(count), latent, masks(count), embeddings(1, 2, True).repeat(count, 1),
         embeddings(1, 3, False).repeat(count, 1),
     )  # fmt: skip
@@ -95,10 +95,10 @@ def losses(p: FinetuneParams, identity: Callable[[Tensor, Tensor], Tensor] | Non
 
 def trainer(p: FinetuneParams, identity: Any = None, *, learn_sigma: bool = False, count: int = 5) -> Trainer:
     """A network at its start."""
-    return Trainer(network(learn_sigma), material(count), losses(p, identity), p, seed=7)
+    return Trainer(network(learn_sigma), data(count), losses(p, identity), p, seed=7)
 
 
-def likeness(edited: Tensor, source: Tensor) -> Tensor:
+def colour_distance(edited: Tensor, source: Tensor) -> Tensor:
     """Stands for ArcFace: square distance of the average colours, [B]."""
     return (edited.mean(dim=(2, 3)) - source.mean(dim=(2, 3))).square().sum(dim=1)
 

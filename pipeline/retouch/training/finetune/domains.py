@@ -1,10 +1,9 @@
-"""Named pairs of texts, what an image is and what it becomes, as data. Knows neither CLIP nor what tunes towards them.
+"""Named pairs of texts to fine-tune towards: what the images show, and what they should show.
 
-The 54 names are those of DiffusionCLIP's published list, so that a published run's ``edit_attr`` names the same edit
-here; ``jocker`` is spelt as there. Where the publication gives a name alone the words are ours, so a model tuned with
-them is another model than the published one of that name. ``grey_hair`` leads to grey hair: in the published list it
-leads to red hair, which is what ``red_hair`` is for. The published code also speaks of ``male`` and ``female`` but has
-no texts for them; neither have we.
+The 54 names are those of DiffusionCLIP's published list, so that a published run's ``edit_attr`` names the same edit;
+``jocker`` is spelt as there. Where only the name is published the texts are ours, so a model tuned with them differs
+from the published one of that name. ``grey_hair`` leads to grey hair: in the published list it leads to red hair, which
+is what ``red_hair`` is for. ``male`` and ``female`` are missing, because the published code has no texts for them.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ class Domain:
 
     name: str  # ``neanderthal``
     source: str  # what the images show: ``Human``
-    target: str  # what they come to show: ``Neanderthal``
+    target: str  # what they should show: ``Neanderthal``
 
 
 @cache
 def domains() -> Mapping[str, Domain]:
-    """All of them by name, in the file's order."""
+    """Return all domains by name, in the file's order."""
     pairs: dict[str, tuple[str, str]] = json.loads(_FILE.read_text(encoding="utf-8"))
     return MappingProxyType({name: Domain(name, *pair) for name, pair in pairs.items()})
 
 
 def domain(name: str) -> Domain:
-    """The one of this name.
+    """Return the domain of this name.
 
     Raises:
-        ConfigError: there is none; the line has the names nearest to it.
+        ConfigError: the name is unknown; the message suggests similar ones.
     """
     if found := domains().get(name):
         return found

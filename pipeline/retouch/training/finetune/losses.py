@@ -1,7 +1,7 @@
-"""What a fine-tuned image is asked for: direction, target, likeness, identity. Knows no network but by its function.
+"""The loss terms of a fine-tuned image: direction, target, distance from the source, identity.
 
-Every term is one number an image, [B]; the total is their weighted sum, averaged over the batch by the trainer. Views
-of an image and of its source are warped alike, so that a direction compares the same framing.
+Every term is one number per image, [B]; the trainer averages their weighted sum over the batch. Views of an image and
+of its source are warped alike, so that a direction compares the same framing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Identity = Callable[[Tensor, Tensor], Tensor]  # edited and source [B,3,S,S] in 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One batch's side of the losses that does not change: sources, masks, texts, and the views' seeds."""
+class LossInputs:
+    """What a batch of edited images is compared with: sources, masks, texts, and the views' seeds."""
 
     x0: Tensor  # [B,3,S,S] in [-1, 1]
     mask: Tensor  # [B,1,S,S], 1 = may change
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of a job."""
+    """The loss terms of a job."""
 
     params: FinetuneParams
     encode: Encode
@@ -44,51 +44,52 @@ class Losses:
     identity: Identity | None = None
     ranges: Augmentation = field(default_factory=Augmentation)
 
-    def terms(self, x: Tensor, asked: Asked, identity_of: Tensor | None = None) -> dict[str, Tensor]:
-        """Each term [B] that has weight, unweighted, by name.
+    def terms(self, x: Tensor, inputs: LossInputs, identity_of: Tensor | None = None) -> dict[str, Tensor]:
+        """Return each term [B] whose weight is not 0, unweighted, by name.
 
         Args:
             x: [B,3,S,S], differentiable.
-            asked: what it is compared with.
-            identity_of: the image that the identity term looks at, where that is not x.
+            inputs: what x is compared with.
+            identity_of: the image that the identity term compares, if that is not x.
         """
         p = self.params
         found: dict[str, Tensor] = {}
-        seen = self._embedded(x, asked)
+        edited = self._embeddings(x, inputs)
         if p.direction_weight:
             with torch.no_grad():
-                before = self._embedded(asked.x0, asked)
-            losses = direction_loss(_each(asked.direction, p.views), before.flatten(0, 1), seen.flatten(0, 1))
+                source = self._embeddings(inputs.x0, inputs)
+            losses = direction_loss(_each(inputs.direction, p.views), source.flatten(0, 1), edited.flatten(0, 1))
             found["direction"] = self._form(losses).view(len(x), -1).mean(dim=1)
         if p.global_weight:
-            found["global"] = global_loss(seen.flatten(0, 1), _each(asked.target, p.views)).view(len(x), -1).mean(dim=1)
+            losses = global_loss(edited.flatten(0, 1), _each(inputs.target, p.views))
+            found["global"] = losses.view(len(x), -1).mean(dim=1)
         if p.l1_weight:
-            weight = 1 - (1 - p.l1_inside) * asked.mask
-            found["l1"] = ((x - asked.x0).abs() * weight).flatten(1).mean(dim=1)
+            weight = 1 - (1 - p.l1_inside) * inputs.mask
+            found["l1"] = ((x - inputs.x0).abs() * weight).flatten(1).mean(dim=1)
         if p.range_weight:
             found["range"] = range_loss(x)
         if p.identity_weight and self.identity is not None:
-            found["identity"] = self.identity(x if identity_of is None else identity_of, asked.x0)
+            found["identity"] = self.identity(x if identity_of is None else identity_of, inputs.x0)
         return found
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Their weighted sum, [B]."""
+        """Return the weighted sum of the terms, [B]."""
         weighted = [getattr(self.params, f"{name}_weight") * value for name, value in terms.items()]
         return torch.stack(weighted).sum(dim=0)
 
     def _form(self, losses: Tensor) -> Tensor:
         return negative_log(losses) if self.params.direction_form == "log" else losses
 
-    def _embedded(self, x: Tensor, asked: Asked) -> Tensor:
-        """Raw embeddings of every view, [B,views,D]."""
+    def _embeddings(self, x: Tensor, inputs: LossInputs) -> Tensor:
+        """Return raw embeddings of every view, [B,views,D]."""
         p = self.params
         if p.resize == "area":
-            large, mask = F.adaptive_avg_pool2d(x, self.clip_size), F.adaptive_avg_pool2d(asked.mask, self.clip_size)
+            large, mask = F.adaptive_avg_pool2d(x, self.clip_size), F.adaptive_avg_pool2d(inputs.mask, self.clip_size)
         else:
             large = 2 * clip_view(x, self.clip_size, p.antialias) - 1
-            mask = F.interpolate(asked.mask, self.clip_size, mode="nearest")
-        # Made anew each time: edit and source must draw the same views.
-        draws = Noise(asked.seeds, x.device)
+            mask = F.interpolate(inputs.mask, self.clip_size, mode="nearest")
+        # New generators on each call, because edit and source must draw the same views.
+        draws = Noise(inputs.seeds, x.device)
         parts = [(large, p.views - p.masked_views), (large * mask, p.masked_views)]
         views = [
             extended(part, count, draws, self.ranges).view(len(x), count, *large.shape[1:])

@@ -1,7 +1,4 @@
-"""One target of a fine-tuning, from its manifest to its finished file; where it was stopped, it goes on.
-
-Runs wherever there are files and a device: here, or in a worker. Knows no cluster and no other target.
-"""
+"""The training of one fine-tuning target from its manifest to its finished file; resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,19 +34,19 @@ from retouch.redaction import redacted_all
 from retouch.schema import Pixels
 from retouch.training.finetune.losses import Losses
 from retouch.training.finetune.texts import Texts, directions
-from retouch.training.finetune.trainer import Material, Trainer, latents, translated
+from retouch.training.finetune.trainer import Trainer, TrainingData, invert, translate
 from retouch.training.plots import contact_sheet, loss_curves
 
-VERSION: Final = "1"  # of the training; another one makes other weights
+VERSION: Final = "1"  # of the training; bump it when the same task gives other weights
 NETWORKS: Final = "networks"  # folder of finished files in the output
-STATE: Final = "state"  # folder of what a stopped run goes on from
-# Nothing but these two columns is read of a row beside its image, mask and landmarks.
+STATE: Final = "state"  # folder of checkpoints
+# The only columns that are read besides image, mask and landmarks.
 TEXTS: Final = ("source_prompt", "prompt")
 
 
 @dataclass(frozen=True)
 class TargetTask:
-    """All that a worker is told: plain data."""
+    """One target's training, as plain data that can be sent to a worker."""
 
     name: str
     manifests: tuple[str, ...]
@@ -57,7 +54,7 @@ class TargetTask:
     weights: Weights
     params: Mapping[str, Any]
     seed: int
-    texts: Texts | None = None  # None: each row brings its own
+    texts: Texts | None = None  # None: each row has its own
     fit: framing.Fit = "auto"
     mask: MaskSpec = field(default_factory=MaskSpec)
 
@@ -68,39 +65,39 @@ class TargetTask:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The rows that are learned from, then those that are only looked at."""
+class TrainingImages:
+    """The images to train on, followed by those that are only shown on the sheet."""
 
     images: Pixels  # [N,S,S,3]
     masks: Any  # [N,S,S] bool
     texts: tuple[Texts, ...]
 
 
-def tune(task: TargetTask, device: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Bring one target to its end; returns its record, which also stands beside the file as JSON.
+def tune(task: TargetTask, device: str, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Train one target to the end. Return its record, which is also written as JSON next to the network.
 
     Args:
-        task: what is asked for.
-        device: where the networks go.
-        say: is told of progress, a line at a time.
+        task: the target.
+        device: where the networks run.
+        report: called with lines about progress.
 
     Raises:
-        StopRun: rows, weights or texts that cannot be learned from, or an output that holds another training's file.
+        StopRun: rows, weights or texts cannot be used, or the output holds another training's file.
     """
     params: FinetuneParams = plugins.check_params(FinetuneParams, task.params, f"target {task.name}: params")
     resolved = weights.resolve(task.weights)
     rows = _rows(task, params)
-    decides = redacted_all(_decides(task, params, resolved.sha256, rows))
-    if (done := _record(task)) is not None:
-        _refuse_other(task, done.get("decides", {}), decides)
-        storage.delete(_state_file(task))  # there is one where a kill came between the record and the end
-        say(f"{task.name}: already there")
-        return done
-    return _Tuning(task, params, resolved.files, rows, decides, device, say).carry_out()
+    identity = redacted_all(_identity(task, params, resolved.sha256, rows))
+    if (record := _record(task)) is not None:
+        _check_identity(task, record.get("decides", {}), identity)
+        storage.delete(_state_file(task))  # left over if the process was killed after it wrote the record
+        report(f"{task.name}: already done")
+        return record
+    return _TargetTraining(task, params, resolved.files, rows, identity, device, report).run()
 
 
-class _Tuning:
-    """The parts of one training, in the order that they are needed."""
+class _TargetTraining:
+    """The training of one target."""
 
     def __init__(
         self,
@@ -108,47 +105,47 @@ class _Tuning:
         params: FinetuneParams,
         files: Mapping[str, str],
         rows: pa.Table,
-        decides: Mapping[str, Any],
+        identity: Mapping[str, Any],
         device: str,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        self.task, self.params, self.files, self.decides, self.device, self.say = (
-            task, params, files, decides, device, say,
+        self.task, self.params, self.files, self.identity, self.device, self.report = (
+            task, params, files, identity, device, report,
         )  # fmt: skip
         for role in ["unet", "clip", *(["arcface"] if params.identity_weight else [])]:
             if role not in files:
                 raise WeightsError(f"target {task.name}: fine-tuning needs weights for {role}; name them in the job")
         self.source = load_unet(files["unet"], device)
         self.clip = load_clip(files["clip"], device)
-        self.learned = _read(task, rows, self.source.image_size, files)
+        self.images = _read(task, rows, self.source.image_size, files)
 
-    def carry_out(self) -> dict[str, Any]:
-        with deterministic_kernels(self.device):  # of the texts, too: a worker of Ray has other threads than a shell
-            return self._carried_out()
+    def run(self) -> dict[str, Any]:
+        with deterministic_kernels(self.device):  # also for the texts: a Ray worker has other threads
+            return self._run()
 
-    def _carried_out(self) -> dict[str, Any]:
-        self.say(f"{self.task.name}: inverting {len(self.learned.images)} images")
-        x0 = from_uint8(self.learned.images, self.device)
-        latent = latents(self.source, x0, self.params.t_0, self.params.n_inv)
-        trainer = Trainer(_copy(self.source), self._material(x0, latent), self._losses(), self.params, self.task.seed)
+    def _run(self) -> dict[str, Any]:
+        self.report(f"{self.task.name}: inverting {len(self.images.images)} images")
+        x0 = from_uint8(self.images.images, self.device)
+        latent = invert(self.source, x0, self.params.t_0, self.params.n_inv)
+        trainer = Trainer(_copy(self.source), self._data(x0, latent), self._losses(), self.params, self.task.seed)
         if (state := _state(self.task)) is not None:
-            _refuse_other(self.task, json.loads(state["decides"]), self.decides)
+            _check_identity(self.task, json.loads(state["decides"]), self.identity)
             trainer.restore(state)
-            self.say(f"{self.task.name}: goes on at batch {trainer.progress.update} of {trainer.total}")
+            self.report(f"{self.task.name}: resuming at batch {trainer.progress.update} of {trainer.total}")
         trainer.run(self._after_batch)
         tuned = Network(**{**vars(self.source), "module": trainer.module.requires_grad_(requires_grad=False)})
         return self._write(tuned, x0, latent, trainer)
 
-    def _material(self, x0: Tensor, latent: Tensor) -> Material:
+    def _data(self, x0: Tensor, latent: Tensor) -> TrainingData:
         n = self.params.images
-        mask = torch.from_numpy(self.learned.masks[:n]).to(self.device)[:, None].float()
+        mask = torch.from_numpy(self.images.masks[:n]).to(self.device)[:, None].float()
         try:
-            direction, target = directions(self.learned.texts[:n], self.clip.encode_text, self.params.templates)
-        except EditError as error:  # a row's fault elsewhere; here nothing can be learned without it
+            direction, target = directions(self.images.texts[:n], self.clip.encode_text, self.params.templates)
+        except EditError as error:  # fails a row in an edit; here training is impossible without it
             raise ConfigError(f"target {self.task.name}: {error}; give shorter texts, or templates: none") from error
         if self.params.direction_weight and not bool(direction.any(dim=1).all()):
             raise ConfigError(f"target {self.task.name}: both texts are the same to CLIP; give texts that differ")
-        return Material(x0[:n], latent[:n], mask, direction, target)
+        return TrainingData(x0[:n], latent[:n], mask, direction, target)
 
     def _losses(self) -> Losses:
         identity = None
@@ -160,14 +157,14 @@ class _Tuning:
     def _after_batch(self, trainer: Trainer) -> None:
         done = trainer.progress.update
         if done % trainer.batches == 0:
-            self.say(f"{self.task.name}: batch {done} of {trainer.total}, {_said(trainer.progress.curves[-1])}")
+            self.report(f"{self.task.name}: batch {done} of {trainer.total}, {_terms(trainer.progress.curves[-1])}")
         if done % self.params.save_every == 0 and done < trainer.total:
             out = io.BytesIO()
-            torch.save({**trainer.state(), "decides": json.dumps(self.decides)}, out)
+            torch.save({**trainer.state(), "decides": json.dumps(self.identity)}, out)
             storage.write_bytes(_state_file(self.task), out.getvalue())
 
     def _write(self, tuned: Network, x0: Tensor, latent: Tensor, trainer: Trainer) -> dict[str, Any]:
-        """The file and what belongs to it; the record last, for it says that all is there."""
+        """Write the network, sheet, curves and record. The record is last: it marks the target as complete."""
         task, base = self.task, storage.join(self.task.output, NETWORKS, self.task.name)
         dtype = getattr(torch, self.params.dtype)
         state = {k: v.detach().to("cpu", dtype) for k, v in tuned.module.state_dict().items()}
@@ -180,40 +177,40 @@ class _Tuning:
             **self.source.card,
             "name": task.name,
             "sha256": hashlib.sha256(data).hexdigest(),
-            "decides": dict(self.decides),
-            "texts": sorted({f"{pair.source} -> {pair.target}" for pair in self.learned.texts})[:20],
+            "decides": dict(self.identity),
+            "texts": sorted({f"{pair.source} -> {pair.target}" for pair in self.images.texts})[:20],
             "last": trainer.progress.curves[-1],
         }
         storage.write_bytes(f"{base}.json", (json.dumps(redacted_all(record), indent=1) + "\n").encode())
         storage.delete(_state_file(task))
-        self.say(f"{task.name}: done, {_said(trainer.progress.curves[-1])}")
+        self.report(f"{task.name}: done, {_terms(trainer.progress.curves[-1])}")
         return record
 
     def _sheet(self, tuned: Network, x0: Tensor, latent: Tensor) -> bytes:
-        """Source, reconstruction, translation of the images that were not learned from, or of the first that were."""
+        """Return a PNG of sources, reconstructions and translations: of the test images, or else of the first 8."""
         n = self.params.images
         shown = slice(n, None) if len(x0) > n else slice(0, 8)
         rows = [x0[shown]]
-        rows += [translated(net, latent[shown], self.params.t_0, self.params.n_test) for net in (self.source, tuned)]
+        rows += [translate(net, latent[shown], self.params.t_0, self.params.n_test) for net in (self.source, tuned)]
         return contact_sheet([to_uint8(row) for row in rows])
 
 
 def _rows(task: TargetTask, params: FinetuneParams) -> pa.Table:
-    """The manifest's first rows, as many as are learned from and looked at."""
+    """Return the manifest's first rows: those to train on, then the test images."""
     table = reader.read(task.manifests).table
     if table.num_rows < params.images:
         raise ManifestError(
-            f"target {task.name} learns from {params.images} images and its manifest has {table.num_rows}; "
+            f"target {task.name} trains on {params.images} images and its manifest has {table.num_rows}; "
             "give more rows, or lower images"
         )
     return reader.with_fingerprints(table.slice(0, params.images + params.test_images), {})
 
 
-def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str]) -> Learned:
-    """Rows to images at the network's size. A row that cannot be read stops the training: none is left out in silence.
+def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str]) -> TrainingImages:
+    """Return the rows' images at the network's size. A row that cannot be read stops the training; none is skipped.
 
     Raises:
-        ManifestError: names the row.
+        ManifestError: a row cannot be read.
     """
     detector = framing.detector_for(task.fit, files)
     spec = DecodeSpec(frozenset({"mask"}), task.mask)
@@ -231,7 +228,7 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
         images.append(view.extract(sample.source, size))
         masks.append(view.extract_mask(sample.mask, size))
         texts.append(task.texts or _texts_of(task, request))
-    return Learned(np.stack(images), np.stack(masks), tuple(texts))
+    return TrainingImages(np.stack(images), np.stack(masks), tuple(texts))
 
 
 def _texts_of(task: TargetTask, request: Mapping[str, Any]) -> Texts:
@@ -245,13 +242,13 @@ def _texts_of(task: TargetTask, request: Mapping[str, Any]) -> Texts:
 
 
 def _unreadable(task: TargetTask, sample: Sample, reason: str) -> ManifestError:
-    return ManifestError(f"target {task.name} cannot learn from row {sample.key!r}: {reason}; mend it or leave it out")
+    return ManifestError(f"target {task.name} cannot train on row {sample.key!r}: {reason}; fix it or leave it out")
 
 
-def _decides(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str], rows: pa.Table) -> dict[str, Any]:
-    """What decides the weights of a target; a state or file that was made of something else is not taken up."""
+def _identity(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str], rows: pa.Table) -> dict[str, Any]:
+    """Return all that determines a target's weights; a checkpoint or file with another identity is not reused."""
     roles = ("unet", "clip", "arcface", framing.ROLE)
-    read = [name for role in roles for name in (role, f"{role}.json")]  # a card decides, too: CLIP's mean, say
+    read = [name for role in roles for name in (role, f"{role}.json")]  # sidecars count, too: CLIP's mean, for example
     return {
         "version": VERSION,
         "params": {k: v for k, v in asdict(params).items() if k != "save_every"},
@@ -264,8 +261,8 @@ def _decides(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str]
     }
 
 
-def _refuse_other(task: TargetTask, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    differ = sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name))
+def _check_identity(task: TargetTask, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differ = sorted(name for name in {*recorded, *wanted} if recorded.get(name) != wanted.get(name))
     if differ:
         raise OutputError(
             f"{task.output} holds another training of {task.name} (it differs in {', '.join(differ)}); "
@@ -274,7 +271,7 @@ def _refuse_other(task: TargetTask, theirs: Mapping[str, Any], mine: Mapping[str
 
 
 def _record(task: TargetTask) -> dict[str, Any] | None:
-    """What was written last of a finished target; None where there is none, or its network was taken away."""
+    """Return the record of a finished target; None if it is missing or its network was deleted."""
     if not storage.exists(task.file):
         return None
     try:
@@ -300,5 +297,5 @@ def _copy(network: Network) -> Network:
     return Network(**{**vars(network), "module": copy.deepcopy(network.module)})
 
 
-def _said(curve: Mapping[str, float]) -> str:
+def _terms(curve: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in curve.items() if name not in ("batch", "learning_rate"))

@@ -1,4 +1,4 @@
-"""Texts to what the losses compare with: a direction and a target an image. Knows CLIP's text tower, no image."""
+"""Turns pairs of texts into what the losses compare with: a direction and a target per image."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ EncodeText = Callable[[Sequence[str]], Tensor]  # N texts -> raw embeddings [N,D
 
 @dataclass(frozen=True)
 class Texts:
-    """An image's two texts: what it is, and what it becomes."""
+    """The texts of an image: what it shows, and what it should show."""
 
     source: str
     target: str
 
 
 def directions(pairs: Sequence[Texts], encode: EncodeText, templates: str) -> tuple[Tensor, Tensor]:
-    """Unit directions and raw-scale targets, both [N,D], of N images.
+    """Return unit directions and raw-scale targets, both [N,D], of N images.
 
     Args:
-        pairs: an image's texts; equal pairs are encoded once.
+        pairs: each image's texts; equal pairs are encoded once.
         encode: CLIP's text tower.
-        templates: ``imagenet``: each text in 79 phrasings; ``none``: as it is.
+        templates: ``imagenet``: each text in 79 phrasings; ``none``: as written.
     """
-    known: dict[Texts, tuple[Tensor, Tensor]] = {}
+    encoded: dict[Texts, tuple[Tensor, Tensor]] = {}
     for pair in pairs:
-        if pair not in known:
-            known[pair] = _encoded(pair, encode, imagenet_templates() if templates == "imagenet" else PLAIN)
-    found = [known[pair] for pair in pairs]
+        if pair not in encoded:
+            encoded[pair] = _encode(pair, encode, imagenet_templates() if templates == "imagenet" else PLAIN)
+    found = [encoded[pair] for pair in pairs]
     return torch.cat([direction for direction, _ in found]), torch.cat([target for _, target in found])
 
 
-def _encoded(pair: Texts, encode: EncodeText, templates: Sequence[str]) -> tuple[Tensor, Tensor]:
-    # One at a time, as everywhere: an embedding must not depend on what else was encoded beside it.
+def _encode(pair: Texts, encode: EncodeText, templates: Sequence[str]) -> tuple[Tensor, Tensor]:
+    # One at a time: an embedding must not depend on what else is in its batch.
     source, target = (
         torch.cat([encode([text]) for text in fill(templates, words)]).float() for words in (pair.source, pair.target)
     )

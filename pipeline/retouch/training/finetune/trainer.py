@@ -1,7 +1,7 @@
-"""The loop: a network's weights move until what it generates from the source's latents is what the text asks for.
+"""The fine-tuning loop: a network learns to generate what a text asks for from the source images' latents.
 
-Knows no file and no job. Everything random is drawn from the seed and the number of the update, so a run that was
-stopped after any update goes on as if it had not been (Kim, Kwon, Ye 2022, sections 3.2 and 4; algorithm 1).
+Everything random depends only on the seed and the number of the batch, so a run that was stopped after any batch
+resumes as if it had not been (Kim, Kwon, Ye 2022, sections 3.2 and 4; algorithm 1).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from retouch.editors.runtime import deterministic_kernels
 from retouch.errors import ConfigError
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.models.unet import Network
-from retouch.training.finetune.losses import Asked, Losses
+from retouch.training.finetune.losses import Losses, LossInputs
 
 
 @dataclass(frozen=True)
-class Material:
-    """The images that are learned from, N of them."""
+class TrainingData:
+    """N training images, their latents and texts."""
 
     x0: Tensor  # [N,3,S,S] in [-1, 1]
     latent: Tensor  # [N,3,S,S] at level t_0, by the source network
@@ -41,30 +41,30 @@ class Material:
 
 @dataclass
 class Progress:
-    """How far a run is: all that is saved beside weights and optimizer."""
+    """How far a run is: its state apart from weights and optimizer."""
 
-    update: int = 0  # batches that are done
-    curves: list[dict[str, float]] = field(default_factory=list)  # one a batch: its mean terms, total and rate
+    update: int = 0  # batches done
+    curves: list[dict[str, float]] = field(default_factory=list)  # per batch: mean terms, total and learning rate
 
 
 class Trainer:
     """A network in training.
 
     Args:
-        network: a copy of the source network, its weights free to change; moved nowhere.
-        material: on the network's device.
-        losses: what is asked for.
-        params: the knobs.
+        network: a copy of the source network, on its device; its weights are changed in place.
+        data: on the network's device.
+        losses: the loss terms.
+        params: the job's params.
         seed: of the order of images and of the views.
     """
 
-    def __init__(self, network: Network, material: Material, losses: Losses, params: FinetuneParams, seed: int) -> None:
-        self.network, self.material, self.losses, self.params, self.seed = network, material, losses, params, seed
+    def __init__(self, network: Network, data: TrainingData, losses: Losses, params: FinetuneParams, seed: int) -> None:
+        self.network, self.data, self.losses, self.params, self.seed = network, data, losses, params, seed
         self.module = network.module.requires_grad_(requires_grad=True)
         self.schedule = named(network.schedule)
         self.adam = torch.optim.Adam(self.module.parameters(), lr=params.learning_rate)
         self.progress = Progress()
-        self.batches = -(-len(material.x0) // params.batch)
+        self.batches = -(-len(data.x0) // params.batch)
 
     @property
     def total(self) -> int:
@@ -72,21 +72,21 @@ class Trainer:
         return self.batches * self.params.iterations
 
     def run(self, after_batch: Callable[[Trainer], None]) -> None:
-        """Go on from where ``progress`` stands to the end; ``after_batch`` is told of every batch."""
-        device = str(self.material.x0.device)
+        """Train from ``progress`` to the end; ``after_batch`` is called after every batch."""
+        device = str(self.data.x0.device)
         with deterministic_kernels(device):
             while self.progress.update < self.total:
                 number = self.progress.update
                 for group in self.adam.param_groups:
                     group["lr"] = learning_rate(number, self.batches, self.params)
-                terms = self._batch(self._picked(number), number)
+                terms = self._batch(self._indices(number), number)
                 rate = self.adam.param_groups[0]["lr"]
                 self.progress.curves.append({"batch": number, **terms, "learning_rate": rate})
                 self.progress.update += 1
                 after_batch(self)
 
     def state(self) -> dict[str, Any]:
-        """All that ``restore`` needs; tensors, numbers and names alone."""
+        """Return the state for ``restore``: tensors, numbers and names only."""
         return {
             "module": self.module.state_dict(),
             "adam": self.adam.state_dict(),
@@ -95,28 +95,28 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Stand where a saved run stood."""
+        """Load the state of an earlier run."""
         self.module.load_state_dict(state["module"])
         self.adam.load_state_dict(state["adam"])
         self.progress = Progress(state["update"], list(state["curves"]))
 
-    def _picked(self, number: int) -> list[int]:
-        """Images of a batch: each once an iteration, in an order that the iteration draws."""
+    def _indices(self, number: int) -> list[int]:
+        """Return the images of a batch: each image once per iteration, in the iteration's random order."""
         iteration, place = divmod(number, self.batches)
-        order = np.random.default_rng(derive_seed(self.seed, "order", iteration)).permutation(len(self.material.x0))
+        order = np.random.default_rng(derive_seed(self.seed, "order", iteration)).permutation(len(self.data.x0))
         return [int(i) for i in order[place * self.params.batch : (place + 1) * self.params.batch]]
 
-    def _batch(self, picked: Sequence[int], number: int) -> dict[str, float]:
-        """One batch's updates; its mean terms."""
-        m = self.material
-        seeds = [derive_seed(self.seed, "views", number, i) for i in picked]
-        asked = Asked(m.x0[picked], m.mask[picked], m.direction[picked], m.target[picked], seeds)
-        latent, denoise = m.latent[picked], self._denoiser()
+    def _batch(self, indices: Sequence[int], number: int) -> dict[str, float]:
+        """Take a batch's updates. Return its mean terms."""
+        m = self.data
+        seeds = [derive_seed(self.seed, "views", number, i) for i in indices]
+        inputs = LossInputs(m.x0[indices], m.mask[indices], m.direction[indices], m.target[indices], seeds)
+        latent, denoise = m.latent[indices], self._denoiser()
         means: list[dict[str, float]] = []
         for x, identity_of in (
             self._full(denoise, latent) if self.params.mode == "full" else self._each(denoise, latent)
         ):
-            terms = self.losses.terms(x, asked, identity_of)
+            terms = self.losses.terms(x, inputs, identity_of)
             total = self.losses.total(terms)
             self._update(total.mean())
             named_terms = {**terms, "total": total}
@@ -124,13 +124,13 @@ class Trainer:
         return {name: float(np.mean([mean[name] for mean in means])) for name in means[0]}
 
     def _full(self, denoise: Denoise, latent: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The final image, differentiable through every step."""
+        """Yield the final image, differentiable through every step."""
         walk = recomputed(denoise) if self.params.checkpointing else denoise
         path = generation_path(self.params.t_0, self.params.n_train)
         yield sample(walk, latent, path, step=ddim(self.schedule)).x, None
 
     def _each(self, denoise: Denoise, latent: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Each step's own x0, differentiable through that step alone; the weights move before the next one."""
+        """Yield each step's x0, differentiable through that step alone; weights are updated before the next step."""
         step, x = ddim(self.schedule), latent
         for t, t_next in pairwise(generation_path(self.params.t_0, self.params.n_train)):
             stepped = step(x, denoise(x, t), t, t_next, None)
@@ -152,13 +152,13 @@ class Trainer:
 
 
 def learning_rate(batch: int, batches: int, params: FinetuneParams) -> float:
-    """Rate of a batch by its number: multiplied by ``lr_factor`` every ``lr_every`` batches, or once an iteration."""
+    """Return a batch's learning rate: multiplied by ``lr_factor`` every ``lr_every`` batches, or once per iteration."""
     return params.learning_rate * params.lr_factor ** (batch // (params.lr_every or batches))
 
 
 @torch.no_grad()
-def latents(network: Network, x0: Tensor, t_0: int, n_inv: int, batch: int = 8) -> Tensor:
-    """Latents [N,3,S,S] of images [N,3,S,S]: DDIM inversion by the network, padded to one batch size.
+def invert(network: Network, x0: Tensor, t_0: int, n_inv: int, batch: int = 8) -> Tensor:
+    """Return the latents [N,3,S,S] of images [N,3,S,S] by DDIM inversion, padded to one batch size.
 
     Padding keeps kernels at one shape, so that a latent does not depend on how many images there are.
     """
@@ -167,8 +167,8 @@ def latents(network: Network, x0: Tensor, t_0: int, n_inv: int, batch: int = 8) 
 
 
 @torch.no_grad()
-def translated(network: Network, latent: Tensor, t_0: int, n_gen: int, batch: int = 8) -> Tensor:
-    """Images [N,3,S,S] that the network generates from latents [N,3,S,S], in about [-1, 1]."""
+def translate(network: Network, latent: Tensor, t_0: int, n_gen: int, batch: int = 8) -> Tensor:
+    """Return the images [N,3,S,S], in about [-1, 1], that the network generates from latents [N,3,S,S]."""
     return _in_batches(network, latent, generation_path(t_0, n_gen), batch)
 
 
