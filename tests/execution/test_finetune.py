@@ -121,7 +121,7 @@ def test_options_of_rows_are_refused(files: dict[str, str], tmp_path: Path, opti
     command = [sys.executable, "-c", code, "run", str(path), *option]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is a fine-tuning, which has no rows" in done.stderr
+    assert "is of kind finetune, which has no rows" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
