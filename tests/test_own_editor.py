@@ -42,7 +42,7 @@ def test_its_manual_shows_the_commands_that_are_run_here() -> None:
 
 def done(environment: dict[str, str], folder: Path, *command: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     return run.stdout

@@ -216,7 +216,8 @@ def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, 
 def test_the_command_says_it_in_one_line_and_runs_none_of_it(tmp_path: Path, trace: Path) -> None:
     weights = armed(tmp_path / "unet.pt", trace, "torch")
     changes = [f"output={tmp_path / 'out'}", f"editor.weights={{family: embedded:shapes, unet: {weights}}}"]
-    command = [sys.executable, "-m", "retouch", "run", "jobs/quickstart.yaml", "--limit", "1", "--executor", "local"]
+    command = [sys.executable, "-P", "-m", "retouch", "run", "jobs/quickstart.yaml"]
+    command += ["--limit", "1", "--executor", "local"]
     command += [part for change in changes for part in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

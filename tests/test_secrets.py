@@ -149,7 +149,7 @@ def test_a_run_leaves_and_says_no_secret(
     write_manifest(service)
     job = job_of(tmp_path, service, output=str(tmp_path / "out") if where == "local" else f"{service.s3}/out")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    call = [sys.executable, "-m", "retouch", "run", str(tmp_path / "job.yaml"), "--executor", "local"]
+    call = [sys.executable, "-P", "-m", "retouch", "run", str(tmp_path / "job.yaml"), "--executor", "local"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

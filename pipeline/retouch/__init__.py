@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from retouch import plugin_path
+
 if TYPE_CHECKING:
     from retouch.api import (
         Candidate,
@@ -29,6 +31,9 @@ __all__ = [
     "results_dataset",
     "run_job",
 ]
+
+
+plugin_path.extend()  # here, because the class of a plug-in may come with a worker's arguments
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from retouch import validation
+from retouch import plugin_path, validation
 from retouch.errors import ConfigError, EditError, PluginError
 from retouch.schema import Batch, EditResult, Pixels
 
@@ -114,7 +115,11 @@ def find(kind: Kind, name: str) -> type:
         PluginError: no plug-in has this name, or importing it failed.
     """
     found = available(kind)
-    point = EntryPoint(name, name, f"retouch.{kind}") if ":" in name else found.get(name)
+    if ":" in name:
+        plugin_path.extend(os.getcwd())
+        point: EntryPoint | None = EntryPoint(name, name, f"retouch.{kind}")
+    else:
+        point = found.get(name)
     what = kind[:-1].replace("_", " ")
     if point is None:
         names = ", ".join(sorted(found)) or "none"

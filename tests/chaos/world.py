@@ -60,8 +60,8 @@ class World:
     def command(self, output: str, *sets: str, manifest: str | None = None) -> list[str]:
         """The command for the job on an output."""
         changes = [f"output={output}", f"manifest={manifest or self.folder / 'rows.parquet'}", *SHORT, *sets]
-        options = [part for change in changes for part in ("--set", change)]
-        return [sys.executable, "-m", "retouch", "run", "jobs/quickstart.yaml", "--executor", self.executor, *options]
+        options = ["--executor", self.executor, *(part for change in changes for part in ("--set", change))]
+        return [sys.executable, "-P", "-m", "retouch", "run", "jobs/quickstart.yaml", *options]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a command in a session of its own, its words in a log."""

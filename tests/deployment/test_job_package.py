@@ -46,9 +46,9 @@ def test_a_job_that_is_sent_alone_is_the_same_job_there_with_its_night_settled(f
     file, scratch = write(folder, manifest=["s3://bucket/a.parquet", "/data/b.parquet"]), tmp_path / "scratch"
     scratch.mkdir()
     package = pack(file, ["seed=3", "candidates=2"], scratch=str(scratch), options=["--limit", "4"])
-    assert package.command == "exec python -m retouch run job.yaml --address auto --limit 4"
+    assert package.command == "cd working-dir && exec python -P -m retouch run job.yaml --address auto --limit 4"
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    there = load_job(str(scratch / "job.yaml"))
+    there = load_job(str(scratch / "working-dir/job.yaml"))
     settled = [f"output=s3://bucket/runs/{today}", "carry=s3://bucket/runs/*"]
     assert there == load_job(file, ["seed=3", "candidates=2", *settled])
 
@@ -57,12 +57,21 @@ def test_a_job_in_a_folder_is_named_from_there_and_values_pass_the_shell(folder:
     file = write(folder)
     sets = ["editor.params={preset: paper}"]
     package = pack(file, sets, scratch=str(tmp_path), working_dir=str(folder), python="uv run --locked python")
+    start = "cd working-dir && exec uv run --locked python -P -m retouch run "
+    assert package.command.startswith(start)
     words = shlex.split(package.command)
-    assert words[:8] == ["exec", "uv", "run", "--locked", "python", "-m", "retouch", "run"]
-    assert words[8:11] == ["jobs/night.yaml", "--set", sets[0]]
+    assert words[12:15] == ["jobs/night.yaml", "--set", sets[0]]
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    assert load_job(file, words[10:13:2]).output == f"s3://bucket/runs/{today}"
-    assert package.folder == str(folder)
+    assert load_job(file, words[14:17:2]).output == f"s3://bucket/runs/{today}"
+
+
+def test_nothing_of_a_folder_lies_where_python_would_import_it(folder: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    package = pack(write(folder), scratch=str(scratch), working_dir=str(folder))
+    (inner,) = Path(package.folder).iterdir()  # Ray puts the package's folder first in sys.path
+    assert not inner.name.isidentifier()
+    assert inner.samefile(folder)
 
 
 def test_an_evaluation_is_evaluated(folder: Path, tmp_path: Path) -> None:

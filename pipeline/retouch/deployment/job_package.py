@@ -27,6 +27,9 @@ WRITTEN: Final = frozenset({"output", "latents"})
 FREE: Final = frozenset({"params", "options"})  # a plug-in's own fields
 LEFT_OUT: Final = (".git", ".venv", "runs", "__pycache__")  # of a folder that is sent, as .gitignore's and .rayignore's
 JOB_FILE: Final = "job.yaml"
+# The job's folder is a folder of the package, since Ray puts the package itself first in every process's sys.path: a
+# file `yaml.py` in it would replace the library.
+INNER_FOLDER: Final = "working-dir"
 ON_THE_CLUSTER: Final = "auto"  # the address of the cluster, as its own nodes say it
 
 
@@ -35,7 +38,7 @@ class JobPackage:
     """A job as it is sent."""
 
     name: str  # of the job
-    folder: str  # sent along; the command starts in the cluster's copy of it
+    folder: str  # what is uploaded; INNER_FOLDER in it is the job's current folder on the cluster
     command: str  # a line for the cluster's shell
 
 
@@ -55,7 +58,7 @@ def pack(
     Args:
         job_file: of YAML; inside ``working_dir`` where there is one.
         sets: ``a.b=value`` over the job's fields.
-        scratch: an empty folder of this machine, for the job file where it is sent alone.
+        scratch: an empty folder of this machine, which becomes the package.
         working_dir: a folder to send along.
         python: the cluster's interpreter, or a command that runs one.
         options: more of the command's.
@@ -63,12 +66,13 @@ def pack(
     Raises:
         ConfigError: the job is wrong, or names what is not sent.
     """
-    job = load_job(job_file, sets)
+    job, inner = load_job(job_file, sets), Path(scratch, INNER_FOLDER)
     if working_dir is None:
         _refuse(job, None)
         sent = job.model_dump(mode="json", exclude_defaults=True)
         sent["kind"] = job.kind
-        Path(scratch, JOB_FILE).write_text(yaml.safe_dump(sent, sort_keys=False))
+        inner.mkdir()
+        (inner / JOB_FILE).write_text(yaml.safe_dump(sent, sort_keys=False))
         return JobPackage(job.name, scratch, _command(job, python, JOB_FILE, (), options))
     folder = Path(working_dir).absolute()
     if not folder.is_dir():
@@ -78,14 +82,16 @@ def pack(
     settled = [*sets, f"output={json.dumps(job.output)}"]
     if isinstance(job, EditJob):  # where other nights lie can be told from the date's place alone
         settled.append(f"carry={json.dumps(job.carry)}")
-    return JobPackage(job.name, str(folder), _command(job, python, file, settled, options))
+    inner.symlink_to(folder, target_is_directory=True)  # Ray follows it when it makes the package
+    return JobPackage(job.name, scratch, _command(job, python, file, settled, options))
 
 
 def _command(job: Job, python: str, file: str, sets: Sequence[str], options: Sequence[str]) -> str:
     verb = "evaluate" if isinstance(job, EvaluateJob) else "run"
     changes = [part for change in sets for part in ("--set", change)]
-    words = [*shlex.split(python), "-m", "retouch", verb, file, *changes, "--address", ON_THE_CLUSTER, *options]
-    return f"exec {shlex.join(words)}"  # without a shell in between, so that its signals and exit code are the job's
+    words = [*shlex.split(python), "-P", "-m", "retouch", verb, file, *changes, "--address", ON_THE_CLUSTER, *options]
+    # `exec` leaves no shell in between, so that the command's signals and exit code are the job's.
+    return f"cd {INNER_FOLDER} && exec {shlex.join(words)}"
 
 
 def _inside(job_file: str, folder: Path) -> str:

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from retouch.deployment.job_package import LEFT_OUT, JobPackage
+from retouch import plugin_path
+from retouch.deployment.job_package import INNER_FOLDER, LEFT_OUT, JobPackage
 from retouch.errors import ConfigError, Interrupted, RetouchError, StopRun
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def submit(
             runtime_env={
                 "working_dir": package.folder,
                 "excludes": list(LEFT_OUT),
-                "env_vars": dict(environment),
+                # Workers start in the package's folder, and find plug-ins in the folder below it.
+                "env_vars": {plugin_path.VARIABLE: INNER_FOLDER, **environment},
             },
             metadata={"retouch": package.name},
         )

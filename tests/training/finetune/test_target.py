@@ -151,7 +151,7 @@ def test_a_command_that_is_killed_and_given_again_ends_with_the_same_file(
     asked = job(tmp_path, files, home / "manifest.parquet", params=many)
     asked["targets"] = asked["targets"][:1]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(asked))
-    command = [sys.executable, "-m", "retouch", "run", "job.yaml", "--executor", "local"]
+    command = [sys.executable, "-P", "-m", "retouch", "run", "job.yaml", "--executor", "local"]
     how: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(Path.cwd())}, "text": True}
     once = task(tmp_path, files, home / "manifest.parquet", output=str(tmp_path / "once"), params=many)
     killed = task(tmp_path, files, home / "manifest.parquet")

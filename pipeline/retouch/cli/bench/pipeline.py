@@ -199,7 +199,8 @@ def _run(file: str, place: Path, count: int) -> dict[str, Any]:
     """Run the same rows with the ``retouch`` command in a new process."""
     output = place / f"run-{time.monotonic_ns()}"
     fields = (f"manifest={place / 'rows.parquet'}", f"output={output}", f"ray.actors={count}")
-    command = [sys.executable, "-m", "retouch", "run", file, *(part for field in fields for part in ("--set", field))]
+    command = [sys.executable, "-P", "-m", "retouch", "run", file]
+    command += [part for field in fields for part in ("--set", field)]
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise RetouchError(f"retouch run ended with exit code {done.returncode}: {done.stdout[-500:]}")

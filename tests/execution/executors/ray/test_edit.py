@@ -136,7 +136,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> No
     )
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "retouch", "run", "job.yaml"]
+    command = [sys.executable, "-P", "-m", "retouch", "run", "job.yaml"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as first:

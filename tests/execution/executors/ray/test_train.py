@@ -96,7 +96,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(asked.model_dump(mode="json")))
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "retouch", "run", "job.yaml"]
+    command = [sys.executable, "-P", "-m", "retouch", "run", "job.yaml"]
     with waited_for(asked, tmp_path) as release:
         with subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -20,6 +20,7 @@ from tests.chaos.world import ROOT, SHORT, parts
 from tests.helpers.answers import answered
 from tests.helpers.datasets import painter_job, write_dataset
 from tests.helpers.ray_nodes import Cluster, clean_environment, cluster, wait_for
+from tests.helpers.shadowing import CAUGHT, greys, write_folder
 from tests.helpers.telltale import PLANTED
 
 pytestmark = [pytest.mark.ray(own=True), pytest.mark.slow, pytest.mark.timeout(900)]
@@ -45,7 +46,7 @@ class Command:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "retouch", *arguments],
+            [sys.executable, "-P", "-m", "retouch", *arguments],
             cwd=ROOT,
             env={**clean_environment(), "RAY_AUTH_MODE": "disabled", **environment},
             stdout=subprocess.PIPE,
@@ -174,6 +175,18 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     assert PLANTED not in said
     for left in Path(job.output).rglob("*"):
         assert left.is_dir() or PLANTED.encode() not in left.read_bytes(), left
+
+
+def test_a_job_in_a_folder_imports_its_plug_in_and_none_of_the_files_that_are_called_like_libraries(
+    ray: Cluster, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "work", str(tmp_path / "out")
+    write_folder(folder, output)
+    sent = ("submit", str(folder / "job.yaml"), "--working-dir", str(folder), "--python", sys.executable, "--follow")
+    command = Command(*sent, "--address", ray.dashboard)
+    assert command.code() == 0, command.said
+    assert greys(folder, output) == pytest.approx([200, 50], abs=10)  # resized, so not exact
+    assert not (folder / CAUGHT).exists(), (folder / CAUGHT).read_text()
 
 
 @pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="the quickstart on two nodes: RETOUCH_LONG=1 runs it")

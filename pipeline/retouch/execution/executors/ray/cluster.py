@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from retouch import errors
+from retouch import errors, plugin_path
 from retouch.errors import Interrupted, RetouchError, StopRun, Unavailable
 
 LOOPBACK: Final = "127.0.0.1"
@@ -59,7 +59,7 @@ def cluster(
 
     if address:
         try:
-            ray.init(address=address, ignore_reinit_error=True, **quiet)
+            ray.init(address=address, ignore_reinit_error=True, **_imports_of_workers(address), **quiet)
         except (ConnectionError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise StopRun(f"no Ray cluster at {address!r}: {reason}") from error
@@ -71,11 +71,35 @@ def cluster(
     # Short, for a socket's path has 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="rt-", ignore_cleanup_errors=True) as folder:
         try:
-            with _importing(meanwhile, Path(folder)):
+            with _importing(meanwhile, Path(folder)), _plugin_path_set():
                 _start_here(cpus, gpus, folder, quiet)
             yield False
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _plugin_path_set() -> Iterator[None]:
+    """Set the environment variable that processes started here read the plug-ins' folders from."""
+    before = os.environ.get(plugin_path.VARIABLE)
+    os.environ[plugin_path.VARIABLE] = before or plugin_path.of_this_process()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[plugin_path.VARIABLE]
+
+
+def _imports_of_workers(address: str) -> dict[str, Any]:
+    """Return the arguments of ``ray.init`` that decide what workers of a running cluster import."""
+    from retouch.execution.executors.ray.compat import JobConfigOfInstalledCode
+
+    options: dict[str, Any] = {}
+    if not address.startswith("ray://"):  # whose server leaves its workers' sys.path alone
+        options["job_config"] = JobConfigOfInstalledCode()
+    if plugin_path.VARIABLE not in os.environ:  # `retouch submit` has set it for all processes of its job
+        options["runtime_env"] = {"env_vars": {plugin_path.VARIABLE: plugin_path.of_this_process()}}
+    return options
 
 
 @contextmanager
@@ -125,6 +149,8 @@ def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any])
     """Start Ray on this machine. It gives its own daemons 30 s, which a busy machine may not keep: tried again."""
     import ray
 
+    from retouch.execution.executors.ray.compat import JobConfigOfInstalledCode
+
     for tries_left in (2, 1, 0):
         try:
             with _taken_port() as taken:
@@ -137,6 +163,7 @@ def _start_here(cpus: int, gpus: int | None, folder: str, quiet: dict[str, Any])
                     dashboard_port=taken,
                     object_store_memory=LOCAL_OBJECT_STORE,
                     _temp_dir=folder,
+                    job_config=JobConfigOfInstalledCode(),
                     **quiet,
                 )
             return
