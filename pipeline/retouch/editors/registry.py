@@ -1,7 +1,7 @@
-"""The shipped editors as a job sees them: what each reads, what it may be told, what it gives. Knows no network.
+"""Declarations of the shipped editors: inputs, parameters and result columns, without importing torch.
 
-Importing this brings no torch, which takes seconds: a job is checked, planned and refused by these classes alone, and
-``load`` returns the editor itself, of a class below.
+A job is checked and planned with these classes alone, which saves the seconds that importing torch takes. ``load``
+returns the editor itself, of a subclass in the editor's folder.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from retouch.schema import Batch, EditResult
 
 
 class _Declared(ABC):
-    """What all of them have."""
+    """Loads the editor that a subclass declares."""
 
     image_size: int
-    _module: ClassVar[str]  # where the editor itself is, a class of the same name
+    _module: ClassVar[str]  # module of the editor itself, a class of the same name
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
@@ -31,16 +31,16 @@ class _Declared(ABC):
 
     @abstractmethod
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order."""
+        """Return one result per entry, in order."""
 
 
 class BlendedDiffusion(_Declared):
     """Edits the masked region of an image towards a text or an exemplar (Avrahami et al. 2022).
 
-    Weights: ``unet`` and ``clip``; ``lpips`` (VGG) where ``background_preservation_loss`` gives it weight.
+    Weights: ``unet`` and ``clip``; ``lpips`` (VGG) if ``background_preservation_loss`` uses it.
     """
 
-    version: ClassVar[str] = "2"  # 1: another rounding in CLIP's ResNets
+    version: ClassVar[str] = "2"  # version 1 rounded differently in CLIP's ResNets
     inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "exemplar"})
     Params: ClassVar[type] = blended_params.Params
     rank_by: ClassVar[str | None] = "clip_distance"
@@ -51,8 +51,8 @@ class BlendedDiffusion(_Declared):
 class PaintByExample(_Declared):
     """Puts an exemplar's object into the masked region (Yang et al. 2022).
 
-    Weights: those of ``models.latent.load_latent``; ``clip``, where candidates shall be ranked by their likeness to
-    the exemplar; ``safety``, a safety checker, unless a diffusers folder brings its own.
+    Weights: those of ``models.paint_by_example.load_latent``; ``clip`` to rank candidates by their similarity to the
+    exemplar; ``safety``, a safety checker, unless a diffusers folder brings its own.
     """
 
     version: ClassVar[str] = "1"
@@ -67,13 +67,13 @@ class DiffusionClip(_Declared):
     """Takes images to another domain by networks that were fine-tuned for it (Kim, Kwon, Ye 2022).
 
     Weights: ``unet`` is the source network; every other role is a fine-tuned copy of it that ``networks`` or a batch's
-    ``checkpoint`` names (default: ``tuned``), loaded when it is first used; ``clip`` where ``optimise`` asks for it. A
-    ``checkpoint`` may be an absolute path too. Networks that know classes are given none, as published.
+    ``checkpoint`` names (default: ``tuned``), loaded when it is first used; ``clip`` if ``optimise`` is above 0. A
+    ``checkpoint`` may be an absolute path, too. Class-conditional networks get no class, as published.
     """
 
     version: ClassVar[str] = "1"
     inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "source_prompt", "checkpoint"})
     Params: ClassVar[type] = diffusionclip_params.Params
-    rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; what the text asks for, metrics say
+    rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; metrics compare them
     columns: ClassVar[Mapping[str, str]] = {}
     _module = "retouch.editors.diffusionclip.editor"

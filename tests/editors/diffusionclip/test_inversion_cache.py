@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from retouch.editors.diffusionclip.inversion_cache import MOST, Inversions
+from retouch.editors.diffusionclip.inversion_cache import MAX_LATENTS, Inversions
 
 
 class Places:
@@ -42,7 +42,7 @@ def test_every_name_is_asked_for_once_in_passes_of_the_whole_shape(batches):
 
 
 def test_the_name_used_longest_ago_is_forgotten():
-    inversions = Inversions(most=2)
+    inversions = Inversions(max_latents=2)
     assert of(inversions, ["a", "bb"]) == [[0, 1]]
     assert of(inversions, ["a", "a"]) == []
     assert of(inversions, ["ccc", "ccc"]) == [[0, 0]]
@@ -51,8 +51,8 @@ def test_the_name_used_longest_ago_is_forgotten():
 
 
 def test_a_batch_larger_than_the_memory_is_whole():
-    assert of(Inversions(most=1), NAMES) == [[0, 1, 2, 3]]
-    assert MOST > 1
+    assert of(Inversions(max_latents=1), NAMES) == [[0, 1, 2, 3]]
+    assert MAX_LATENTS > 1
 
 
 class Shelf(dict):

@@ -18,8 +18,8 @@ from retouch.editors.paint_by_example.sampler import (
     edit,
     guided,
     latent_mask,
+    sample_latent,
     square_exemplar,
-    walk,
 )
 from retouch.editors.runtime import from_uint8, to_uint8
 from retouch.models.checkpoint import load_strictly
@@ -84,7 +84,9 @@ def test_every_walk_is_the_original_authors(which: str) -> None:
             path: list[Tensor] = []
             params = Params(steps=config["ddim_steps"], sampler=which, eta=eta or 0.0)
             draws = GivenDraws(step=list(tensors["in.noise"]) if eta else [])
-            end = walk(denoise, tensors["in.x_T"], schedule, params, draws, lambda x, t, path=path: path.append(x))
+            end = sample_latent(
+                denoise, tensors["in.x_T"], schedule, params, draws, lambda x, t, path=path: path.append(x)
+            )
             assert end.shape[1:] == shape
             for k, x in enumerate(path):
                 assert_within(x, tensors[f"{name}.x"][k], of_step(limit, k), f"{name} step {k}")

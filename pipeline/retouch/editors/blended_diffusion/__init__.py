@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Blended Diffusion (Avrahami et al. 2022): editing of a masked region towards a text; open ``editor.py`` first."""

@@ -1,7 +1,7 @@
-"""Grows an image sideways with any masked text editor, strip by strip. Knows neither networks nor diffusion.
+"""Text-guided extrapolation (Avrahami et al. 2022, section 5): grow an image sideways with any masked text editor.
 
-Text-guided extrapolation (Avrahami et al. 2022, section 5): shift the image out of the editor's window, fill the
-uncovered strip by reflection, mask it, edit, and repeat. Only strips are ever taken from the editor.
+Shift the image out of the editor's window, fill the uncovered strip by reflection, mask it, edit, and repeat. Only
+strips are taken from the editor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from retouch.errors import ConfigError
 from retouch.plugins import Editor
 from retouch.schema import Batch, Mask, Pixels
 
+__all__ = ["Side", "extrapolate", "shifted"]
+
 Side = Literal["left", "right"]
 
 
@@ -28,18 +30,18 @@ def extrapolate(
     strip: int | None = None,
     seed: int = 0,
 ) -> Pixels:
-    """The image, wider by ``strips * strip`` pixels on each side that has a prompt.
+    """Return the image, wider by ``strips * strip`` pixels on each side that has a prompt.
 
     Args:
         editor: any editor that reads a mask and a prompt; its window is ``image_size`` square.
         image: [H,W,3] uint8, H the editor's image size, W at least the window less a strip.
         prompts: what lies beyond each side ("hell" to the left, "heaven" to the right).
         strips: edits on each side that has a prompt.
-        strip: width of each, at most a window less one over two; default a quarter of the window.
-        seed: of the whole; every strip derives its own.
+        strip: width of each, at most (window - 1) / 2; default: a quarter of the window.
+        seed: seed of the image; every strip derives its own.
 
     Returns:
-        [H, W + sides * strips * strip, 3] uint8; the original pixels stand in it unchanged.
+        [H, W + sides * strips * strip, 3] uint8; the original pixels are unchanged.
 
     Raises:
         ConfigError: a size that does not fit.
@@ -66,7 +68,7 @@ def extrapolate(
 
 
 def shifted(image: Pixels, side: Side, size: int, strip: int) -> tuple[Pixels, Mask]:
-    """The window at one side's end, moved outwards by a strip, and the mask of what that uncovered.
+    """Return the window at one side's end, moved outwards by a strip, and the mask of the uncovered strip.
 
     Returns:
         [size,size,3] uint8, the strip filled by reflection, and [size,size] bool.

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""DiffusionCLIP (Kim, Kwon, Ye 2022): image translation by fine-tuned networks; open ``editor.py`` first."""

@@ -1,4 +1,4 @@
-"""Fine-tuned copies of one network, by role or file, loaded when they are asked for. Knows no sampler and no editor."""
+"""Cache of fine-tuned copies of one network, by role or file, loaded at first use."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SOURCE = "unet"  # role of the network that the others are copies of
 
 
 class TunedNetworks:
-    """The source network, and the tuned ones that were used last."""
+    """The source network, and the tuned networks used last."""
 
-    def __init__(self, weights: Mapping[str, str], device: str, keep: int, compile_them: bool = False) -> None:
+    def __init__(self, weights: Mapping[str, str], device: str, keep: int, compile_networks: bool = False) -> None:
         if SOURCE not in weights:
             raise WeightsError(f"no weights for {SOURCE}, the source network: name them in the job")
-        self._weights, self._device, self._most, self._compile = weights, device, keep, compile_them
+        self._weights, self._device, self._max, self._compile = weights, device, keep, compile_networks
         self._kept: OrderedDict[str, Network] = OrderedDict()  # by file
         self.source = self._load(weights[SOURCE])
 
     def file(self, name: str, hint: str = "or give the row a checkpoint") -> str:
-        """The local file of a role, or of an absolute path.
+        """Return the local file of a role, or an absolute path itself.
 
         Raises:
-            WeightsError: it is neither; ``hint`` says what else would do.
+            WeightsError: it is neither; ``hint`` names another fix.
         """
         if name in self._weights:
             return self._weights[name]
@@ -40,13 +40,13 @@ class TunedNetworks:
         raise WeightsError(f"no weights for {name!r}: the job names {roles}; add {name!r} to editor.weights, {hint}")
 
     def get(self, names: Sequence[str]) -> list[Network]:
-        """Networks by role or absolute path; those used longest ago make room.
+        """Return networks by role or absolute path; the least recently used ones are dropped.
 
         Raises:
-            WeightsError: there is no such role or file, or it is no copy of the source network.
+            WeightsError: no such role or file, or not a copy of the source network.
         """
         networks = [self._one(self.file(name)) for name in names]
-        while len(self._kept) > max(self._most, len(names)):
+        while len(self._kept) > max(self._max, len(names)):
             self._kept.popitem(last=False)
         return networks
 
@@ -70,6 +70,6 @@ class TunedNetworks:
 
 
 def _traits(network: Network) -> str:
-    """What two networks must share for one to go on from the other's latent, in words."""
+    """Describe what two networks must share to generate from each other's latents."""
     sigma = "a learned variance" if network.learn_sigma else "no learned variance"
     return f"{network.image_size} px, schedule {network.schedule}, {sigma}"

@@ -1,7 +1,6 @@
-"""DiffusionCLIP on tensors: to the latent and back by another network (Kim, Kwon, Ye 2022).
+"""DiffusionCLIP on tensors: inversion by one network, generation by another (Kim, Kwon, Ye 2022).
 
-Knows nothing of uint8, files or loading, nor where a latent is kept. Images are float [-1, 1], NCHW. Entries of a batch
-share the timesteps and nothing else.
+Images are float [-1, 1], NCHW. Entries of a batch share the timesteps and nothing else.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from retouch.diffusion.schedule import Schedule
 from retouch.diffusion.timesteps import generation_path, inversion_path
 from retouch.editors.diffusionclip.params import Params
 
-Record = Callable[[Tensor, int], None]  # sees x [B,3,S,S] after each step, and the t that the step started from
+Record = Callable[[Tensor, int], None]  # called with x [B,3,S,S] after each step, and the t that the step started from
 Encode = Callable[[Tensor], Tensor]  # [B,3,size,size] in [0, 1] -> raw embeddings [B,D]
 
 
 def inverted(
     source: Denoise, schedule: Schedule, x0: Tensor, params: Params, *, record: Record | None = None
 ) -> Tensor:
-    """The latent at level t_0 from which ``source`` generates x0 again: deterministic DDIM, run towards the noise."""
+    """Return the latent at level t_0 from which ``source`` generates x0: deterministic DDIM, run towards the noise."""
     path = inversion_path(params.t_0, params.n_inv)
     return sample(source, x0, path, step=ddim(schedule), after_step=_recorded(record)).x
 
@@ -34,7 +33,7 @@ def inverted(
 def purified(
     source: Denoise, schedule: Schedule, x0: Tensor, params: Params, draws: Draws, *, record: Record | None = None
 ) -> Tensor:
-    """x0 brought into the domain of ``source``: rounds of noise up to t_0 and a few DDIM steps down.
+    """Return x0 in the domain of ``source``, after rounds of noise up to t_0 and a few DDIM steps down.
 
     Args:
         draws: stream ``purify``.
@@ -47,17 +46,17 @@ def purified(
 
 
 def noised(schedule: Schedule, x0: Tensor, t_0: int, noise: Tensor) -> Tensor:
-    """x0 noised for a generation from t_0: to the level below it, as published."""
+    """Return x0 noised for a generation from t_0: to the level below it, as published."""
     return q_sample(schedule, x0, t_0 - 1, noise)
 
 
 def generated(
     denoise: Denoise, schedule: Schedule, x: Tensor, params: Params, draws: Draws, *, record: Record | None = None
 ) -> Tensor:
-    """The image that ``denoise`` makes of x at level t_0.
+    """Return the image that ``denoise`` generates from x at level t_0.
 
     Args:
-        draws: stream ``step``, where the sampler draws.
+        draws: stream ``step``, if the sampler draws noise.
     """
     return sample(
         denoise,
@@ -72,10 +71,10 @@ def generated(
 def generated_from_noise(
     denoise: Denoise, schedule: Schedule, x0: Tensor, params: Params, draws: Draws, *, record: Record | None = None
 ) -> Tensor:
-    """Noises x0 and generates, each result again, ``repeats`` times.
+    """Noise x0 and generate, ``repeats`` times, each time from the last result.
 
     Args:
-        draws: stream ``start``, and ``step`` where the sampler draws.
+        draws: stream ``start``, and ``step`` if the sampler draws noise.
     """
     for _ in range(params.repeats):
         x = noised(schedule, x0, params.t_0, draws.normal("start", x0.shape[1:]))
@@ -93,15 +92,15 @@ def optimised(
     target: Tensor,
     params: Params,
 ) -> Tensor:
-    """The latent moved by Adam until what ``source`` generates from it looks to CLIP as the text says.
+    """Return the latent optimised by Adam, so that the image ``source`` generates from it matches the text for CLIP.
 
     Adam works elementwise and the losses of entries are summed, so an entry's latent depends on itself alone.
 
     Args:
         source: the network, frozen.
         latent: [B,3,S,S] at level t_0.
-        x0: [B,3,S,S], which the result is to stay near.
-        encode: CLIP's image tower, its normalisation included.
+        x0: [B,3,S,S], which the result should stay near.
+        encode: CLIP's image tower, including normalisation.
         clip_size: side of the images that it takes.
         target: raw text embeddings [B,D].
         params: ``optimise``, ``n_train``, ``latent_lr`` and the two weights.
@@ -121,13 +120,13 @@ def optimised(
 
 
 def recomputed(denoise: Denoise) -> Denoise:
-    """Keeps no activations: each step runs once more on the way back, and memory holds one step instead of all."""
+    """Return a denoiser that recomputes activations in the backward pass: memory holds one step instead of all."""
 
-    def light(x_t: Tensor, t: Timestep) -> Prediction:
-        # No network here draws numbers, so there is no generator's state to bring back.
+    def checkpointed(x_t: Tensor, t: Timestep) -> Prediction:
+        # No network here draws random numbers, so no generator state has to be restored.
         return checkpoint(denoise, x_t, t, use_reentrant=False, preserve_rng_state=False)
 
-    return light
+    return checkpointed
 
 
 def _recorded(record: Record | None) -> Callable[[Tensor, int], Tensor] | None:

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Paint by Example (Yang et al. 2022): an exemplar's object in the masked region; open ``editor.py`` first."""

@@ -1,7 +1,7 @@
 """Paint by Example: puts an exemplar's object into the masked region (Yang et al. 2022).
 
-The shell: loads networks, turns uint8 batches to tensors and back. Knows nothing of files, jobs or rows, nor how the
-edit is made (``exemplar_edit``). Every entry has its own exemplar, mask and seed and shares nothing with the others.
+Loads the networks and converts uint8 batches; ``sampler.py`` makes the edit on tensors. Every entry has its own
+exemplar, mask and seed and shares nothing with the others.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PaintByExample(registry.PaintByExample):
         """Read the networks.
 
         Raises:
-            ConfigError: params that cannot mean anything.
+            ConfigError: params that contradict each other or the networks.
             WeightsError: a role is missing, or its file is broken or of another architecture.
         """
         networks = load_latent(weights, device)
@@ -72,16 +72,16 @@ class PaintByExample(registry.PaintByExample):
         return cls(networks, params, device, clip, load_safety(checker, device) if checker else None)
 
     def prepare_exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
-        """An exemplar [h,w,3] at its own size as ``edit_batch`` wants it, square; ``params`` are the row's."""
+        """Return an exemplar [h,w,3] of any size as the square that ``edit_batch`` takes; ``params`` are the row's."""
         squared: Pixels = self._squared(exemplar[None], self.params.overridden(params))[0]
         return squared
 
     def check_batch(self, batch: Batch) -> None:
-        """See that the batch can be edited, as far as that takes no pass.
+        """Check that the batch can be edited, without a forward pass.
 
         Raises:
-            ConfigError: ``batch.params`` cannot mean anything.
-            EditError: there is no exemplar.
+            ConfigError: ``batch.params`` contradict each other or the networks.
+            EditError: the exemplar is missing.
         """
         params = self.params.overridden(batch.params)
         refuse_changed_compile(batch.params, self.params.compile)
@@ -92,7 +92,7 @@ class PaintByExample(registry.PaintByExample):
         _check_steps(self.networks, params)
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order. ``exemplar_distance`` is there with weights for ``clip`` alone.
+        """Return one result per entry, in order; with ``exemplar_distance`` if the job has weights for ``clip``.
 
         An entry that the safety checker flagged has the error ``Filtered``.
 
@@ -121,20 +121,20 @@ class PaintByExample(registry.PaintByExample):
         return [EditResult(*entry) for entry in zip(to_uint8(image), scores, errors, strict=True)]
 
     def _squared(self, exemplar: Pixels, params: exemplar_params.Params) -> Pixels:
-        """[B,h,w,3] to the encoder's size."""
+        """Resize [B,h,w,3] to the encoder's size."""
         pixels = torch.from_numpy(exemplar).permute(0, 3, 1, 2).float() / 255
         squared = square_exemplar(pixels, self.networks.reference_size, params.reference)
         found: Pixels = (squared * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return found
 
     def _flagged(self, image: Tensor, params: exemplar_params.Params) -> Filtered | None:
-        """What an edit [3,S,S] is withheld for."""
+        """Return the error of an edit [3,S,S] that the safety checker flags, else None."""
         if self.safety is None or not params.safety_checker or not self.safety.flagged(image):
             return None
         return Filtered("the safety checker flagged the edit; try another seed, or safety_checker: false")
 
     def _scores(self, image: Tensor, mask: Mask, exemplar: Tensor) -> dict[str, float]:
-        """Distance 0..2 of one entry's edited box [3,S,S] to its exemplar [3,R,R], by CLIP."""
+        """Return CLIP's distance, 0 to 2, of one entry's edited box [3,S,S] to its exemplar [3,R,R]."""
         if self.clip is None:
             return {}
         pair = (_box(image, mask).clamp(-1, 1) / 2 + 0.5, exemplar)
@@ -143,7 +143,7 @@ class PaintByExample(registry.PaintByExample):
 
 
 def _check_steps(networks: LatentNetworks, params: exemplar_params.Params) -> None:
-    """Refuse impossible steps before the first pass."""
+    """Raise ConfigError for impossible steps, before the first pass."""
     if params.sampler in ("plms", "ddim"):
         latent_diffusion_path(named(networks.schedule), params.steps)
 
@@ -156,7 +156,7 @@ def _safety_file(weights: Mapping[str, str]) -> str | None:
 
 
 def _box(image: Tensor, mask: Mask) -> Tensor:
-    """The mask's bounding box of an image [3,S,S]; all of it where the mask is empty."""
+    """Crop an image [3,S,S] to the mask's bounding box; return all of it if the mask is empty."""
     if not mask.any():
         return image
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -1,7 +1,6 @@
-"""Paint by Example on tensors: what the UNet is given, guidance between two contexts, the walk (Yang et al. 2022).
+"""Paint by Example on tensors: conditioning, guidance between two contexts, sampling (Yang et al. 2022).
 
-Knows nothing of uint8, files or loading. Images are float [-1, 1], NCHW; a mask's 1 is what is edited. Entries of a
-batch share the timesteps and nothing else.
+Images are float [-1, 1], NCHW; a mask's 1 is edited. Entries of a batch share the timesteps and nothing else.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from retouch.models.paint_by_example import LatentNetworks
 
 @dataclass(frozen=True)
 class Condition:
-    """What stays the same throughout a walk."""
+    """Inputs of the UNet that stay the same in all steps."""
 
     context: Tensor  # [B,N,D] of the exemplars
-    uncond: Tensor  # [1,1,D], learned in the place of an exemplar
+    uncond: Tensor  # [1,1,D], learned in place of an exemplar
     masked: Tensor  # [B,4,h,w], scaled latent of the source with a mid-grey hole
     keep: Tensor  # [B,1,h,w], 1 where the source stays
 
@@ -45,20 +44,20 @@ def edit(
     draws: Draws,
     record: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """The exemplar's object painted into the mask: [B,3,S,S], all of it through the autoencoder, not clamped.
+    """Return the source with the exemplar's object in the mask: [B,3,S,S], through the autoencoder, not clamped.
 
     Args:
-        networks: the three.
-        source: [B,3,S,S] in [-1, 1], S a multiple of what autoencoder and UNet halve.
+        networks: UNet, autoencoder and exemplar encoder.
+        source: [B,3,S,S] in [-1, 1], S a multiple of the factor by which autoencoder and UNet downsample.
         mask: [B,1,S,S], 1 = edit.
         exemplar: [B,3,R,R] in [0, 1], R the encoder's image size.
         scale: [B], guidance scale of each entry.
-        params: the knobs; ``guidance_scale`` is not read, ``scale`` is.
+        params: the parameters; ``scale`` replaces ``guidance_scale``.
         draws: streams ``posterior``, ``start`` and ``step``.
-        record: sees x [B,4,h,w] and t after each step.
+        record: called with x [B,4,h,w] and t after each step.
 
     Raises:
-        ConfigError: steps that no grid has.
+        ConfigError: no grid has this number of steps.
     """
     condition = conditioned(networks, source, mask, exemplar, params, draws)
     unet = networks.unet
@@ -69,7 +68,7 @@ def edit(
 
     denoise = guided(in_precision(network, params.precision, str(source.device)), condition, scale)
     start = draws.normal("start", condition.masked.shape[1:])
-    z = walk(denoise, start, named(networks.schedule), params, draws, record)
+    z = sample_latent(denoise, start, named(networks.schedule), params, draws, record)
     decoded: Tensor = networks.vae.decode(z / networks.scaling_factor, return_dict=False)[0]
     return decoded
 
@@ -77,7 +76,7 @@ def edit(
 def conditioned(
     networks: LatentNetworks, source: Tensor, mask: Tensor, exemplar: Tensor, params: Params, draws: Draws
 ) -> Condition:
-    """What the UNet is given beside x_t; arguments as in :func:`edit`."""
+    """Return the UNet's inputs apart from x_t; arguments as in :func:`edit`."""
     keep = 1 - mask  # from here on a mask's 1 is what stays, as the UNet was trained
     posterior = networks.vae.encode(source * keep, return_dict=False)[0]
     masked = posterior.mean
@@ -95,13 +94,13 @@ def conditioned(
 
 
 def guided(network: Network, condition: Condition, scale: Tensor) -> Denoise:
-    """A denoiser of the latents: eps_u + scale (eps_c - eps_u), both from one pass of twice the batch.
+    """Return a denoiser of the latents: eps_u + scale (eps_c - eps_u), both from one pass of twice the batch.
 
-    Where every entry's scale [B] is 1, nothing needs eps_u, and a pass has the batch's own size.
+    If every entry's scale [B] is 1, eps_u is not needed, and a pass has the batch's own size.
     """
     fixed = torch.cat([condition.masked, condition.keep], dim=1)
     plain = bool((scale == 1).all())
-    uncond = condition.uncond.expand_as(condition.context)  # many tokens that are equal attend as one
+    uncond = condition.uncond.expand_as(condition.context)  # equal tokens attend as one
     context = condition.context if plain else torch.cat([uncond, condition.context])
     scale = scale.view(-1, 1, 1, 1)
 
@@ -119,7 +118,7 @@ def guided(network: Network, condition: Condition, scale: Tensor) -> Denoise:
     return denoise
 
 
-def walk(
+def sample_latent(
     denoise: Denoise,
     x: Tensor,
     schedule: Schedule,
@@ -127,7 +126,7 @@ def walk(
     draws: Draws,
     record: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Takes x [B,4,h,w] from noise to a scaled latent, by the sampler that ``params`` name."""
+    """Sample x [B,4,h,w] from noise to a scaled latent, with the sampler of ``params``."""
     if params.sampler in ("dpm++", "unipc"):
         return solve(params.sampler, denoise, x, schedule, params.steps, record)
     shape = x.shape[1:]
@@ -148,17 +147,17 @@ def walk(
 
 
 def latent_mask(keep: Tensor, size: tuple[int, int], how: Literal["bilinear", "nearest"]) -> Tensor:
-    """A mask [B,1,H,W] at the latents' size; bilinear without antialiasing, as the original's library did it."""
+    """Resize a mask [B,1,H,W] to the latents' size; bilinear without antialiasing, as in the original's library."""
     return F.interpolate(keep, size, mode=how)
 
 
 def square_exemplar(exemplar: Tensor, size: int, how: Literal["squash", "crop"]) -> Tensor:
-    """Exemplars [B,3,h,w] in [0, 1] as [B,3,size,size], bicubic, on the 256 levels that a resized file would have.
+    """Resize exemplars [B,3,h,w] in [0, 1] to [B,3,size,size], bicubic, on the 256 levels of an image file.
 
     Args:
         exemplar: pixels at their own size.
-        size: pixels a side.
-        how: ``squash`` the whole; ``crop``: the shorter side becomes ``size``, and the middle of the longer is taken.
+        size: pixels per side.
+        how: ``squash`` all of it; ``crop``: the shorter side becomes ``size``, and the longer is cropped to its middle.
     """
     height, width = exemplar.shape[-2:]
     high = wide = size
