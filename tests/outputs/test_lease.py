@@ -21,7 +21,7 @@ from retouch.outputs import lease
 SHORT = 1.5  # seconds of a lease in these tests
 HOLDER = """
 import sys, time
-from retouch import lease
+from retouch.outputs import lease
 with lease.held(sys.argv[1], seconds=float(sys.argv[2])) as held:
     print(held.epoch, flush=True)
     time.sleep(600)
@@ -87,6 +87,16 @@ def test_a_process_of_another_machine_is_watched_and_not_looked_up(tmp_path: Pat
     assert not here.is_gone()
     assert lease.Holder("h", os.getpid(), lease._machine(), "another start", "n", SHORT).is_gone()
     assert not lease.Holder("h", 1 << 30, "another machine", "1", "n", SHORT).is_gone()
+
+
+def test_a_process_is_known_by_the_ticks_that_claims_of_earlier_versions_have() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        assert lease._born(process.pid) == ticks
+        process.kill()
+        time.sleep(0.2)
+        assert lease._born(process.pid) == ""  # a zombie until it is waited for
+    assert lease._born(process.pid) == ""
 
 
 @pytest.mark.parametrize("where", ["local", pytest.param("ceph", marks=pytest.mark.s3)])

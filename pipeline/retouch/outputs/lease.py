@@ -1,11 +1,11 @@
-"""Who may write to an output: one run at a time, by a lease with a number. Knows neither rows nor results.
+"""The lease of an output: one run at a time may write to it.
 
-``OUTPUT/lease/EPOCH.json`` is the claim of the run with that number, put only where none is; ``EPOCH.beat`` changes
-while the run lives. A run whose beat stands still is superseded by a claim with a higher number, and whoever writes
-looks for such a claim before and after: a run that wakes up late writes nothing over a newer one's work.
+``OUTPUT/lease/EPOCH.json`` is the claim of the run with that epoch, created only if it does not exist; ``EPOCH.beat``
+changes while the run lives. A run whose beat stops is superseded by a claim with a higher epoch, and every writer looks
+for such a claim before and after writing: a run that wakes up late overwrites nothing of a newer one.
 
-No clock is compared with another: a beat is stale when it did not change for the lease's seconds on the watcher's own
-monotonic clock. A process that died on the watcher's machine is known to be dead at once.
+Clocks of two machines are never compared: a beat is stale if it did not change for the lease's seconds on the watcher's
+own monotonic clock. A process that died on the watcher's machine is known to be dead at once.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from retouch import storage
 from retouch.errors import Busy, LeaseLost, ObjectMissing, StorageError
 
 FOLDER: Final = "lease"
-SECONDS: Final = 30.0  # without a beat for so long, a run counts as dead
-BEATS: Final = 6  # in that time
-_ROUNDS: Final = 20  # tries to get a number that others want too
+SECONDS: Final = 30.0  # a run without a beat for this long counts as dead
+BEATS: Final = 6  # beats in that time
+_ATTEMPTS: Final = 20  # to get an epoch that others want, too
+_TICKS: Final = os.sysconf("SC_CLK_TCK")  # per second
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who made a claim."""
+    """The process that made a claim."""
 
     host: str
     pid: int
-    machine: str  # the boot and the process namespace that ``pid`` is of; empty where there is no telling
-    born: str  # the process's start in ticks of the machine, since a pid may come again
+    machine: str  # boot and process namespace of ``pid``; empty if the system has no such ids
+    born: str  # start of the process in clock ticks since the boot, since pids are reused
     nonce: str
-    seconds: float  # without a beat, after which others may take over
+    seconds: float  # after which others may take over if there was no beat
 
     def is_gone(self) -> bool:
-        """Whether it is sure that the process is dead; False where it is on another machine."""
+        """Whether the process is certainly dead; False if it is on another machine."""
         return bool(self.machine) and self.machine == _machine() and _born(self.pid) != self.born
 
-    def said(self) -> str:
-        """For an error line."""
+    def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
@@ -62,11 +64,11 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise LeaseLost where a newer run has taken over."""
+        """Raise LeaseLost if a newer run has taken over."""
         check(self.output, self.epoch)
 
     def release(self) -> None:
-        """Stop beating, and let the next run start at once."""
+        """Stop the beat, and let the next run start at once."""
         self._over.set()
         self._thread.join()
         with contextlib.suppress(StorageError):  # the next run waits for the beat instead
@@ -77,7 +79,7 @@ class Lease:
         beat = 0
         while not self._over.wait(self.seconds / BEATS if beat else 0):
             beat += 1
-            with contextlib.suppress(StorageError):  # tried again at the next beat; who takes over is seen by ``check``
+            with contextlib.suppress(StorageError):  # tried again at the next beat; ``check`` notices a takeover
                 storage.write_bytes(_file(self.output, self.epoch, "beat"), str(beat).encode())
 
 
@@ -87,12 +89,12 @@ def held(output: str, *, after: int = 0, seconds: float = SECONDS) -> Iterator[L
 
     Args:
         output: the output folder.
-        after: the lease's number is above this one, for outputs whose results know numbers that no claim has.
-        seconds: without a beat, after which others may take over.
+        after: the epoch is above this one, for outputs whose results have epochs without a claim.
+        seconds: after which others may take over if there was no beat.
 
     Raises:
-        Busy: another run holds it and lives.
-        StorageError: it could not be told.
+        Busy: another run holds the lease and lives.
+        StorageError: the claims cannot be read or written.
     """
     lease = Lease(output, _claim(output, after, seconds), seconds)
     try:
@@ -102,17 +104,17 @@ def held(output: str, *, after: int = 0, seconds: float = SECONDS) -> Iterator[L
 
 
 def check(output: str, epoch: int) -> None:
-    """Raise LeaseLost where a run with a higher number than ``epoch`` claimed the output."""
+    """Raise LeaseLost if a run with a higher epoch than ``epoch`` claimed the output."""
     newest = _newest(output)
     if newest > epoch:
         raise LeaseLost(f"run {newest} took {output} over from run {epoch}, which stood still; this one writes no more")
 
 
 def wait_until_over(output: str) -> None:
-    """Return when no run holds an output's lease: it was released, or its holder is dead or stood still.
+    """Return when no run holds an output's lease: it was released, or its holder is dead or stalled.
 
     Raises:
-        Busy: a run is at work there.
+        Busy: a run is writing to the output.
     """
     newest = _newest(output)
     if newest:
@@ -120,7 +122,7 @@ def wait_until_over(output: str) -> None:
 
 
 def is_left(output: str) -> bool:
-    """Whether it is sure that nobody holds the lease: it was given back, or its process died on this machine."""
+    """Whether certainly no run holds the lease: it was released, or its process died on this machine."""
     newest = _newest(output)
     if not newest or storage.exists(_file(output, newest, "released")):
         return True
@@ -131,25 +133,25 @@ def is_left(output: str) -> bool:
 
 
 def pulse(output: str) -> tuple[int, bytes]:
-    """The newest claim's number and its latest beat: what stands still for ``SECONDS`` is dead, wherever it was."""
+    """Return the newest claim's epoch and its latest beat: without a change for ``SECONDS`` the run is dead."""
     newest = _newest(output)
     return newest, _beat(output, newest)
 
 
 def _claim(output: str, after: int, seconds: float) -> int:
     me = Holder(socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()), secrets.token_hex(8), seconds)
-    for _ in range(_ROUNDS):
+    for _ in range(_ATTEMPTS):
         newest = _newest(output)
         if newest:
             _wait_until_free(output, newest)
         epoch = max(newest, after) + 1
         if _take(output, epoch, me):
             return epoch
-    raise Busy(f"{_ROUNDS} times another run was quicker to claim {output}; run it again later")
+    raise Busy(f"{_ATTEMPTS} times another run was quicker to claim {output}; run it again later")
 
 
 def _take(output: str, epoch: int, me: Holder) -> bool:
-    """Claim a number. False where another one has it, or may have it."""
+    """Claim an epoch. Return False if another run has it, or may have it."""
     claim = _file(output, epoch, "json")
     if not storage.create_if_absent(claim, _encoded(me)):
         return False
@@ -159,24 +161,24 @@ def _take(output: str, epoch: int, me: Holder) -> bool:
 
 
 def _take_by_turns(output: str, epoch: int, me: Holder) -> bool:
-    """Claim a number on a store that puts over what it was told to leave alone (some gateways do).
+    """Claim an epoch on a store that ignores "only if absent" (some gateways do).
 
-    Each announces itself and then looks. Of two, the one that announced itself second sees the other and steps back;
-    where both did so before either looked, both step back. What is listed must be up to date, as it is on S3.
+    Each run announces itself and then lists the others. Of two, the second to announce itself sees the other and steps
+    back; if both did so before either listed, both step back. Listings must be consistent, as they are on S3.
     """
     mine = _file(output, epoch, f"{me.nonce}.try")
     storage.write_bytes(mine, _encoded(me))
     others = [name for name in _names(output) if name.startswith(f"{epoch:06d}.") and name.endswith(".try")]
     if others == [mine.rpartition("/")[2]]:
-        storage.write_bytes(_file(output, epoch, "json"), _encoded(me))  # others may have put theirs over it
+        storage.write_bytes(_file(output, epoch, "json"), _encoded(me))  # another run may have overwritten it
         return True
     storage.delete(mine)
-    time.sleep(random.uniform(0.2, 2.0))  # not in step with those who stepped back too
+    time.sleep(random.uniform(0.2, 2.0))  # not in step with others that stepped back
     return False
 
 
 def _wait_until_free(output: str, epoch: int) -> None:
-    """Return when the run with that number is over, or stood still for its lease's seconds.
+    """Return when the run with that epoch is over, or stalled for its lease's seconds.
 
     Raises:
         Busy: it lives.
@@ -185,7 +187,7 @@ def _wait_until_free(output: str, epoch: int) -> None:
         holder = Holder(**json.loads(storage.read_bytes(_file(output, epoch, "json"))))
     except ObjectMissing:
         return
-    except (ValueError, TypeError):  # put by another version, or cut short
+    except (ValueError, TypeError):  # written by another version, or truncated
         holder = Holder("an unknown host", 0, "", "", "", SECONDS)
     if holder.is_gone() or storage.exists(_file(output, epoch, "released")):
         return
@@ -195,7 +197,7 @@ def _wait_until_free(output: str, epoch: int) -> None:
         if holder.is_gone() or storage.exists(_file(output, epoch, "released")):
             return
         if _beat(output, epoch) != first:
-            raise Busy(f"{output} is being written by {holder.said()}; wait for it, or stop it and run this again")
+            raise Busy(f"{output} is being written by {holder}; wait for it, or stop it and run this again")
 
 
 def _beat(output: str, epoch: int) -> bytes:
@@ -210,7 +212,7 @@ def _newest(output: str) -> int:
 
 
 def _forget(output: str, epoch: int) -> None:
-    """Delete the files of earlier runs; the newest claim stays, for what wakes up late to see."""
+    """Delete the files of earlier runs; the newest claim stays for runs that wake up late."""
     for name in _names(output):
         if name[:6].isdigit() and int(name[:6]) < epoch:
             storage.delete(storage.join(output, FOLDER, name))
@@ -230,7 +232,7 @@ def _encoded(holder: Holder) -> bytes:
 
 
 def _machine() -> str:
-    """This boot of this machine and this process namespace; empty where the system does not say."""
+    """Return the ids of this boot and this process namespace; empty if the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -239,9 +241,11 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When a process of this machine started; empty where there is none."""
+    """Return the start of a process in ticks since the boot, unaffected by clock changes; empty if it is dead."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return str(round((process.create_time() - psutil.boot_time()) * _TICKS))
+    except psutil.NoSuchProcess:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]  # a zombie is dead
