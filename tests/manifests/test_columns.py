@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from retouch.errors import ManifestError
-from retouch.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, map_addresses
+from retouch.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, image_source, map_addresses
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_binary(), IMAGE_STRUCT])
@@ -71,3 +73,18 @@ def test_texts_that_are_no_utf_8_are_refused_wherever_they_stand_and_images_may_
         with pytest.raises(ManifestError, match=r"f: column 'note' .* no UTF-8: .*UTF8 .*write it again"):
             check_texts(pa.table({"key": ["a", "b"], "note": column}), "f")
     check_texts(pa.table({"key": ["a", "\u00e9"], "image": [b"caf\xe9", None]}), "f")
+
+
+@pytest.mark.parametrize(
+    ("cell", "source"),
+    [
+        ("a.png", "a.png"),
+        (b"png", b"png"),
+        ({"bytes": b"png", "path": "a.png"}, b"png"),
+        ({"bytes": None, "path": "a.png"}, "a.png"),
+        ({"bytes": None, "path": None}, None),
+        (None, None),
+    ],
+)
+def test_an_image_cell_holds_bytes_before_an_address(cell: Any, source: str | bytes | None) -> None:
+    assert image_source(cell) == source

@@ -25,6 +25,12 @@ _LOOKED_AT: Final = 1000  # texts together, since next to none of them holds a c
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 
 
+def image_source(cell: Any) -> str | bytes | None:
+    """Return what an image cell holds: an address, an image file's bytes, or nothing; of a struct bytes first."""
+    found: str | bytes | None = (cell.get("bytes") or cell.get("path")) if isinstance(cell, Mapping) else cell
+    return found
+
+
 def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     """A request column in its type.
 

@@ -11,6 +11,7 @@ from retouch import plugins, storage
 from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
+from retouch.manifests.columns import image_source
 from retouch.manifests.samples import Sample, failed_to_load
 
 
@@ -76,9 +77,7 @@ def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: De
             return  # the engine reports it: the row's files are not at fault
         needs = getattr(checked, "needs", frozenset())
     for name in sorted(needs):
-        cell = request.get(name)
-        if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or cell.get("path")
+        cell = image_source(request.get(name))
         if not (cell.strip() if isinstance(cell, str) else cell):
             raise LoadError(f"the {name} cell is empty, and the job's editor needs it; fill it in")
 
@@ -105,11 +104,10 @@ def bytes_of(cell: Any, column: str) -> bytes:
         LoadError: the cell is empty; ``column`` names it.
         StorageError: there is no such object, or it cannot be read.
     """
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path")
-    if cell is None or cell == "":
+    source = image_source(cell)
+    if source is None or source == "":
         raise LoadError(f"the {column} cell is empty")
-    return cell if isinstance(cell, bytes) else storage.read_bytes(cell)
+    return source if isinstance(source, bytes) else storage.read_bytes(source)
 
 
 def _params(cell: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from retouch import storage
 from retouch.errors import ManifestError
-from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, canonical, map_addresses
+from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, canonical, image_source, map_addresses
 
 FILE: Final = "__manifest_file"
 ROW: Final = "__manifest_row"  # in the file, from 0
@@ -110,9 +110,7 @@ def _bytes_of_images(file: str) -> int:
 
 
 def _told(cell: pa.Scalar) -> str | None:
-    value: Any = cell.as_py()
-    if isinstance(value, dict):
-        value = value["bytes"] or value["path"]
+    value = image_source(cell.as_py())
     return MARK + hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 

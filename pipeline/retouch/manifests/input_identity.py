@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from retouch import storage
 from retouch.errors import StorageError
-from retouch.manifests import deferred_images
+from retouch.manifests import columns, deferred_images
 
 
 def looked_up(table: pa.Table, images: Sequence[str]) -> dict[str, str | None]:
@@ -39,14 +39,13 @@ def identified(column: pa.ChunkedArray, found: Mapping[str, str | None]) -> list
 
 
 def _cell_identity(cell: Any, found: Mapping[str, str | None]) -> str | None:
-    if isinstance(cell, Mapping):
-        cell = cell["bytes"] or cell["path"]
-    if isinstance(cell, bytes):
-        return f"sha256:{hashlib.sha256(cell).hexdigest()}"
-    if not cell or cell not in found:
-        return cell or None
-    identity = found[cell] or "missing"
-    return identity if identity.startswith("sha256:") else f"{cell} {identity}"
+    source = columns.image_source(cell)
+    if isinstance(source, bytes):
+        return f"sha256:{hashlib.sha256(source).hexdigest()}"
+    if not source or source not in found:
+        return source or None
+    identity = found[source] or "missing"
+    return identity if identity.startswith("sha256:") else f"{source} {identity}"
 
 
 def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from retouch import storage
 from retouch.errors import ConfigError, LoadError, ObjectMissing, RetouchError
 from retouch.imaging import codec
 from retouch.manifests import reader
+from retouch.manifests.columns import image_source
 from retouch.outputs import image_paths, results
 from retouch.outputs.run_record import RUN_FILE, read_run
 from retouch.schema import REQUEST_COLUMNS, Pixels
@@ -150,7 +151,7 @@ def _run(output: str, statuses: Sequence[str]) -> ImageSet:
 
 def _manifest(source: str) -> ImageSet:
     table = reader.read(source).table
-    cells = [_cell(cell) for cell in table["image"].to_pylist()]
+    cells = [image_source(cell) for cell in table["image"].to_pylist()]
     identities = storage.identities(cell for cell in cells if isinstance(cell, str) and cell)
     rows, missing = [], {}
     for key, cell in zip(table["key"].to_pylist(), cells, strict=True):
@@ -180,11 +181,6 @@ def _before_signs(pattern: str) -> str:
     """The folder of a glob that no sign stands in."""
     plain = pattern[: min((pattern.index(sign) for sign in "*?[" if sign in pattern), default=len(pattern))]
     return plain.rpartition("/")[0]
-
-
-def _cell(cell: Any) -> str | bytes | None:
-    found: str | bytes | None = (cell["bytes"] or cell["path"]) if isinstance(cell, Mapping) else cell
-    return found
 
 
 def _first(missing: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ from retouch import storage
 from retouch.errors import LoadError, StorageError
 from retouch.imaging import codec
 from retouch.manifests import deferred_images
+from retouch.manifests.columns import image_source
 
 THREADS: Final = 16  # heads fetched side by side
 _SHOWN: Final = 40  # characters of parameters in a name
@@ -118,12 +119,11 @@ def _kinds(table: pa.Table) -> list[Kind]:
 
 def _megapixels(cell: Any) -> float | None:
     """Of an image cell, from the head of its file."""
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path")
-    if not cell:
+    source = image_source(cell)
+    if not source:
         return None
     try:
-        with io.BytesIO(cell) if isinstance(cell, bytes) else storage.open_input(cell) as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else storage.open_input(source) as file:
             height, width = codec.size_of(file)
     except (LoadError, StorageError, OSError, TypeError, ValueError):
         return None  # the doctor and the run say what it is
