@@ -52,7 +52,7 @@ def test_a_file_holds_what_standard_output_would(job: str, tmp_path: Path) -> No
     ("options", "reason"),
     [
         (["--cron", "0 2 * *"], "4 fields instead of 5"),
-        (["--kind", "deployment"], "cronjob, raycronjob, rayjob, raycluster"),
+        (["--kind", "deployment"], "cronjob, rayjob, raycluster"),
         (["--kind", "rayjob", "--workers", "4"], "0:4 for up to four pods"),
     ],
 )

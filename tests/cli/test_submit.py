@@ -16,7 +16,7 @@ from tests.helpers.ray_nodes import free_port
         (["--env", "PASSWORD=secret-value"], "--env takes a variable's name only"),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable in this environment"),
         ([], "manifest is manifests/shapes.parquet, which is not sent"),
-        (["--working-dir", "."], "output is runs/quickstart, which on the cluster would be"),
+        (["--working-dir", "."], "output is runs/quickstart, which on the cluster would be deleted"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_before_any_cluster_is_asked(

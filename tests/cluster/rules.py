@@ -11,7 +11,7 @@ import yaml
 from croniter import croniter
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-LONGEST = {"RayCluster": 53, "RayJob": 47, "RayCronJob": 36, "CronJob": 52}
+LONGEST = {"RayCluster": 53, "RayJob": 47, "CronJob": 52}
 MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 STARTED_WITH = ("num-cpus", "num-gpus", "memory", "resources")
 
@@ -28,9 +28,6 @@ def _faults(document: dict[str, Any]) -> Iterator[str]:
         yield from _cluster(spec)
     elif kind == "RayJob":
         yield from _job(spec)
-    elif kind == "RayCronJob":
-        yield from _schedule(spec)
-        yield from _job(spec["jobTemplate"])
     elif kind == "CronJob":
         yield from _schedule(spec)
 

@@ -27,18 +27,19 @@ CLUSTER = {
     ],
 }
 JOB = {"entrypoint": "retouch run job.yaml", "shutdownAfterJobFinishes": True, "rayClusterSpec": CLUSTER}
-CRON = {
-    "apiVersion": "ray.io/v1",
-    "kind": "RayCronJob",
+RAY_JOB = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "nightly"}, "spec": JOB}
+CRON_JOB = {
+    "apiVersion": "batch/v1",
+    "kind": "CronJob",
     "metadata": {"name": "nightly"},
-    "spec": {"schedule": "0 2 * * *", "timeZone": "Europe/Berlin", "jobTemplate": JOB},
+    "spec": {"schedule": "0 2 * * *", "timeZone": "Europe/Berlin"},
 }
 
 Damage = Callable[[dict[str, Any]], Any]
 
 
 def gpu(document: dict[str, Any]) -> dict[str, Any]:
-    group: dict[str, Any] = document["spec"]["jobTemplate"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    group: dict[str, Any] = document["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     return group
 
 
@@ -48,7 +49,7 @@ def container(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def job(document: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = document["spec"]["jobTemplate"]
+    found: dict[str, Any] = document["spec"]
     return found
 
 
@@ -59,7 +60,6 @@ SEEN_BY_THE_SCHEMA: dict[str, Damage] = {
     "a text for a number": lambda it: gpu(it).update(maxReplicas="2"),
     "a number for a text": lambda it: gpu(it)["rayStartParams"].update({"num-cpus": 0}),
     "a number beyond 32 bits": lambda it: job(it).update(activeDeadlineSeconds=2**31),
-    "no schedule": lambda it: it["spec"].pop("schedule"),
     "no head": lambda it: job(it)["rayClusterSpec"].pop("headGroupSpec"),
     "no container name": lambda it: container(it).pop("name"),
     "a quantity that is none": lambda it: container(it).update(resources={"limits": {"memory": "26 GB"}}),
@@ -70,10 +70,7 @@ SEEN_BY_THE_SCHEMA: dict[str, Damage] = {
     "a name with capitals": lambda it: it["metadata"].update(name="Nightly"),
 }
 SEEN_BY_THE_RULES: dict[str, Damage] = {
-    "a schedule in words": lambda it: it["spec"].update(schedule="every day"),
-    "a zone in the schedule": lambda it: it["spec"].update(schedule="TZ=UTC 0 2 * * *"),
-    "a zone that there is not": lambda it: it["spec"].update(timeZone="Europe/Bonn"),
-    "a long name": lambda it: it["metadata"].update(name="n" * 37),
+    "a long name": lambda it: it["metadata"].update(name="n" * 48),
     "a name with a digit first": lambda it: it["metadata"].update(name="1-night"),
     "two clusters": lambda it: job(it).update(clusterSelector={"ray.io/cluster": "mine"}),
     "no cluster": lambda it: job(it).pop("rayClusterSpec"),
@@ -88,29 +85,42 @@ SEEN_BY_THE_RULES: dict[str, Damage] = {
     "a token without a version": lambda it: job(it)["rayClusterSpec"].pop("rayVersion"),
     "a token for an old Ray": lambda it: job(it)["rayClusterSpec"].update(rayVersion="2.51.0"),
 }
+IN_A_SCHEDULE: dict[str, Damage] = {
+    "in words": lambda it: it["spec"].update(schedule="every day"),
+    "with a zone": lambda it: it["spec"].update(schedule="TZ=UTC 0 2 * * *"),
+    "in a zone that does not exist": lambda it: it["spec"].update(timeZone="Europe/Bonn"),
+}
 
 
 def test_a_sound_object_passes() -> None:
-    assert crds.faults(CRON) == []
-    assert rules.faults(CRON) == []
+    assert crds.faults(RAY_JOB) == []
+    assert rules.faults(RAY_JOB) == []
+    assert rules.faults(CRON_JOB) == []
 
 
 @pytest.mark.parametrize("damage", SEEN_BY_THE_SCHEMA.values(), ids=SEEN_BY_THE_SCHEMA.keys())
 def test_the_schema_refuses(damage: Damage) -> None:
-    damaged = copy.deepcopy(CRON)
+    damaged = copy.deepcopy(RAY_JOB)
     damage(damaged)
     assert crds.faults(damaged)
 
 
 @pytest.mark.parametrize("damage", SEEN_BY_THE_RULES.values(), ids=SEEN_BY_THE_RULES.keys())
 def test_the_operators_rules_refuse_what_no_schema_sees(damage: Damage) -> None:
-    damaged = copy.deepcopy(CRON)
+    damaged = copy.deepcopy(RAY_JOB)
+    damage(damaged)
+    assert rules.faults(damaged)
+
+
+@pytest.mark.parametrize("damage", IN_A_SCHEDULE.values(), ids=IN_A_SCHEDULE.keys())
+def test_a_schedule_that_kubernetes_would_refuse_is_refused(damage: Damage) -> None:
+    damaged = copy.deepcopy(CRON_JOB)
     damage(damaged)
     assert rules.faults(damaged)
 
 
 def test_an_object_of_an_api_server_may_have_nulls_and_lack_what_has_a_default() -> None:
-    loose = copy.deepcopy(CRON)
+    loose = copy.deepcopy(RAY_JOB)
     job(loose)["backoffLimit"] = None
     for name in ("minReplicas", "maxReplicas", "replicas"):
         gpu(loose).pop(name)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from retouch.cli.app import app
-from retouch.deployment.kubernetes.kube_jobs import NIGHT_ACCOUNT
+from retouch.deployment.kubernetes.manifests import SCHEDULE_ACCOUNT
 from retouch.jobs.config import load_job
 from retouch.redaction import redacted
 from typer.testing import CliRunner
@@ -27,7 +27,7 @@ MADE = [path for path in OBJECTS if path.read_text().startswith("# Made by: ")]
 
 def test_all_that_is_promised_is_there() -> None:
     made = {path.name for path in MADE}
-    assert made == {"raycluster.yaml", "rayjob.yaml", "nightly.yaml", "nightly-raycronjob.yaml"}
+    assert made == {"raycluster.yaml", "rayjob.yaml", "nightly.yaml"}
     assert {path.name for path in OBJECTS} == made | {"serviceaccount.yaml", "podmonitor.yaml"}
 
 
@@ -103,7 +103,7 @@ def test_a_nights_pod_may_make_rayjobs_and_look_at_them_and_nothing_else() -> No
     (role,) = [one for one in objects((CLUSTER / "serviceaccount.yaml").read_text()) if one["kind"] == "Role"]
     (binding,) = [one for one in objects((CLUSTER / "serviceaccount.yaml").read_text()) if one["kind"] == "RoleBinding"]
     assert role["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}]
-    assert [subject["name"] for subject in binding["subjects"]] == [NIGHT_ACCOUNT]
+    assert [subject["name"] for subject in binding["subjects"]] == [SCHEDULE_ACCOUNT]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
 
 

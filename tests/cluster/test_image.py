@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from retouch.deployment.kubernetes.pods import CACHE_FOLDER, USER
+from retouch.deployment.kubernetes.manifests import CACHE_FOLDER, USER
 
 from tests import ROOT
 

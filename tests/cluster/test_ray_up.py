@@ -15,7 +15,7 @@ import ray.autoscaler
 import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
-from retouch.deployment.kubernetes.pods import ENVIRONMENT, GROWING
+from retouch.deployment.kubernetes.manifests import AUTOSCALING, ENVIRONMENT
 
 PATH = Path(__file__).parents[2] / "cluster/ray_up_aws.yaml"
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -85,7 +85,7 @@ def test_its_ray_is_told_what_the_pods_are_told(config: dict[str, Any]) -> None:
         return dict(pairs)  # type: ignore[arg-type]
 
     assert told("run_options") == {"RAY_AUTH_MODE": "token", **ENVIRONMENT}
-    assert told("head_run_options") == {**GROWING, "CUDA_VISIBLE_DEVICES": ""}
+    assert told("head_run_options") == {**AUTOSCALING, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_every_worker_listens_for_the_notice_and_shows_the_token(config: dict[str, Any]) -> None:

@@ -85,10 +85,12 @@ def test_an_evaluation_is_evaluated(folder: Path, tmp_path: Path) -> None:
     ("changes", "sends_folder", "said"),
     [
         ({}, False, "manifest is manifests/rows.parquet, which is not sent; send the folder"),
-        ({"manifest": ["s3://b/a.parquet", "more/*.parquet"]}, True, "manifest.1 is more/.*, and there is none"),
-        ({"manifest": "../rows.parquet"}, True, "manifest is ../rows.parquet, and there is none"),
-        ({"output": "runs/night"}, True, "output is runs/night, which on the cluster would be a folder that goes with"),
-        ({"latents": "latents"}, True, "latents is latents, which on the cluster would be a folder that goes with"),
+        ({"manifest": ["s3://b/a.parquet", "more/*.parquet"]}, True, "manifest.1 is more/.*, which is not in"),
+        ({"manifest": "../rows.parquet"}, True, "manifest is ../rows.parquet, which is not in"),
+        ({"output": "runs/night"}, True, "output is runs/night, which on the cluster would be deleted with the job"),
+        ({"manifest": "s3://b/rows", "carry": "runs/*"}, False, "carry is runs/., which is not sent"),
+        ({"carry": "earlier/*"}, True, "carry is earlier/., which is not in"),
+        ({"latents": "latents"}, True, "latents is latents, which on the cluster would be deleted with the job"),
         ({"editor": {"name": "x", "weights": {"unet": "models/u.pt#sha256=00"}}}, True, "editor.weights.unet is mod"),
         ({"metrics": [{"name": "clip_score", "weights": "clip.pt"}]}, True, "metrics.0.weights is clip.pt"),
     ],
@@ -105,7 +107,7 @@ def test_results_of_a_run_are_not_sent_with_its_folder(folder: Path, tmp_path: P
     file = folder / "jobs/evaluate.yaml"
     file.write_text(yaml.safe_dump({"kind": "evaluate", "name": "e", "results": "runs/old", "output": "s3://b/e",
                                     "row_metrics": ["region_clip"]}))  # fmt: skip
-    with pytest.raises(ConfigError, match="results is runs/old, and there is none in what is sent"):
+    with pytest.raises(ConfigError, match="results is runs/old, which is not in what is sent"):
         pack(str(file), scratch=str(tmp_path), working_dir=str(folder))
 
 

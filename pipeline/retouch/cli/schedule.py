@@ -14,7 +14,7 @@ def schedule(
     job: Annotated[str, typer.Argument(help="Job file (YAML) of any kind: local path or any fsspec URL.")],
     cron: Annotated[str | None, typer.Option(help="When to run: minute, hour, day, month, weekday.")] = None,
     timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "Etc/UTC",
-    kind: Annotated[str, typer.Option(help="cronjob, raycronjob, rayjob (once, now) or raycluster.")] = "cronjob",
+    kind: Annotated[str, typer.Option(help="cronjob, rayjob (once, now) or raycluster.")] = "cronjob",
     image: Annotated[
         str | None, typer.Option(help="Container image, built from cluster/Dockerfile. Default: retouch:VERSION.")
     ] = None,
@@ -38,7 +38,7 @@ def schedule(
     from importlib.metadata import version
 
     from retouch import storage
-    from retouch.deployment.kubernetes.render import KINDS, Wishes, render
+    from retouch.deployment.kubernetes.render import KINDS, RenderOptions, render
     from retouch.errors import ConfigError
 
     if kind not in KINDS:
@@ -56,7 +56,7 @@ def schedule(
         "--queue": queue,
         "--set": set_,
     }
-    wishes = Wishes(
+    options = RenderOptions(
         job=job,
         kind=kind,
         image=image or f"retouch:{version('retouch')}",
@@ -71,7 +71,7 @@ def schedule(
         queue=queue,
         spot=spot,
     )
-    text = render(wishes, _command_line(job, given) + ("" if spot else " --no-spot"))
+    text = render(options, _command_line(job, given) + ("" if spot else " --no-spot"))
     if output is None:
         typer.echo(text, nl=False)
     else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from retouch import plugin_path
-from retouch.deployment.job_package import INNER_FOLDER, LEFT_OUT, JobPackage
+from retouch.deployment.job_package import EXCLUDED, INNER_FOLDER, JobPackage
 from retouch.errors import ConfigError, Interrupted, RetouchError, StopRun
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def submit(
             submission_id=submission_id,
             runtime_env={
                 "working_dir": package.folder,
-                "excludes": list(LEFT_OUT),
+                "excludes": list(EXCLUDED),
                 # Workers start in the package's folder, and find plug-ins in the folder below it.
                 "env_vars": {plugin_path.VARIABLE: INNER_FOLDER, **environment},
             },

@@ -8,13 +8,13 @@ from typing import Final
 import pyarrow as pa
 
 from retouch.execution.plan import Plan
+from retouch.jobs.addresses import NO_CARRY
 from retouch.jobs.identity import job_identity
 from retouch.manifests import row_sets
 from retouch.outputs import carry_over, changes, results
 from retouch.outputs.carry_over import EarlierRun, RetryFilter
 from retouch.outputs.changes import Changes
 
-NO_CARRY: Final = ("auto", "none")  # auto has become a glob where the output has a date
 ROWS_A_PART: Final = 100_000  # of what is taken over, committed at once
 
 

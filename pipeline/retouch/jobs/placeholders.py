@@ -9,24 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from retouch.errors import ConfigError
+from retouch.jobs.addresses import replaced
 from retouch.validation import nearest
 
 DATE: Final = "RETOUCH_DATE"  # variable that fixes {date}
 KNOWN: Final = ("{date}", "{name}", "{env:NAME}")
-# The addresses of all kinds of jobs; * is any entry of a list.
-ADDRESSES: Final = (
-    ("output",),
-    ("manifest",),
-    ("latents",),
-    ("carry",),
-    ("results",),
-    ("reference",),
-    ("weights",),
-    ("editor", "weights"),
-    ("metrics", "*", "weights"),
-    ("row_metrics", "*", "weights"),
-    ("targets", "*", "manifest"),
-)
 _FIELD: Final = re.compile(r"\{([A-Za-z_]\w*)(?::([^{}]*))?\}")
 
 
@@ -52,40 +39,25 @@ def filled(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.e
         ConfigError: an unknown placeholder, or a variable that is not set.
     """
     values = {"date": date, "name": data.get("name")}
-    whole: Any = data
-    for path in ADDRESSES:
-        whole = _below(whole, path, "", values, environ)
-    return dict(whole) | _carry(data, values, environ)
+
+    def fill(field: str, text: str) -> str:
+        return _filled_text(text, field, values, environ)
+
+    return replaced(data, fill) | _carry(data, values, environ)
 
 
 def _carry(data: Mapping[str, Any], values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return ``carry`` of a job with a date in its output: the outputs of other dates, unless the job sets it."""
     output = data.get("output")
-    if data.get("kind", "edit") != "edit" or data.get("carry", "auto") != "auto" or "{date}" not in str(output):
+    if data.get("kind", "edit") != "edit" or data.get("carry", "auto") != "auto":
         return {}
-    return {"carry": _texts(output, "output", {**values, "date": "*"}, environ)}
+    if not isinstance(output, str) or "{date}" not in output:
+        return {}
+    return {"carry": _filled_text(output, "output", {**values, "date": "*"}, environ)}
 
 
-def _below(node: Any, path: tuple[str, ...], where: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    """Return the node with all texts below a path filled in; what is missing or of another type stays as it is."""
-    if not path:
-        return _texts(node, where, values, environ)
-    if path[0] == "*" and isinstance(node, list | tuple):
-        return [_below(entry, path[1:], f"{where}.{number}", values, environ) for number, entry in enumerate(node)]
-    if isinstance(node, Mapping) and path[0] in node:
-        inner = _below(node[path[0]], path[1:], f"{where}.{path[0]}" if where else path[0], values, environ)
-        return {**node, path[0]: inner}
-    return node
-
-
-def _texts(node: Any, where: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    if isinstance(node, Mapping):
-        return {name: _texts(inner, f"{where}.{name}", values, environ) for name, inner in node.items()}
-    if isinstance(node, list | tuple):
-        return [_texts(inner, f"{where}.{number}", values, environ) for number, inner in enumerate(node)]
-    if not isinstance(node, str):
-        return node
-    return _FIELD.sub(lambda found: _value(found, where, values, environ), node)
+def _filled_text(text: str, field: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    return _FIELD.sub(lambda found: _value(found, field, values, environ), text)
 
 
 def _value(found: re.Match[str], where: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> str:

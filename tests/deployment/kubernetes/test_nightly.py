@@ -15,7 +15,7 @@ import pytest
 import yaml
 from retouch.deployment.kubernetes import nightly
 from retouch.deployment.kubernetes.nightly import RayJobs, Run, carry_out, due, tonight
-from retouch.deployment.kubernetes.render import Wishes, render
+from retouch.deployment.kubernetes.render import RenderOptions, render
 from retouch.errors import ConfigError, Interrupted
 
 from tests.cluster import crds, rules
@@ -136,7 +136,7 @@ def test_a_nights_rayjob_has_its_date_by_the_schedules_clocks_and_belongs_to_the
 def test_what_is_made_of_a_rendered_template_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EDIT.replace("Nightly.Photos", "A-name-that-is-as-long-as-no-person-would-ever-choose-it"))
-    text = render(Wishes(str(path), "cronjob", "retouch:1", cron="*/5 * * * *"), "")
+    text = render(RenderOptions(str(path), "cronjob", "retouch:1", cron="*/5 * * * *"), "")
     (template,) = [one for one in objects(text) if one["kind"] == "RayJob"]
     night = tonight(template, RUN, AT, "minute")
     assert crds.faults(night) == []
@@ -197,5 +197,5 @@ def test_a_rayjob_that_somebody_deleted_is_not_made_again(api: Api, jobs: RayJob
 def test_the_template_is_read_as_the_configmap_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EDIT)
-    (files, _, night) = objects(render(Wishes(str(path), "cronjob", "retouch:1", cron="0 2 * * *"), ""))
+    (files, _, night) = objects(render(RenderOptions(str(path), "cronjob", "retouch:1", cron="0 2 * * *"), ""))
     assert yaml.safe_load(files["data"]["rayjob.yaml"]) == night

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from retouch import storage
-from retouch.deployment.kubernetes.pods import JOB_FOLDER
-from retouch.deployment.kubernetes.render import KINDS, LONGEST_NAME, Wishes, kubernetes_name, render
+from retouch.deployment.kubernetes.manifests import JOB_FOLDER
+from retouch.deployment.kubernetes.render import KINDS, LONGEST_NAME, RenderOptions, kubernetes_name, render
 from retouch.errors import ConfigError
 from retouch.jobs.config import parse_job
 from retouch.jobs.overrides import overridden
@@ -25,9 +25,9 @@ def rendered(tmp_path: Path, text: str = EDIT, **wishes: Any) -> str:
     path = tmp_path / "job.yaml"
     path.write_text(text)
     wished = {"kind": "cronjob", "image": "retouch:0.1.0", **wishes}
-    if wished["kind"] in ("cronjob", "raycronjob"):
+    if wished["kind"] == "cronjob":
         wished.setdefault("cron", CRON)
-    return render(Wishes(str(path), **wished), "retouch schedule")
+    return render(RenderOptions(str(path), **wished), "retouch schedule")
 
 
 def of_kind(text: str, kind: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_the_job_travels_letter_by_letter_and_the_head_reads_it(tmp_path: Path) 
 
 def test_a_job_at_an_address_stays_there() -> None:
     storage.write_bytes("memory://jobs/edit.yaml", EDIT.encode())
-    text = render(Wishes("memory://jobs/edit.yaml", "rayjob", "retouch:0.1.0"), "retouch schedule")
+    text = render(RenderOptions("memory://jobs/edit.yaml", "rayjob", "retouch:0.1.0"), "retouch schedule")
     assert faults(text) == []
     assert [one["kind"] for one in objects(text)] == ["RayJob"]
     assert "retouch run memory://jobs/edit.yaml --address auto" in of_kind(text, "RayJob")["spec"]["entrypoint"]
@@ -125,14 +125,6 @@ def test_a_try_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
     assert deadline("0 */6 * * *") == 6 * 23 * 150
 
 
-def test_a_raycronjob_says_what_it_lacks(tmp_path: Path) -> None:
-    text = rendered(tmp_path, kind="raycronjob", timezone="Europe/Berlin")
-    assert "RayCronJob=true" in text
-    assert "{date} is the day (UTC) of a try" in text
-    spec = of_kind(text, "RayCronJob")["spec"]
-    assert (spec["schedule"], spec["timeZone"]) == (CRON, "Europe/Berlin")
-
-
 @pytest.mark.parametrize(
     ("wishes", "reason"),
     [
@@ -140,7 +132,6 @@ def test_a_raycronjob_says_what_it_lacks(tmp_path: Path) -> None:
         ({"cron": "0 25 * * *"}, "the hour"),
         ({"timezone": "Europe/Bonn"}, "no time zone"),
         ({"kind": "rayjob", "cron": CRON}, "leave --cron out"),
-        ({"kind": "raycronjob", "queue": "gpus"}, "take --kind cronjob"),
         ({"gpus": 2, "workers": (0, 2)}, "one of them"),
         ({"workers": (3, 2)}, "no range"),
         ({"workers": (0, 0)}, "no range"),
@@ -148,7 +139,7 @@ def test_a_raycronjob_says_what_it_lacks(tmp_path: Path) -> None:
         ({"queue": "a_b"}, "--queue"),
         ({"image": "retouch:0.1.0; rm"}, "--image"),
         ({"service_account": "Me"}, "--service-account"),
-        ({"overrides": ("editor.params={steps: 2}",)}, "a shell reads"),
+        ({"overrides": ("editor.params={steps: 2}",)}, "that a shell reads"),
         ({"overrides": ("name=$HOME",)}, "name"),
     ],
 )
@@ -165,6 +156,7 @@ def test_a_wish_that_cannot_be_had_is_refused(tmp_path: Path, wishes: dict[str, 
         ("edit", "s3://bucket/weights/unet.pt", "/models/unet.pt", "editor.weights.unet"),
         ("edit", "[clip_score]", "[{name: clip_score, weights: {clip: clip.pt}}]", "metrics.0.weights.clip"),
         ("edit", "seed: 0", "latents: file:///tmp/latents", "latents"),
+        ("edit", "seed: 0", "carry: runs/photos/*", "carry"),
         ("finetune", "s3://bucket/manifests/blue.parquet", "blue.parquet", "targets.0.manifest"),
         ("train", "s3://bucket/manifests/b.parquet", "b.parquet", "manifest.1"),
         ("train", "embedded:shapes", "memory://weights", "weights"),
@@ -217,7 +209,7 @@ def test_names_are_kubernetes_and_long_ones_stay_two() -> None:
 
 def test_a_job_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no job file"):
-        render(Wishes(str(tmp_path / "none.yaml"), "rayjob", "retouch"), "")
+        render(RenderOptions(str(tmp_path / "none.yaml"), "rayjob", "retouch"), "")
     with pytest.raises(ConfigError, match="not a mapping"):
         rendered(tmp_path, "- a\n")
     with pytest.raises(ConfigError, match="is not YAML"):

@@ -1,25 +1,34 @@
-"""Where a cluster's pods may run, what they are told and what of it is Ray's."""
+"""The objects of a job: where pods may run, which environment they have, how runs are kept apart."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from retouch.deployment.kubernetes.pods import (
+from retouch.deployment.kubernetes.manifests import (
+    AUTOSCALING,
     CPU_WORKER,
     ENVIRONMENT,
-    GROWING,
+    QUEUE_LABEL,
+    SCHEDULE_ACCOUNT,
     WITHOUT_GPU,
     Cluster,
+    Metadata,
     Workers,
+    cron_job,
+    kube_object,
     ray_cluster_spec,
+    ray_job_spec,
 )
 
+CLUSTER = Cluster("retouch:1", "2.60.0", "retouch", Workers())
+METADATA = Metadata("nightly", "batch", "gpus")
+CRON = cron_job(METADATA, "retouch:1", "0 2 * * *", "Europe/Berlin", "date", 82800)
 SPOT_KEYS = {"eks.amazonaws.com/capacityType", "karpenter.sh/capacity-type", "cloud.google.com/gke-spot"}
 
 
 def spec(workers: Workers | None = None, **wishes: Any) -> dict[str, Any]:
-    return ray_cluster_spec(Cluster("retouch:1", "2.60.0", "retouch", workers or Workers(most=4), **wishes))
+    return ray_cluster_spec(Cluster("retouch:1", "2.60.0", "retouch", workers or Workers(max_pods=4), **wishes))
 
 
 def groups(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -31,7 +40,7 @@ def container(group: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def told(group: dict[str, Any]) -> dict[str, str]:
+def environment(group: dict[str, Any]) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in container(group)["env"]}
 
 
@@ -69,24 +78,24 @@ def test_it_grows_from_no_gpu_and_one_cpu_pod_and_says_so_to_the_command() -> No
     assert made["enableInTreeAutoscaling"]
     assert (groups(made)["gpu"]["minReplicas"], groups(made)["gpu"]["maxReplicas"]) == (0, 4)
     assert (groups(made)["cpu"]["minReplicas"], groups(made)["cpu"]["maxReplicas"]) == (1, 2)
-    assert told(made["headGroupSpec"]).items() >= GROWING.items()
+    assert environment(made["headGroupSpec"]).items() >= AUTOSCALING.items()
 
 
 def test_where_nothing_grows_all_are_there_from_the_start() -> None:
-    made = spec(grows=False)
+    made = spec(autoscales=False)
     assert "enableInTreeAutoscaling" not in made
     counts = {name: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for name, g in groups(made).items()}
     assert counts == {"gpu": (4, 4, 4), "cpu": (2, 2, 2)}
-    assert not set(GROWING) & set(told(made["headGroupSpec"]))
+    assert not set(AUTOSCALING) & set(environment(made["headGroupSpec"]))
 
 
 def test_every_ray_process_is_told_the_same_and_gpus_are_hidden_where_nobody_uses_them() -> None:
     made = spec()
     for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):
-        assert told(group).items() >= ENVIRONMENT.items()
-    assert told(groups(made)["cpu"]).items() >= WITHOUT_GPU.items()
-    assert told(made["headGroupSpec"]).items() >= WITHOUT_GPU.items()
-    assert not set(WITHOUT_GPU) & set(told(groups(made)["gpu"]))
+        assert environment(group).items() >= ENVIRONMENT.items()
+    assert environment(groups(made)["cpu"]).items() >= WITHOUT_GPU.items()
+    assert environment(made["headGroupSpec"]).items() >= WITHOUT_GPU.items()
+    assert not set(WITHOUT_GPU) & set(environment(groups(made)["gpu"]))
 
 
 def test_links_that_are_cut_are_seen_long_before_ray_would() -> None:
@@ -141,7 +150,60 @@ def test_pods_of_two_gpus_are_twice_as_large() -> None:
 
 
 def test_a_cluster_of_cpus_has_one_group_that_is_never_empty() -> None:
-    made = spec(Workers(gpus=0, most=3))
+    made = spec(Workers(gpus=0, max_pods=3))
     assert list(groups(made)) == ["cpu"]
     assert groups(made)["cpu"]["minReplicas"] == 1
     assert "nvidia" not in json.dumps(groups(made)["cpu"]["template"]["spec"].get("tolerations", []))
+
+
+def test_no_night_starts_while_another_runs_nor_hours_late_nor_for_ever() -> None:
+    spec = CRON["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert 10 < spec["startingDeadlineSeconds"] <= 4 * 3600  # under 10 s Kubernetes may miss every one
+    assert 82800 < spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 86400
+    assert spec["successfulJobsHistoryLimit"] == spec["failedJobsHistoryLimit"] >= 1
+
+
+def test_the_pod_knows_whose_it_is_and_has_one_right() -> None:
+    pod = CRON["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == SCHEDULE_ACCOUNT
+    paths = {entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in pod["containers"][0]["env"]}
+    assert paths == {
+        "JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",
+        "JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
+        "NAMESPACE": "metadata.namespace",
+    }
+
+
+def test_a_pod_that_lost_its_node_is_made_again_and_a_failed_run_is_not_waited_for_again() -> None:
+    job = CRON["spec"]["jobTemplate"]["spec"]
+    actions = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
+    assert actions["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert 1 in actions["FailJob"]["onExitCodes"]["values"]
+    assert 3 not in actions["FailJob"]["onExitCodes"]["values"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy wants
+
+
+def test_a_rayjob_goes_on_in_new_clusters_and_leaves_none() -> None:
+    spec = ray_job_spec(CLUSTER, "retouch run job.yaml", 82800, is_queued=False)
+    assert spec["backoffLimit"] >= 1
+    assert spec["shutdownAfterJobFinishes"]
+    assert 0 < spec["ttlSecondsAfterFinished"] <= 3600
+    assert spec["activeDeadlineSeconds"] == 82800
+    assert "entrypointNumGpus" not in spec  # the driver would take a GPU from the pool, and leave the head
+    assert "entrypointNumCpus" not in spec
+
+
+def test_waiting_in_a_queue_is_no_fault() -> None:
+    def waits(is_queued: bool) -> Any:
+        return ray_job_spec(CLUSTER, "x", 1, is_queued=is_queued).get("preRunningDeadlineSeconds")
+
+    assert waits(False)
+    assert waits(True) is None
+
+
+def test_the_queue_is_a_label_of_what_kueue_manages_and_of_nothing_else() -> None:
+    for kind in ("RayJob", "RayCluster"):
+        assert kube_object("ray.io/v1", kind, METADATA, spec={})["metadata"]["labels"][QUEUE_LABEL] == "gpus"
+    assert QUEUE_LABEL not in CRON["metadata"]["labels"]
+    assert CRON["metadata"]["namespace"] == "batch"
