@@ -32,7 +32,7 @@ from retouch.execution.engine import Engine
 from retouch.execution.outcomes import KeptCandidate, Outcome
 from retouch.execution.plan import engine_spec
 from retouch.execution.progress import Mode
-from retouch.execution.stages import composed
+from retouch.execution.stages import composite
 from retouch.execution.summary import Summary
 from retouch.imaging.inputs import ImageLike, image_cell, mask_cell
 from retouch.jobs import placeholders
@@ -137,8 +137,7 @@ class LoadedEditor:
         }
         sample = decode(request, self._decode)
         with self._in_turns:
-            self._engine.spec = replace(self._engine.spec, candidates=candidates, keep=candidates)
-            (answer,) = self._engine.answer([sample])
+            (answer,) = self._engine.edit([sample], candidates=candidates)
         if answer.failure is not None:
             raise answer.failure.error()
         return _edited(answer)
@@ -292,5 +291,5 @@ def _edited(answer: Outcome) -> Edited:
 
 
 def _candidate(answer: Outcome, kept: KeptCandidate) -> Candidate:
-    made = composed(answer, kept)
+    made = composite(answer, kept)
     return Candidate(made.pixels, kept.candidate, kept.seed, dict(kept.scores), made.alpha)

@@ -48,14 +48,14 @@ def kept_of(answer: Outcome) -> list[tuple[int, int, bytes]]:
 
 
 def test_the_best_candidate_by_the_editors_own_ranking_is_kept() -> None:
-    (answer,) = Engine(replace(SPEC, candidates=5), "cpu").answer([sample("a")])
+    (answer,) = Engine(replace(SPEC, candidates=5), "cpu").edit([sample("a")])
     seeds = [candidate_seed(0, "a", k) for k in range(5)]
     assert answer.kept[0].seed == min(seeds, key=lambda seed: seed % 1000)
     assert answer.attempts == 5
 
 
 def test_keep_gives_the_best_in_order() -> None:
-    (answer,) = Engine(replace(SPEC, candidates=5, keep=3), "cpu").answer([sample("a")])
+    (answer,) = Engine(replace(SPEC, candidates=5, keep=3), "cpu").edit([sample("a")])
     distances = [kept.scores["distance"] for kept in answer.kept]
     assert len(distances) == 3
     assert distances == sorted(distances)
@@ -63,7 +63,7 @@ def test_keep_gives_the_best_in_order() -> None:
 
 def test_every_pass_has_the_one_batch_shape_whatever_the_number_of_rows() -> None:
     Painter.calls.clear()
-    Engine(SPEC, "cpu").answer([sample(key) for key in "abcde"])
+    Engine(SPEC, "cpu").edit([sample(key) for key in "abcde"])
     assert Painter.calls == [4, 4, 4]
 
 
@@ -71,8 +71,8 @@ def test_every_pass_has_the_one_batch_shape_whatever_the_number_of_rows() -> Non
 @given(st.permutations("abcdef"), st.integers(1, 6))
 def test_a_rows_answer_depends_on_neither_order_nor_mates(keys: list[str], alone: int) -> None:
     engine = Engine(SPEC, "cpu")
-    together = {a.sample.key: kept_of(a) for a in engine.answer([sample(key) for key in "abcdef"])}
-    some = engine.answer([sample(key) for key in keys[:alone]])
+    together = {a.sample.key: kept_of(a) for a in engine.edit([sample(key) for key in "abcdef"])}
+    some = engine.edit([sample(key) for key in keys[:alone]])
     assert [kept_of(answer) for answer in some] == [together[key] for key in keys[:alone]]
 
 
@@ -83,13 +83,13 @@ def test_as_many_answers_come_out_as_samples_went_in_and_only_the_bad_ones_fail(
         failed_to_load(str(i), "fp", ValueError("no such thing")) if kind == "unreadable" else sample(str(i), kind)
         for i, kind in enumerate(kinds)
     ]
-    answers = Engine(replace(SPEC, batch_size=shape), "cpu").answer(samples)
+    answers = Engine(replace(SPEC, batch_size=shape), "cpu").edit(samples)
     assert [answer.sample.key for answer in answers] == [str(i) for i in range(len(kinds))]
     assert [answer.failure is None for answer in answers] == [kind == "" for kind in kinds]
 
 
 def test_a_failure_says_its_stage_type_and_reason() -> None:
-    bad, unreadable = Engine(SPEC, "cpu").answer([sample("a", "raise"), failed_to_load("b", "fp", OSError("gone"))])
+    bad, unreadable = Engine(SPEC, "cpu").edit([sample("a", "raise"), failed_to_load("b", "fp", OSError("gone"))])
     assert bad.failure == Failure(FAILED_TO_EDIT, "EditError", "this prompt cannot be edited", "edit")
     assert unreadable.failure is not None
     assert (unreadable.failure.status, unreadable.failure.stage) == (FAILED_TO_LOAD, "decode")
@@ -99,7 +99,7 @@ def test_a_failure_says_its_stage_type_and_reason() -> None:
 def test_too_little_memory_halves_the_shape_and_loses_no_row() -> None:
     Painter.calls.clear()
     engine = Engine(replace(SPEC, params={"most": 3}, batch_size=8), "cpu")
-    answers = engine.answer([sample(key) for key in "abcdef"])
+    answers = engine.edit([sample(key) for key in "abcdef"])
     assert all(answer.failure is None for answer in answers)
     assert engine.shape == 2
 
@@ -108,26 +108,26 @@ def test_after_some_good_passes_the_larger_shape_is_tried_again() -> None:
     engine = Engine(replace(SPEC, params={"most": 2}), "cpu")
     rows = [sample(f"k{number}") for number in range(60)]
     Painter.calls.clear()
-    assert all(answer.failure is None for answer in engine.answer(rows))
+    assert all(answer.failure is None for answer in engine.edit(rows))
     tries = Painter.calls.count(4)
     assert 2 <= tries <= 5, "again and again, but ever more rarely"
     assert isinstance(engine.editor, Painter)
     engine.editor.params = PainterParams()  # whoever took the memory has given it back
-    assert all(answer.failure is None for answer in engine.answer([*rows, *rows]))
+    assert all(answer.failure is None for answer in engine.edit([*rows, *rows]))
     assert engine.shape == 4
 
 
 def test_a_row_with_which_workers_died_shares_no_pass_and_in_the_end_is_not_tried(tmp_path: Path) -> None:
     spec = replace(SPEC, candidates=1, output=str(tmp_path))
     rows = [sample(key) for key in "abcd"]
-    whole = [kept_of(answer) for answer in Engine(spec, "cpu").answer(rows)]
+    whole = [kept_of(answer) for answer in Engine(spec, "cpu").edit(rows)]
     leave_behind(tmp_path, ["b", "c"], alone=0)
     Painter.calls.clear()
-    again = Engine(spec, "cpu").answer(rows)
+    again = Engine(spec, "cpu").edit(rows)
     assert [kept_of(answer) for answer in again] == whole
     assert Painter.calls == [4, 4, 4], "a and d together, b and c alone, all in the one shape"
     leave_behind(tmp_path, ["c"], alone=3)
-    *_, lost, last = Engine(spec, "cpu").answer(rows)
+    *_, lost, last = Engine(spec, "cpu").edit(rows)
     assert lost.failure is not None
     assert (lost.failure.status, lost.failure.type, lost.failure.stage) == (FAILED_TO_EDIT, "WorkerLost", "edit")
     assert last.failure is None
@@ -137,7 +137,7 @@ def test_a_row_with_which_workers_died_shares_no_pass_and_in_the_end_is_not_trie
 def test_notes_that_cannot_be_written_stop_the_run_and_fail_no_row(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(StorageError):
-        Engine(replace(SPEC, output=str(tmp_path / "out")), "cpu").answer([sample("a")])
+        Engine(replace(SPEC, output=str(tmp_path / "out")), "cpu").edit([sample("a")])
 
 
 def test_an_image_of_another_shape_or_type_fails_its_rows() -> None:
@@ -147,7 +147,7 @@ def test_an_image_of_another_shape_or_type_fails_its_rows() -> None:
 
     engine = Engine(SPEC, "cpu")
     engine.editor = Misshapen(PainterParams())
-    (answer,) = engine.answer([sample("a")])
+    (answer,) = engine.edit([sample("a")])
     assert answer.failure is not None
     assert "gave an image of float64 (3, 16, 3); expected uint8 (16, 16, 3)" in answer.failure.message
 
@@ -159,14 +159,14 @@ def leave_behind(output: Path, keys: list[str], alone: int) -> None:
 
 
 def test_rows_with_their_own_params_get_them_and_do_not_mix() -> None:
-    plain, grey = Engine(SPEC, "cpu").answer([sample("a"), sample("b", params={"grey": 9})])
+    plain, grey = Engine(SPEC, "cpu").edit([sample("a"), sample("b", params={"grey": 9})])
     inside = slice(4, 6)
     assert (grey.kept[0].image[8, inside] == 9).all()
     assert not (plain.kept[0].image[8, inside] == 9).all()
 
 
 def test_a_wrong_parameter_of_a_row_fails_that_row_alone() -> None:
-    good, bad = Engine(SPEC, "cpu").answer([sample("a"), sample("b", params={"greyness": 9})])
+    good, bad = Engine(SPEC, "cpu").edit([sample("a"), sample("b", params={"greyness": 9})])
     assert good.failure is None
     assert bad.failure is not None
     assert "params.greyness: unknown key" in bad.failure.message
@@ -186,7 +186,7 @@ def test_an_unknown_editor_is_named_with_those_that_are_installed() -> None:
 
 def test_reject_answers_with_the_missed_threshold_and_keeps_the_best_try() -> None:
     quality = QualitySpec(mode="reject", thresholds={"distance": Threshold(max=-1)})
-    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").answer([sample("a")])
+    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").edit([sample("a")])
     assert answer.failure is not None
     assert (answer.failure.status, answer.failure.type) == (FAILED_QUALITY, "QualityError")
     assert "is over -1" in answer.failure.message
@@ -197,7 +197,7 @@ def test_retry_tries_further_seeds_until_one_keeps_the_threshold() -> None:
     seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(40)]
     first = next(k for k, distance in enumerate(seeds) if distance < min(seeds[:2]))
     quality = QualitySpec(mode="retry", thresholds={"distance": Threshold(max=seeds[first])}, rounds=20)
-    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").answer([sample("a")])
+    (answer,) = Engine(replace(SPEC, quality=quality), "cpu").edit([sample("a")])
     assert answer.failure is None
     assert answer.kept[0].candidate == first
     assert answer.attempts == (first // 2 + 1) * 2
@@ -225,8 +225,8 @@ def test_a_larger_budget_only_adds_candidates(
     keys: list[str], bound: float, small: int, more: int, candidates: int, shape: int
 ) -> None:
     rows = [sample(key) for key in keys]
-    with_less = gated(small, bound, candidates, shape).answer(rows)
-    with_more = gated(small + more, bound, candidates, shape).answer(rows)
+    with_less = gated(small, bound, candidates, shape).edit(rows)
+    with_more = gated(small + more, bound, candidates, shape).edit(rows)
     for less, other in zip(with_less, with_more, strict=True):
         if less.failure is None:
             assert told([less]) == told([other]), "what passed stays as it was"
@@ -243,9 +243,9 @@ def test_filling_passes_with_further_rounds_changes_no_answer(
 ) -> None:
     """As one row at a time in passes that hold one entry, where nothing is ever filled."""
     rows = [sample(key) for key in "abcdef"]
-    plain = gated(4, bound, candidates, 1).answer(rows)
-    assert told(gated(4, bound, candidates, shape).answer(rows)) == told(plain)
-    (by_itself,) = gated(4, bound, candidates, shape).answer([sample(alone)])
+    plain = gated(4, bound, candidates, 1).edit(rows)
+    assert told(gated(4, bound, candidates, shape).edit(rows)) == told(plain)
+    (by_itself,) = gated(4, bound, candidates, shape).edit([sample(alone)])
     assert told([by_itself]) == told([plain["abcdef".index(alone)]])
 
 
@@ -260,7 +260,7 @@ def test_a_row_of_which_one_candidate_passes_is_tried_no_further_though_another_
     seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(2)]
     engine = gated(5, min(seeds), shape=2)
     engine.editor = Misranking(PainterParams())
-    (answer,) = engine.answer([sample("a")])
+    (answer,) = engine.edit([sample("a")])
     assert (answer.failure, answer.attempts) == (None, 2)
     assert answer.kept[0].scores["distance"] == min(seeds)
 
@@ -268,7 +268,7 @@ def test_a_row_of_which_one_candidate_passes_is_tried_no_further_though_another_
 def test_rows_that_go_on_share_passes_until_one_passes_and_none_is_made_for_the_others() -> None:
     Painter.calls.clear()
     rows = [sample(key) for key in "abcdefgh"]
-    answers = gated(8, 0.15, candidates=1, shape=8).answer(rows)
+    answers = gated(8, 0.15, candidates=1, shape=8).edit(rows)
     tries = sum(answer.attempts for answer in answers)
     assert tries > 8
     rounds = max(answer.attempts for answer in answers)
@@ -278,7 +278,7 @@ def test_rows_that_go_on_share_passes_until_one_passes_and_none_is_made_for_the_
 
 def test_a_row_that_no_candidate_passes_says_how_near_its_best_one_came() -> None:
     seeds = [candidate_seed(0, "a", k) % 1000 / 1000 for k in range(6)]
-    (answer,) = gated(3, -1.0).answer([sample("a")])
+    (answer,) = gated(3, -1.0).edit([sample("a")])
     assert answer.failure == Failure(FAILED_QUALITY, "QualityError", f"distance {min(seeds):.4g} is over -1", "score")
     assert answer.kept[0].scores["distance"] == min(seeds)
     assert answer.attempts == 6
@@ -310,22 +310,22 @@ def test_a_rows_checkpoint_reaches_the_editor_as_a_role_or_a_local_file(checkpoi
     Reader.given.clear()
     engine = Engine(replace(READER, weights={"unet": checkpoints["a"], "b": checkpoints["b"]}), "cpu")
     asked = ["b", f"file://{checkpoints['c']}", checkpoints["a"], None, ""]
-    engine.answer([sample(str(i), checkpoint=checkpoint) for i, checkpoint in enumerate(asked)])
+    engine.edit([sample(str(i), checkpoint=checkpoint) for i, checkpoint in enumerate(asked)])
     assert Reader.given == [None, "b", checkpoints["c"], checkpoints["a"]]
 
 
 def test_a_checkpoint_is_looked_up_once_an_engine(checkpoints: dict[str, str]) -> None:
     engine = Engine(READER, "cpu")
-    (first,) = engine.answer([sample("a", checkpoint=checkpoints["a"])])
+    (first,) = engine.edit([sample("a", checkpoint=checkpoints["a"])])
     Path(checkpoints["a"]).unlink()
-    (second,) = engine.answer([sample("b", checkpoint=checkpoints["a"])])
+    (second,) = engine.edit([sample("b", checkpoint=checkpoints["a"])])
     assert (first.failure, second.failure) == (None, None)
 
 
 def test_a_checkpoint_that_is_not_there_fails_its_row_alone(checkpoints: dict[str, str], tmp_path: Path) -> None:
     wrong = f"{checkpoints['a']}#sha256={'0' * 64}"
     asked = [checkpoints["a"], str(tmp_path / "none.pt"), wrong]
-    good, absent, changed = Engine(READER, "cpu").answer([sample(str(i), checkpoint=c) for i, c in enumerate(asked)])
+    good, absent, changed = Engine(READER, "cpu").edit([sample(str(i), checkpoint=c) for i, c in enumerate(asked)])
     assert good.failure is None
     for answer, words in ((absent, "no weights at"), (changed, "the job pins")):
         assert answer.failure is not None
@@ -342,7 +342,7 @@ def test_rows_of_a_checkpoint_go_together_and_the_one_in_use_goes_first(checkpoi
         rows = [
             sample(str(i), checkpoint=checkpoints[name], params={"grey": i % 2 + 1}) for i, name in enumerate(names)
         ]
-        assert [answer.sample for answer in engine.answer(rows)] == rows
+        assert [answer.sample for answer in engine.edit(rows)] == rows
         return [Path(str(given)).stem for given in Reader.given]
 
     assert answered("abcabc") == ["a", "a", "b", "b", "c", "c"]
@@ -351,7 +351,7 @@ def test_rows_of_a_checkpoint_go_together_and_the_one_in_use_goes_first(checkpoi
 
 
 def test_an_editor_that_reads_no_checkpoint_never_has_one_fetched() -> None:
-    (answer,) = Engine(SPEC, "cpu").answer([sample("a", checkpoint="/no/such/file.pt")])
+    (answer,) = Engine(SPEC, "cpu").edit([sample("a", checkpoint="/no/such/file.pt")])
     assert answer.failure is None
 
 
@@ -364,7 +364,7 @@ def test_a_seed_belongs_to_run_key_and_candidate() -> None:
     seeds = {candidate_seed(run, key, k) for run in (0, 1) for key in ("a", "b") for k in (0, 1)}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
-    (own,) = Engine(SPEC, "cpu").answer([sample("a", seed=1)])
+    (own,) = Engine(SPEC, "cpu").edit([sample("a", seed=1)])
     assert own.kept[0].seed in {candidate_seed(1, "a", k) for k in (0, 1)}
 
 

@@ -111,7 +111,7 @@ def answered(spec: EngineSpec, rows: list[Sample]) -> tuple[int, list[bytes]]:
     engine, passes = Engine(spec, "cpu"), []
     editor: Any = engine.editor
     editor.networks.source.module.register_forward_hook(lambda *_: passes.append(1))
-    answers = engine.answer(rows)
+    answers = engine.edit(rows)
     assert [answer.failure for answer in answers] == [None] * len(rows)
     return len(passes), [answer.kept[0].image.tobytes() for answer in answers]
 

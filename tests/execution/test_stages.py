@@ -140,7 +140,7 @@ def run_block(tmp_path: Path, requests: list[dict[str, Any]], **spec: Any) -> pa
     caller = pa.schema([field for field in table.schema if field.name == "label"])
     write = WriteSpec(str(tmp_path / "out"), results_schema(COLUMNS, caller), epoch=1, **spec)
     samples = decode_block(table, DECODE)
-    answers = pack_rows(samples, Engine(ENGINE, "cpu").answer(unpack_rows(samples)))
+    answers = pack_rows(samples, Engine(ENGINE, "cpu").edit(unpack_rows(samples)))
     return write_block(answers, write)
 
 

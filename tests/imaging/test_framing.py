@@ -152,7 +152,7 @@ def test_a_broken_detector_stops_the_run_before_any_row(tmp_path: Path) -> None:
 
 
 def test_an_answer_carries_the_square_and_the_editor_saw_it_upright() -> None:
-    (answer,) = Engine(SPEC, "cpu").answer([row_of(picture(0), FACE)])
+    (answer,) = Engine(SPEC, "cpu").edit([row_of(picture(0), FACE)])
     assert answer.failure is None
     assert np.array_equal(corners(answer.region), ffhq_quad(Landmarks(FACE)))
 

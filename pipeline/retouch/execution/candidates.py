@@ -1,4 +1,4 @@
-"""Rows at work: what the network sees of one, its candidates round by round, and batches of them. Knows no editor."""
+"""Rows in the engine, their candidates round by round, and batches of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retouch.schema import Batch, Pixels
 
 @dataclass
 class Row:
-    """A sample at work: what the network sees of it, and what came back so far."""
+    """A sample in the engine: the network's inputs, and the results so far."""
 
     sample: Sample
     region: codec.View
@@ -28,16 +28,16 @@ class Row:
     mask: Any  # [S, S] bool
     exemplar: Pixels | None
     checkpoint: str | None  # a role of the job's weights, or a local file
-    rounds: int = 0  # of candidates that were tried, or are about to be
+    rounds: int = 0  # of candidates, begun so far
     kept: list[KeptCandidate] = field(default_factory=list)
-    failures: list[tuple[int, Failure]] = field(default_factory=list)  # with the candidate's number
+    failures: list[tuple[int, Failure]] = field(default_factory=list)  # with the number of the candidate
     seconds: float = 0.0
-    alone: bool = False  # a worker died with it in hand: it shares no pass
+    alone: bool = False  # shares no pass, since a worker died while it was in flight
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One candidate of one row: one place in a batch."""
+    """One candidate of one row: one entry of a batch."""
 
     row: Row
     candidate: int
@@ -45,13 +45,16 @@ class Entry:
 
 
 def candidate_seed(run_seed: int, key: str, candidate: int) -> int:
-    """Seed of a candidate in 0..2**63-1: a digest of run, row and number, so no batch, shard or order enters."""
+    """Return the seed of a candidate, 0..2**63-1: a digest of run seed, row key and number.
+
+    It does not depend on the batch, the shard or the order.
+    """
     digest = hashlib.sha256(json.dumps([run_seed, key, candidate]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def entries(rows: Sequence[Row], spec: EngineSpec, budget: int, shape: int) -> list[Entry]:
-    """The next round of each row, and further ones where the last pass would else be padded: they cost nothing.
+def next_entries(rows: Sequence[Row], spec: EngineSpec, budget: int, shape: int) -> list[Entry]:
+    """Return the next round of each row, and further rounds in place of the last pass's padding, at no cost.
 
     Args:
         rows: that may share a pass and have rounds left.
@@ -60,13 +63,13 @@ def entries(rows: Sequence[Row], spec: EngineSpec, budget: int, shape: int) -> l
         shape: entries of a pass.
     """
     found = [entry for row in rows for entry in _next_round(row, spec)]
-    spare, waiting = -len(found) % shape, deque(rows)
-    while waiting and spare >= spec.candidates:
-        row = waiting.popleft()
+    spare, queue = -len(found) % shape, deque(rows)
+    while queue and spare >= spec.candidates:
+        row = queue.popleft()
         if row.rounds < budget:
             found += _next_round(row, spec)
             spare -= spec.candidates
-            waiting.append(row)
+            queue.append(row)
     return found
 
 
@@ -79,7 +82,7 @@ def _next_round(row: Row, spec: EngineSpec) -> list[Entry]:
 
 
 def batch_of(some: Sequence[Entry], shape: int = 0) -> Batch:
-    """Entries as a batch of at least ``shape``, the last one repeated: kernels see one shape whatever the mates."""
+    """Return entries as a batch, padded to ``shape`` with the last one, so that kernels see one shape only."""
     padded = [*some, *[some[-1]] * (shape - len(some))]
     rows = [entry.row for entry in padded]
     exemplars = [row.exemplar for row in rows if row.exemplar is not None]

@@ -10,7 +10,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from retouch.errors import ConfigError, EditError, LoadError, StorageError
 from retouch.execution import check_hints as hints
@@ -23,8 +23,7 @@ from retouch.manifests import decode, deferred_images, reader
 from retouch.manifests.columns import IMAGE_COLUMNS
 from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.samples import Failure, Sample
-from retouch.plugins import Editor
-from retouch.schema import REQUEST_COLUMNS, Batch, EditResult
+from retouch.schema import REQUEST_COLUMNS
 
 if TYPE_CHECKING:
     from retouch.execution.engine import Engine
@@ -147,15 +146,13 @@ class _Job:
         """
         from retouch.execution.engine import Engine
 
-        # One candidate of a row fails as all do. Nothing is noted in the output: there is no run.
+        # One candidate of a row fails as all do. Without output, since a check writes no markers.
         spec = replace(plan.engine, candidates=1, keep=1, quality=QualitySpec(), output=None, seconds=None)
-        engine = Engine(spec, "cpu")
-        engine.editor, engine.metrics = cast(Editor, _Idle(engine.editor)), []
-        return cls(plan.decode, engine, plan.job.image_format)
+        return cls(plan.decode, Engine(spec, "cpu", dry_run=True), plan.job.image_format)
 
     def failures(self, samples: Sequence[Sample]) -> list[Failure | None]:
         """How each would be answered; None where nothing speaks against it."""
-        return [answer.failure or self._too_large(answer.sample) for answer in self.engine.answer(samples)]
+        return [answer.failure or self._too_large(answer.sample) for answer in self.engine.edit(samples)]
 
     def _too_large(self, sample: Sample) -> Failure | None:
         if sample.source is None or max(sample.source.shape) < LARGE:
@@ -165,22 +162,6 @@ class _Job:
         except EditError as error:
             return Failure.of(error, "encode")
         return None
-
-
-class _Idle:
-    """An editor that refuses what the one behind it would refuse, and edits nothing."""
-
-    def __init__(self, editor: Any) -> None:
-        self._editor = editor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._editor, name)
-
-    def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """The images as they came."""
-        if hasattr(self._editor, "check_batch"):
-            self._editor.check_batch(batch)
-        return [EditResult(image) for image in batch.image]
 
 
 def _looked_over(rows: reader.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:

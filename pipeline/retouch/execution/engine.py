@@ -1,6 +1,6 @@
-"""A loaded editor and its metrics over rows: buckets, candidates, fixed batch shape, halving, timing.
+"""A loaded editor and its metrics over rows: batches of one shape, candidates, halving after errors.
 
-Knows neither files nor Ray; runs the same in this process, in an actor and in a benchmark.
+It runs in this process, in a Ray actor and in benchmarks alike.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,73 +16,95 @@ import pyarrow as pa
 
 from retouch import plugins, telemetry
 from retouch.errors import ConfigError, EditError, Unavailable
-from retouch.execution import candidates, latent_cache, quality_gate
-from retouch.execution.candidates import Entry, Row, batch_of
+from retouch.execution import latent_cache, quality_gate
+from retouch.execution.candidates import Entry, Row, batch_of, next_entries
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import codec, framing
 from retouch.jobs.config import MetricSpec
 from retouch.manifests.samples import Failure, Sample
 from retouch.models import weights
-from retouch.outputs.in_flight import Flights, Loss
+from retouch.outputs.in_flight import InFlight, WorkerLoss
 from retouch.plugins import Editor, Metric
-from retouch.schema import FAILED_QUALITY, Pixels
+from retouch.schema import FAILED_QUALITY, Batch, EditResult, Pixels
 
-PATIENCE: Final = 8  # good passes at a smaller shape, doubled at every shortage, until the larger one is tried again
+GROW_AFTER: Final = 8  # good passes at a smaller shape, doubled after every shortage, until a larger one is tried
 
 
 @dataclass(frozen=True)
-class _Fault:
-    """Why a pass gave nothing."""
+class _PassFailure:
+    """Why a forward pass gave no results."""
 
     failure: Failure
-    of_memory: bool
+    out_of_memory: bool
 
 
 class Engine:
-    """Owns a loaded editor and metrics on one device."""
+    """A loaded editor and its metrics on one device.
 
-    def __init__(self, spec: EngineSpec, device: str) -> None:
+    Args:
+        spec: what is loaded, and how rows are batched.
+        device: ``cuda``, ``cuda:1`` or ``cpu``.
+        dry_run: load everything and check batches, without edits and scores: outcomes have the unedited images.
+    """
+
+    def __init__(self, spec: EngineSpec, device: str, *, dry_run: bool = False) -> None:
         editor: Any = plugins.find("editors", spec.editor)
-        self.spec = spec
+        self.spec, self.dry_run = spec, dry_run
         self.params_type: type = editor.Params
         params = plugins.check_params(self.params_type, spec.params, "editor.params")
         resolved = weights.resolve(spec.weights)
         self.roles = frozenset(resolved.files)
         self.editor: Editor = editor.load(params, resolved.files, device)
         if spec.latents is not None:
-            _give_memory(self.editor, spec, resolved, device)
+            _set_latent_cache(self.editor, spec, resolved, device)
         self.budget = quality_gate.budget(spec.quality)  # rounds that a row may take
         self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
-        self.shape = spec.batch_size  # entries a pass; halved while the device's memory does not hold it
-        self._good, self._patience = 0, PATIENCE
-        self._preparing = Flights(spec.output, "prepare", spec.seconds)
-        self._editing = Flights(spec.output, "edit", spec.seconds)
-        self.losses: Mapping[str, Loss] = {}  # with which rows of the last block a worker had died
+        self.shape = spec.batch_size  # entries per pass; halved while they do not fit into the device's memory
+        self._good_passes, self._grow_after = 0, GROW_AFTER
+        self._preparing = InFlight(spec.output, "prepare", spec.seconds)
+        self._editing = InFlight(spec.output, "edit", spec.seconds)
         self._checkpoints: dict[str, str] = {}  # address to local file
-        self._in_use: str | None = None  # the checkpoint of the last pass
+        self._current_checkpoint: str | None = None  # of the last pass
 
-    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
-        """One answer a sample, in order. Never raises for a row's own fault."""
-        prepared = self._preparing.in_turns(
-            samples,
-            lambda sample: sample.key,
-            lambda some: [self._prepare(sample) for sample in some],
-            lambda sample, loss: Outcome(sample, failure=lost_row(loss, "prepare")),
-        )
-        rows = self._not_lost([row for row in prepared if isinstance(row, Row)])
-        while pending := [row for row in rows if row.rounds < self.budget and self._decided_in(row) is None]:
-            for entries in self._passes(pending):
+    @property
+    def losses(self) -> Mapping[str, WorkerLoss]:
+        """Rows of the last block that were in flight when a worker died."""
+        return self._editing.losses
+
+    def edit(self, samples: Sequence[Sample], *, candidates: int | None = None) -> list[Outcome]:
+        """Return one outcome per sample, in order. An error that one row causes is its failure, and not raised.
+
+        Args:
+            samples: of one block, their keys unique.
+            candidates: of each row, all of them kept; the spec's number if None.
+        """
+        spec = self.spec if candidates is None else replace(self.spec, candidates=candidates, keep=candidates)
+        prepared = self._prepare_all(samples)
+        rows = self._without_given_up([row for row in prepared.values() if isinstance(row, Row)])
+        while pending := [row for row in rows if row.rounds < self.budget and _deciding_round(row, spec) is None]:
+            for entries in self._passes(pending, spec):
                 self._edit(entries)
-        self._editing.forget([sample.key for sample in samples], self.losses)
-        return [self._finish(row) if isinstance(row, Row) else row for row in prepared]
+        self._editing.clear(list(prepared))
+        return [self._finish(row, spec) if isinstance(row, Row) else row for row in prepared.values()]
 
-    def _not_lost(self, rows: list[Row]) -> list[Row]:
-        """The rows to be tried; those that killed too many workers get their failure, others of them stand alone."""
-        self.losses = self._editing.losses([row.sample.key for row in rows])
+    def _prepare_all(self, samples: Sequence[Sample]) -> dict[str, Row | Outcome]:
+        by_key = {sample.key: sample for sample in samples}
+        prepared: dict[str, Row | Outcome] = {}
+        for keys in self._preparing.groups(list(by_key)):
+            with self._preparing.mark(keys):
+                prepared |= {key: self._prepare(by_key[key]) for key in keys}
+        for key, loss in self._preparing.given_up.items():
+            prepared[key] = Outcome(by_key[key], failure=lost_row(loss, "prepare"))
+        self._preparing.clear(by_key)
+        return {key: prepared[key] for key in by_key}
+
+    def _without_given_up(self, rows: list[Row]) -> list[Row]:
+        """Return the rows to edit. Rows with which a worker died share no pass; those given up get their failure."""
+        losses = self._editing.find_losses([row.sample.key for row in rows])
         for row in rows:
-            loss = self.losses.get(row.sample.key)
+            loss = losses.get(row.sample.key)
             row.alone = loss is not None
             if loss is not None and loss.is_final:
                 row.failures.append((0, lost_row(loss, "edit")))
@@ -111,7 +133,7 @@ class Engine:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
 
     def _exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
-        """As the editor wants it: an editor with ``prepare_exemplar`` gets it at native size, once."""
+        """Resize an exemplar, or call the editor's ``prepare_exemplar``, which gets it at native size."""
         prepare = getattr(self.editor, "prepare_exemplar", None)
         if prepare is None:
             return codec.resize(exemplar, self.editor.image_size)
@@ -119,45 +141,45 @@ class Engine:
         return prepared
 
     def _local(self, checkpoint: str | None) -> str | None:
-        """A row's checkpoint as the editor takes it: a role of the job's weights, or a local file, fetched once."""
+        """Return a row's checkpoint for the editor: a role of the job's weights, or a local file, fetched once."""
         if not checkpoint or checkpoint in self.roles or "checkpoint" not in self.editor.inputs:
             return checkpoint or None
         if checkpoint not in self._checkpoints:
             self._checkpoints[checkpoint] = weights.resolve({"checkpoint": checkpoint}).files["checkpoint"]
         return self._checkpoints[checkpoint]
 
-    def _passes(self, rows: Sequence[Row]) -> Iterator[list[Entry]]:
-        """One more round of each row, as entries that may share a forward pass, in passes of at most the batch shape.
+    def _passes(self, rows: Sequence[Row], spec: EngineSpec) -> Iterator[list[Entry]]:
+        """Yield the entries of each forward pass for one more round of each row.
 
-        A checkpoint's passes are together and those of the one in use come first: an editor need not read it again.
+        Passes with the same checkpoint follow each other, the current one first, so that it is loaded once.
         """
         buckets: dict[tuple[str | None, str, bool, str], list[Row]] = {}
         for row in rows:
             alone = row.sample.key if row.alone else ""
-            like = (row.checkpoint, json.dumps(row.sample.params, sort_keys=True), row.exemplar is not None, alone)
-            buckets.setdefault(like, []).append(row)
-        order = list(dict.fromkeys([self._in_use, *(checkpoint for checkpoint, *_ in buckets)]))
-        for like in sorted(buckets, key=lambda like: order.index(like[0])):
-            entries, start = candidates.entries(buckets[like], self.spec, self.budget, self.shape), 0
-            self._in_use = like[0]
+            bucket = (row.checkpoint, json.dumps(row.sample.params, sort_keys=True), row.exemplar is not None, alone)
+            buckets.setdefault(bucket, []).append(row)
+        order = list(dict.fromkeys([self._current_checkpoint, *(checkpoint for checkpoint, *_ in buckets)]))
+        for bucket in sorted(buckets, key=lambda bucket: order.index(bucket[0])):
+            entries, start = next_entries(buckets[bucket], spec, self.budget, self.shape), 0
+            self._current_checkpoint = bucket[0]
             while start < len(entries):  # the shape may shrink between passes
                 yield entries[start : (start := start + self.shape)]
 
     def _edit(self, entries: list[Entry]) -> None:
-        """One padded pass; an exception halves the entries down to the bad one, too little memory halves the shape."""
-        if len(entries) > self.shape:  # it shrank since these were put together
-            self._halves(entries)
+        """Run one padded pass. An error halves the entries, down to the bad one; out of memory halves the shape."""
+        if len(entries) > self.shape:  # the shape shrank since these were collected
+            self._edit_halves(entries)
             return
         started = time.perf_counter()
-        with self._editing.over(list(dict.fromkeys(entry.row.sample.key for entry in entries)), self.losses):
-            edited = self._tried(entries)
+        with self._editing.mark(list(dict.fromkeys(entry.row.sample.key for entry in entries))):
+            edited = self._try_pass(entries)
         telemetry.count_pass(len(entries), self.shape, time.perf_counter() - started)
-        if isinstance(edited, _Fault):
-            if edited.of_memory and self.shape > 1:
+        if isinstance(edited, _PassFailure):
+            if edited.out_of_memory and self.shape > 1:
                 self._shrink()
                 self._edit(entries)
             elif len(entries) > 1:
-                self._halves(entries)
+                self._edit_halves(entries)
             else:
                 entries[0].row.failures.append((entries[0].candidate, edited.failure))
             return
@@ -171,43 +193,43 @@ class Engine:
                 entry.row.failures.append((entry.candidate, result))
 
     def _shrink(self) -> None:
-        """Half the entries a pass; every time, it takes twice as many good passes to try more again."""
+        """Halve the entries per pass. After each shortage it takes twice as many good passes to grow again."""
         telemetry.count("retries.out of memory")
         self.shape //= 2
-        self._good, self._patience = 0, self._patience * 2
+        self._good_passes, self._grow_after = 0, self._grow_after * 2
 
     def _grow(self) -> None:
-        """After a good pass: memory that was short for a while (another process's, fragments) may be there again."""
+        """Count a good pass; after enough of them try a larger shape, since the shortage may have been temporary."""
         if self.shape < self.spec.batch_size:
-            self._good += 1
-            if self._good >= self._patience:
-                self.shape, self._good = min(self.shape * 2, self.spec.batch_size), 0
+            self._good_passes += 1
+            if self._good_passes >= self._grow_after:
+                self.shape, self._good_passes = min(self.shape * 2, self.spec.batch_size), 0
 
-    def _halves(self, entries: list[Entry]) -> None:
+    def _edit_halves(self, entries: list[Entry]) -> None:
         middle = (len(entries) + 1) // 2
         self._edit(entries[:middle])
         self._edit(entries[middle:])
 
-    def _tried(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure] | _Fault:
-        """A pass, or what went wrong in it, without the exception, whose frames hold the device's memory."""
+    def _try_pass(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure] | _PassFailure:
+        """Run a pass, or return its failure without the exception, whose frames hold the device's memory."""
         try:
             return self._pass(entries)
-        except Unavailable:  # no row's fault
+        except Unavailable:  # not a row's fault
             raise
         except Exception as error:
-            return _Fault(Failure.of(error, "edit"), _out_of_memory(error))
+            return _PassFailure(Failure.of(error, "edit"), _is_out_of_memory(error))
 
     def _pass(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure]:
         batch = batch_of(entries, self.shape)
-        results = self.editor.edit_batch(batch)
+        results = self._dry_run(batch) if self.dry_run else self.editor.edit_batch(batch)
         if len(results) != len(batch):
             raise EditError(f"editor {self.spec.editor} gave {len(results)} results for a batch of {len(batch)}")
-        results = results[: len(entries)]  # the padding's fall off
+        results = results[: len(entries)]  # without the padding
         for result in results:
             plugins.check_edited(result.image, batch.image.shape[1:], self.spec.editor)
         edited = np.stack([result.image for result in results])
         scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
-        for metric in self.metrics:
+        for metric in [] if self.dry_run else self.metrics:
             for score, more in zip(scores, metric.score_batch(batch_of(entries), edited), strict=True):
                 score.update(more)
         return [
@@ -217,38 +239,45 @@ class Engine:
             for entry, result, score in zip(entries, results, scores, strict=True)
         ]
 
-    def _decided_in(self, row: Row) -> int | None:
-        return quality_gate.decided_in(row.kept, self.spec.quality, self.spec.candidates)
-
-    def _misses(self, kept: KeptCandidate) -> list[str]:
-        return quality_gate.misses(kept.scores, self.spec.quality.thresholds)
+    def _dry_run(self, batch: Batch) -> list[EditResult]:
+        """Raise what the editor raises for a batch that it refuses; else return the images unedited."""
+        check = getattr(self.editor, "check_batch", None)
+        if check is not None:
+            check(batch)
+        return [EditResult(image) for image in batch.image]
 
     def _rank(self, kept: KeptCandidate) -> tuple[bool, float, int]:
-        """The least comes first: with thresholds, what keeps them before what the editor ranks better.
+        """Return a sort key, best first: candidates that pass the thresholds, then by the editor's score.
 
-        Ties by number, so that the order they ran in decides nothing.
+        Ties are broken by number, so that the order of the passes has no influence.
         """
         by = self.editor.rank_by
-        return bool(self._misses(kept)), kept.scores.get(by, 0.0) if by else 0.0, kept.candidate
+        missed = bool(quality_gate.misses(kept.scores, self.spec.quality.thresholds))
+        return missed, kept.scores.get(by, 0.0) if by else 0.0, kept.candidate
 
-    def _finish(self, row: Row) -> Outcome:
-        decided = self._decided_in(row)
-        # What came after the round that decided is for nothing.
-        tried = (row.rounds if decided is None else decided + 1) * self.spec.candidates
+    def _finish(self, row: Row, spec: EngineSpec) -> Outcome:
+        """Rank a row's candidates; those of rounds after the deciding one are dropped."""
+        deciding = _deciding_round(row, spec)
+        tried = (row.rounds if deciding is None else deciding + 1) * spec.candidates
         failures = sorted(((k, failure) for k, failure in row.failures if k < max(tried, 1)), key=lambda pair: pair[0])
         ranked = sorted((kept for kept in row.kept if kept.candidate < tried), key=self._rank)
         attempts = len(ranked) + len(failures)
         if not ranked:
             return Outcome(row.sample, failure=failures[0][1], attempts=attempts, edit_seconds=row.seconds)
-        misses = self._misses(ranked[0]) if self.spec.quality.mode != "score" else []
+        best_misses = quality_gate.misses(ranked[0].scores, spec.quality.thresholds)
+        misses = best_misses if spec.quality.mode != "score" else []
         failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
-        return Outcome(row.sample, row.region, ranked[: self.spec.keep], failure, attempts, row.seconds)
+        return Outcome(row.sample, row.region, ranked[: spec.keep], failure, attempts, row.seconds)
 
 
-def _give_memory(editor: Any, spec: EngineSpec, resolved: weights.Resolved, device: str) -> None:
-    """Let the editor keep what it inverts on storage; what was computed by other means gets another folder."""
+def _deciding_round(row: Row, spec: EngineSpec) -> int | None:
+    return quality_gate.decided_in(row.kept, spec.quality, spec.candidates)
+
+
+def _set_latent_cache(editor: Any, spec: EngineSpec, resolved: weights.Resolved, device: str) -> None:
+    """Let the editor cache its inversions on storage, in a folder named by what decides them."""
     if not hasattr(editor, "memory"):
-        raise ConfigError(f"editor {spec.editor} inverts nothing that could be kept; take latents out of the job")
+        raise ConfigError(f"latents: editor {spec.editor} inverts no images; remove latents from the job")
     roles = (weights.DEFAULT_ROLE, f"{weights.DEFAULT_ROLE}.json")
     decides = {
         "editor": spec.editor,
@@ -267,11 +296,11 @@ def _load_metric(metric: MetricSpec, spec: EngineSpec, device: str) -> Metric:
     return loaded
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch's, by name: the engine itself needs no torch
+def _is_out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, by name, since the engine does not import torch
 
 
 @telemetry.timed("stage_seconds.edit")
 def edit_block(engine: Engine, table: pa.Table) -> pa.Table:
-    """A block that carries samples to one that carries answers."""
-    return pack_rows(table, engine.answer(unpack_rows(table)))
+    """Edit a block: its samples become outcomes."""
+    return pack_rows(table, engine.edit(unpack_rows(table)))

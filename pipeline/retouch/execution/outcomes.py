@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from retouch.errors import DeadlineExceeded, RowError, WorkerLost
 from retouch.manifests.samples import Failure, Sample
-from retouch.outputs.in_flight import Loss
+from retouch.outputs.in_flight import WorkerLoss
 from retouch.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, Pixels
 
 ROW_COLUMN: Final = "__retouch_row"  # of a block: its pickled samples, after the edit stage its outcomes
@@ -39,7 +39,7 @@ class Outcome:
     edit_seconds: float = 0.0
 
 
-def lost_row(loss: Loss, stage: str) -> Failure:
+def lost_row(loss: WorkerLoss, stage: str) -> Failure:
     """Return the failure of a row that is not tried again, since workers died while processing it alone."""
     kind: type[RowError] = DeadlineExceeded if loss.overdue else WorkerLost
     how = "exceeded the timeout" if loss.overdue else "died"

@@ -1,4 +1,4 @@
-"""Decode and write: what happens to a block of rows before and after the engine. Knows neither torch nor Ray."""
+"""The decode and write stages: a block of rows before and after the engine."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from retouch.manifests import deferred_images
 from retouch.manifests.decode import DecodeSpec, decode, timed_out
 from retouch.manifests.samples import Failure, Sample
 from retouch.outputs import lease, results
-from retouch.outputs.in_flight import Flights, Loss
+from retouch.outputs.in_flight import InFlight
 from retouch.outputs.sinks import Sink
 from retouch.schema import REQUEST_COLUMNS, SUCCESS, Mask, Pixels
 
-DECODE_THREADS = 8  # a block's objects are fetched side by side: latency, not the processor, is what reading waits for
+DECODE_THREADS = 8  # a block's objects are fetched concurrently, since reading waits for latency, not for the CPU
 
 
 @telemetry.timed("stage_seconds.decode")
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
-    """A block of manifest rows to the same block carrying samples; request columns that were used up are dropped."""
+    """Decode a block of manifest rows. Return the caller's columns and the samples; request columns are dropped."""
     table = deferred_images.filled(table)
-    requests = table.select([n for n in (*REQUEST_COLUMNS, "fingerprint") if n in table.column_names]).to_pylist()
-    flights = Flights(spec.output, "decode", _block_seconds(spec, len(requests)))
-    samples = flights.in_turns(
-        requests,
-        lambda request: str(request["key"]),
-        lambda some: _decode_all(some, spec),
-        lambda request, loss: Sample(request["key"], request["fingerprint"], failure=lost_row(loss, "decode")),
-    )
-    kept = [name for name in table.column_names if name not in REQUEST_COLUMNS and name != "fingerprint"]
-    return pack_rows(table.select(kept), samples)
+    columns = [name for name in (*REQUEST_COLUMNS, "fingerprint") if name in table.column_names]
+    requests = {str(request["key"]): request for request in table.select(columns).to_pylist()}
+    in_flight = InFlight(spec.output, "decode", _block_timeout(spec, len(requests)))
+    samples: dict[str, Sample] = {}
+    for keys in in_flight.groups(list(requests)):
+        with in_flight.mark(keys):
+            samples |= zip(keys, _decode_all([requests[key] for key in keys], spec), strict=True)
+    for key, loss in in_flight.given_up.items():
+        samples[key] = Sample(key, requests[key]["fingerprint"], failure=lost_row(loss, "decode"))
+    in_flight.clear(requests)
+    kept = [name for name in table.column_names if name not in columns]
+    return pack_rows(table.select(kept), [samples[key] for key in requests])
 
 
 def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[Sample]:
@@ -53,34 +55,35 @@ def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list
     )
 
 
-def _block_seconds(spec: DecodeSpec, rows: int) -> float | None:
-    """The deadline of a block, for what not even a thread's deadline ends: a decoder that keeps the interpreter."""
+def _block_timeout(spec: DecodeSpec, rows: int) -> float | None:
+    """Seconds for a block: the last resort if a decoder blocks the interpreter, and with it the rows' own timeouts."""
     return None if spec.seconds is None else spec.seconds * (rows // DECODE_THREADS + 2)
 
 
 @telemetry.timed("stage_seconds.write")
 def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
-    """Lay down a block's images, then its rows of results in one file; returns those rows.
+    """Write a block's images, then its result rows as one Parquet file. Return the rows.
 
-    Writing the same answers again, as a retried task does, gives the same files.
+    Writing the same outcomes again, as a retried task does, gives the same files.
     """
-    answers: list[Outcome] = unpack_rows(table)
-    pairs = [(answer.sample.key, answer.sample.fingerprint) for answer in answers]
-    sink: Sink = plugins.find("sinks", spec.sink)(spec.output, pairs)
-    flights = Flights(spec.output, "write", spec.seconds)
+    outcomes: dict[str, Outcome] = {outcome.sample.key: outcome for outcome in unpack_rows(table)}
+    row_set = [(key, outcome.sample.fingerprint) for key, outcome in outcomes.items()]
+    sink: Sink = plugins.find("sinks", spec.sink)(spec.output, row_set)
+    in_flight = InFlight(spec.output, "write", spec.seconds)
     lease.check(spec.output, spec.epoch)  # before the images, which have the same names in every run
+    records: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        records = flights.in_turns(
-            answers,
-            lambda answer: answer.sample.key,
-            lambda some: list(threads.map(lambda answer: _record(answer, spec, sink), some)),
-            _lost,
-        )
+        for keys in in_flight.groups(list(outcomes)):
+            with in_flight.mark(keys):
+                records |= zip(keys, threads.map(lambda key: _record(outcomes[key], spec, sink), keys), strict=True)
+    for key, loss in in_flight.given_up.items():
+        records[key] = {**_base_record(outcomes[key]), **_error_columns(lost_row(loss, "write"))}
+    in_flight.clear(outcomes)
     sink.close()
-    caller = [name for name in table.column_names if name in spec.schema.names]
-    passed = table.select(caller).to_pylist() if caller else [{}] * len(records)
+    callers = [name for name in table.column_names if name in spec.schema.names]
+    passed_through = table.select(callers).to_pylist() if callers else [{}] * len(outcomes)
     rows = pa.Table.from_pylist(
-        [{**row, **record} for row, record in zip(passed, records, strict=True)], schema=spec.schema
+        [{**row, **records[key]} for row, key in zip(passed_through, outcomes, strict=True)], schema=spec.schema
     )
     _commit(rows, spec)
     for status in rows["status"].to_pylist():
@@ -89,7 +92,7 @@ def write_block(table: pa.Table, spec: WriteSpec) -> pa.Table:
 
 
 def _commit(rows: pa.Table, spec: WriteSpec) -> None:
-    """Put a block's results in place; taken back where a newer run has the output's lease by then.
+    """Write a block's result file, and delete it again if a newer run has taken the output's lease meanwhile.
 
     Raises:
         LeaseLost: a newer run took the output over.
@@ -103,47 +106,43 @@ def _commit(rows: pa.Table, spec: WriteSpec) -> None:
         raise
 
 
-def _begun(answer: Outcome) -> dict[str, Any]:
+def _base_record(outcome: Outcome) -> dict[str, Any]:
     return {
-        "key": answer.sample.key,
-        "fingerprint": answer.sample.fingerprint,
-        "attempts": answer.attempts,
-        "edit_seconds": answer.edit_seconds,
+        "key": outcome.sample.key,
+        "fingerprint": outcome.sample.fingerprint,
+        "attempts": outcome.attempts,
+        "edit_seconds": outcome.edit_seconds,
     }
 
 
-def _lost(answer: Outcome, loss: Loss) -> dict[str, Any]:
-    return {**_begun(answer), **_failed(lost_row(loss, "write"))}
-
-
-def _record(answer: Outcome, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
-    """The results row of an answer, its image written. A fault in composing or encoding is the row's failure."""
-    record = _begun(answer)
-    if answer.failure is None or answer.kept:
+def _record(outcome: Outcome, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
+    """Write a row's images and return its result row. An error in compositing or encoding is the row's failure."""
+    record = _base_record(outcome)
+    if outcome.failure is None or outcome.kept:
         try:
-            encoded = [_encode(answer, kept, spec) for kept in answer.kept]
+            encoded = [_encode(outcome, kept, spec) for kept in outcome.kept]
         except Exception as error:
-            return {**record, **_failed(Failure.of(error, "encode"))}
-        record |= _written(answer, encoded, spec, sink)
-    return {**record, **(_failed(answer.failure) if answer.failure else {"status": SUCCESS})}
+            return {**record, **_error_columns(Failure.of(error, "encode"))}
+        record |= _store(outcome, encoded, spec, sink)
+    return {**record, **(_error_columns(outcome.failure) if outcome.failure else {"status": SUCCESS})}
 
 
-def _written(answer: Outcome, encoded: Sequence[tuple[bytes, int]], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
-    """Columns of a row that has an image. Storage errors rise: the block is retried, never half answered."""
-    sample, best = answer.sample, answer.kept[0]
+def _store(outcome: Outcome, encoded: Sequence[tuple[bytes, int]], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
+    """Write encoded images and return their columns. Storage errors are raised: the whole block is retried."""
+    sample, best = outcome.sample, outcome.kept[0]
     assert sample.source is not None
-    placed = []
-    for kept, (data, _) in zip(answer.kept, encoded, strict=True):
+    stored = []
+    for kept, (data, _) in zip(outcome.kept, encoded, strict=True):
         digest = hashlib.sha256(data).hexdigest()
-        # The content in the name: on a device that rounds differently every time, a block that is done again must not
-        # change a file that a committed row names.
+        # The content is part of the name: on a device whose rounding varies, redoing a block must not change a file
+        # that a committed row names.
         name = f"{sample.fingerprint}-{digest[:8]}"
         path = sink.put(sample.key, name, data, codec.EXTENSIONS[spec.image_format])
-        placed.append({"output": path, "sha256": digest, "candidate": kept.candidate, "seed": kept.seed})
+        stored.append({"output": path, "sha256": digest, "candidate": kept.candidate, "seed": kept.seed})
     height, width = sample.source.shape[:2]
     return {
-        **placed[0],
-        "runners_up": placed[1:],
+        **stored[0],
+        "runners_up": stored[1:],
         "width": width,
         "height": height,
         "background_changed_px": encoded[0][1],
@@ -152,41 +151,41 @@ def _written(answer: Outcome, encoded: Sequence[tuple[bytes, int]], spec: WriteS
 
 
 @dataclass(frozen=True)
-class Composed:
-    """A candidate at the source's native size."""
+class Composite:
+    """A candidate composited into its source, at the source's native size."""
 
     pixels: Pixels  # [H, W, 3]
-    alpha: Any  # [H, W] uint8 where the source has an alpha channel, opaque in the mask
+    alpha: Any  # [H, W] uint8 if the source has an alpha channel, opaque inside the mask
     mask: Mask  # [H, W], what was edited
 
 
-def composed(answer: Outcome, kept: KeptCandidate, how: Literal["mask", "region"] = "mask") -> Composed:
-    """The source with a candidate in it.
+def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "region"] = "mask") -> Composite:
+    """Composite a candidate into its source.
 
-    The mask is the row's where the network saw it: of a face's square what lies in both.
+    The mask is the part of the row's mask that the network saw, such as its intersection with a face's square.
 
     Args:
-        answer: of a row that was edited.
+        outcome: of a row that was edited.
         kept: one of its candidates.
-        how: ``region`` shows all that the network saw, ``mask`` of it what lies in the mask.
+        how: ``mask`` replaces the pixels inside the mask, ``region`` all that the network saw.
     """
-    sample = answer.sample
+    sample = outcome.sample
     assert sample.source is not None
     assert sample.mask is not None
-    mask = sample.mask & answer.region.footprint(sample.mask.shape)
+    mask = sample.mask & outcome.region.footprint(sample.mask.shape)
     shown = mask if how == "mask" else codec.whole(mask.shape)
-    pixels = codec.composite(sample.source, kept.image, shown, answer.region)
-    return Composed(pixels, codec.opaque_inside(sample.alpha, mask), mask)
+    pixels = codec.composite(sample.source, kept.image, shown, outcome.region)
+    return Composite(pixels, codec.opaque_inside(sample.alpha, mask), mask)
 
 
-def _encode(answer: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[bytes, int]:
-    """The file's bytes, and how many pixels differ from the source outside the mask when it is read back."""
-    made = composed(answer, kept, spec.composite)
+def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[bytes, int]:
+    """Return the image file and how many pixels outside the mask differ from the source when it is read back."""
+    made = composite(outcome, kept, spec.composite)
     data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)
-    assert answer.sample.source is not None
-    changed = codec.changed_outside(answer.sample.source, _read_back(data), made.mask)
+    assert outcome.sample.source is not None
+    changed = codec.changed_outside(outcome.sample.source, _read_back(data), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
-        raise EditError(f"{changed} pixels outside the mask changed on the way to the file")
+        raise EditError(f"{changed} pixels outside the mask changed while the image was encoded")
     return data, changed
 
 
@@ -194,7 +193,7 @@ def _read_back(data: bytes) -> Pixels:
     return codec.decode_image(data).pixels
 
 
-def _failed(failure: Failure) -> dict[str, Any]:
+def _error_columns(failure: Failure) -> dict[str, Any]:
     return {
         "status": failure.status,
         "error_type": failure.type,

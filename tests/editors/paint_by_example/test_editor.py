@@ -229,7 +229,7 @@ def test_in_a_job_only_the_flagged_rows_are_filtered_and_their_mates_are_what_th
         for i in range(6)
     ]
     spec = EngineSpec("retouch.editors.paint_by_example.editor:PaintByExample", {"steps": 4}, weights, batch_size=4)
-    plain = Engine(spec, "cpu").answer(samples)
+    plain = Engine(spec, "cpu").edit(samples)
     assert [answer.failure for answer in plain] == [None] * 6
     probe = checker()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
@@ -243,7 +243,7 @@ def test_in_a_job_only_the_flagged_rows_are_filtered_and_their_mates_are_what_th
     at = int(np.diff(ordered).argmax())  # in the widest gap, so that rounding to levels decides nothing
     limit = float(ordered[at : at + 2].mean())
     strict = checker(threshold=limit)
-    safe = Engine(replace(spec, weights={**weights, "safety": write_checker(tmp_path, strict)}), "cpu").answer(samples)
+    safe = Engine(replace(spec, weights={**weights, "safety": write_checker(tmp_path, strict)}), "cpu").edit(samples)
     flagged = [answer.failure.status == FILTERED if answer.failure else False for answer in safe]
     assert flagged == [score > limit for score in best]
     for before, after, gone in zip(plain, safe, flagged, strict=True):

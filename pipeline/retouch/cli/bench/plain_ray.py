@@ -33,7 +33,7 @@ class PlainActor:
         """Return keys, PNG files and the time when the edit began, for rows of the manifest."""
         samples = unpack_rows(decode_block(rows, self.decode))
         began = time.time()
-        done = [(answer.sample.key, _encoded(answer), began) for answer in self.engine.answer(samples) if answer.kept]
+        done = [(answer.sample.key, _encoded(answer), began) for answer in self.engine.edit(samples) if answer.kept]
         return pa.Table.from_arrays(list(map(pa.array, zip(*done, strict=True))), names=["key", "image", "began"])
 
 
