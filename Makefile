@@ -52,7 +52,7 @@ chaos: setup-dev debian  ## the long form of the chaos suite, and of every test 
 	@command -v faketime >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq faketime >/dev/null; } || true
 	$(BIN)/python -m tests.chaos
 	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_readme.py tests/execution/executors/ray/test_train.py \
-	  tests/execution/executors/ray/test_stall_timeout.py
+	  tests/execution/executors/ray/test_prefetch.py
 
 # The S3 tests talk to Ceph's gateway, the gallery's test opens it in Chromium; where these cannot be installed the
 # tests are skipped and say so.

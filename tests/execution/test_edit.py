@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from retouch.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
-from retouch.execution.edit import WORTH_STOPPING, run
+from retouch.execution.edit import MIN_FAILURES_TO_STOP, run
 from retouch.execution.executors import local
 from retouch.execution.plan import claimed, make_plan
 from retouch.execution.summary import Summary
-from retouch.execution.timing import PARTS
+from retouch.execution.tracing import PHASES
 from retouch.jobs.config import EditJob
 from retouch.outputs import results
 from retouch.outputs.status import read_status
@@ -47,7 +47,7 @@ def test_every_row_is_answered_and_the_summary_adds_up(tmp_path: Path) -> None:
     assert summary.statuses["failed_to_edit"] == 1
     left = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert left["statuses"] == summary.statuses
-    assert set(left["timing"]) == set(summary.timing) == {*PARTS, "first_image"}
+    assert set(left["timing"]) == set(summary.timing) == {*PHASES, "first_image"}
     assert 0 < summary.timing["edit"] < summary.timing["first_image"] + summary.timing["edit"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
     proof = verify_output(job.output)
@@ -135,14 +135,14 @@ def test_one_error_class_alone_is_done_again(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_keep_its_failure_budget_stops_and_says_the_commonest_errors(tmp_path: Path) -> None:
-    rows = 2 * WORTH_STOPPING
+    rows = 2 * MIN_FAILURES_TO_STOP
     job = painter_job(tmp_path, write_dataset(tmp_path, rows, dict.fromkeys(range(rows), "raise")))
-    with pytest.raises(OverBudget, match=r"51 rows failed, and .* 0\.0% allows 0 of 100; commonest: 51 x") as error:
+    with pytest.raises(OverBudget, match=r"51 rows failed, and .* 0\.0% allows 0 of 100; most common: 51 x") as error:
         quiet(job)
     assert error.value.exit_code == 1
     assert "EditError: this prompt cannot be edited" in str(error.value)
     kept = len(answered(job.output))
-    assert WORTH_STOPPING <= kept < rows
+    assert MIN_FAILURES_TO_STOP <= kept < rows
     mended = job.model_copy(update={"max_failure_rate": 1.0})
     assert quiet(mended).answered_now == rows - kept
 
@@ -171,7 +171,7 @@ def test_max_cost_stops_a_run_which_goes_on_and_counts_what_was_spent_before(tmp
     assert f"{kept} of 24 rows answered" in str(error.value)
     before = read_status(job.output)
     assert before.state == "stopped"
-    with pytest.raises(OverCost, match="the same command goes on"):
+    with pytest.raises(OverCost, match="run the same command again"):
         quiet(job, price_table=table)
     assert len(answered(job.output)) == kept, "what was spent counts: nothing more is begun"
     summary = quiet(job.model_copy(update={"max_cost": 1000.0}), price_table=table)

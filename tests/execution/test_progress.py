@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from retouch.errors import ConfigError
 from retouch.execution.edit import run
-from retouch.execution.progress import INTERVAL, Mode, Tally, Voice, mode_of, tally
+from retouch.execution.progress import INTERVAL, Mode, ProgressTracker, Reporter, mode_of, tracking
 from retouch.schema import STATUSES
 from rich.console import Console
 
@@ -32,16 +32,16 @@ def rows(*statuses: str, seconds: float = 1.0) -> list[dict[str, Any]]:
     return [{"status": s, "edit_seconds": seconds, **(fine if s == "success" else failed)} for s in statuses]
 
 
-def told(mode: Mode = "plain", terminal: bool = False) -> tuple[Tally, Clock, io.StringIO]:
+def told(mode: Mode = "plain", terminal: bool = False) -> tuple[ProgressTracker, Clock, io.StringIO]:
     out, clock = io.StringIO(), Clock()
-    voice = Voice(Console(file=out, force_terminal=terminal, width=200), mode)
-    return Tally("quickstart", 32, 8, voice, clock), clock, out
+    reporter = Reporter(Console(file=out, force_terminal=terminal, width=200), mode)
+    return ProgressTracker("quickstart", 32, 8, reporter, clock), clock, out
 
 
 def test_a_line_an_interval_says_the_rows_by_status_the_rate_the_time_left_and_how_busy_editors_are() -> None:
     counts, clock, out = told()
     clock.now += 5
-    counts.met(2)
+    counts.on_cluster_ready(2)
     clock.now += 5
     counts.add(rows("success", "success"))
     clock.now += 1
@@ -53,7 +53,7 @@ def test_a_line_an_interval_says_the_rows_by_status_the_rate_the_time_left_and_h
     assert out.getvalue().splitlines()[-1] == (
         "quickstart: 12/32 rows, 3 success, 1 failed_to_edit, 0.20 images/s, 1:40 left, editors 13% busy"
     )
-    assert (counts.done, counts.failed, counts.commonest()) == (4, 1, "1 x EditError: no")
+    assert (counts.done, counts.failed, counts.most_common_errors()) == (4, 1, "1 x EditError: no")
 
 
 def test_nothing_is_promised_before_the_first_answer_and_long_waits_have_hours() -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_promised_before_the_first_answer_and_long_waits_have_hours()
 
 def test_editors_that_joined_later_make_none_of_them_more_than_busy() -> None:
     counts, clock, _ = told()
-    counts.met(1)
+    counts.on_cluster_ready(1)
     clock.now += 2
     counts.add(rows("success", seconds=9.0))
     assert counts.busy == 1.0
@@ -90,7 +90,7 @@ def test_programs_get_one_object_a_line_and_all_statuses(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", ["auto", "plain", "json", "quiet"])
 def test_a_note_is_said_as_it_is_in_every_mode_but_the_quiet_one(mode: Mode) -> None:
     out = io.StringIO()
-    Voice(Console(file=out), mode).note("waits for [bold]GPUs[/bold] :smile: " + "x" * 200)
+    Reporter(Console(file=out), mode).message("waits for [bold]GPUs[/bold] :smile: " + "x" * 200)
     said = out.getvalue()
     text = "waits for [bold]GPUs[/bold] :smile: " + "x" * 200
     wanted = {"json": json.dumps({"event": "note", "text": text}) + "\n", "quiet": ""}
@@ -100,9 +100,9 @@ def test_a_note_is_said_as_it_is_in_every_mode_but_the_quiet_one(mode: Mode) -> 
 def test_a_terminal_gets_a_bar_with_the_true_total_and_colour_and_plain_gets_neither() -> None:
     for mode, bar in (("auto", True), ("plain", False)):
         out = io.StringIO()
-        voice = Voice(Console(file=out, force_terminal=True, width=160, color_system="standard"), mode)
-        with tally("quickstart", 32, 8, voice) as counts:
-            counts.met(1)
+        reporter = Reporter(Console(file=out, force_terminal=True, width=160, color_system="standard"), mode)
+        with tracking("quickstart", 32, 8, reporter) as counts:
+            counts.on_cluster_ready(1)
             counts.add(rows("success", "failed_to_load"))
         assert ("10/32" in out.getvalue()) == bar
         assert ("\x1b[" in out.getvalue()) == bar
@@ -111,12 +111,12 @@ def test_a_terminal_gets_a_bar_with_the_true_total_and_colour_and_plain_gets_nei
 
 def test_elsewhere_there_is_no_colour_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    with tally("quickstart", 32, 8, Voice(Console(file=out))) as counts:
+    with tracking("quickstart", 32, 8, Reporter(Console(file=out))) as counts:
         counts.add(rows("success"))
     assert "\x1b" not in out.getvalue()
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    with tally("quickstart", 32, 8, Voice(Console(file=out, force_terminal=True))) as counts:
+    with tracking("quickstart", 32, 8, Reporter(Console(file=out, force_terminal=True))) as counts:
         counts.add(rows("success"))
     assert "\x1b[3" not in out.getvalue()
 

@@ -95,7 +95,7 @@ def _train(job: TrainJob, executor: Literal["ray", "local"], address: str | None
 
 
 def _print_summary(summary: Summary) -> None:
-    from retouch.execution.timing import line as time_line
+    from retouch.execution.tracing import phases_line
 
     statuses = (f"{count} {name}" for name, count in summary.statuses.items() if count or name == "success")
     typer.echo(f"rows: {summary.rows} = {', '.join(statuses)}")
@@ -103,7 +103,7 @@ def _print_summary(summary: Summary) -> None:
         f"this run: {summary.answered_now} rows in {summary.seconds:.1f} s "
         f"({summary.images_per_second:.2f} images/s, start-up included)"
     )
-    typer.echo(time_line(summary.timing))
+    typer.echo(phases_line(summary.timing))
     if summary.cost is not None and summary.device_seconds:
         typer.echo(f"cost: {summary.cost:.4g} {summary.currency}, all runs of this output")
     typer.echo(f"gallery: {summary.report}")

@@ -1,6 +1,7 @@
-"""How far a run is, for whoever started it: a bar, plain lines, JSON lines, or nothing. Knows counts only.
+"""A run's progress on the terminal: a bar, plain lines, JSON lines, or nothing.
 
-A bar is for a terminal; elsewhere, a line an interval. Only a bar has colour, and none where ``NO_COLOR`` is set.
+The bar is for a terminal; elsewhere there is one line per interval. The bar has colour, unless ``NO_COLOR``
+is set.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ _SHOWN: Final = 120  # characters of an error
 
 
 def mode_of(text: str) -> Mode:
-    """A mode by its name. Raises ConfigError where there is none."""
+    """Return the mode of this name. Raises ConfigError for an unknown one."""
     for mode in get_args(Mode):
         if mode == text:
             found: Mode = mode
             return found
-    raise ConfigError(f"no way {text!r} to show progress; there are: {', '.join(get_args(Mode))}")
+    raise ConfigError(f"unknown progress mode {text!r}; choose one of: {', '.join(get_args(Mode))}")
 
 
-class Voice:
-    """Speaks to whoever started a run.
+class Reporter:
+    """Prints messages and progress of a run.
 
     Args:
-        console: where to.
-        mode: ``auto`` is a bar on a terminal, else ``plain``; ``json`` is an object a line; ``quiet`` says nothing.
+        console: where to print.
+        mode: ``auto`` is a bar on a terminal, else ``plain``; ``json`` prints an object per line; ``quiet`` nothing.
     """
 
     def __init__(self, console: Console, mode: Mode = "auto") -> None:
@@ -46,81 +47,89 @@ class Voice:
 
     @property
     def has_bar(self) -> bool:
-        """Whether someone watches a bar."""
+        """Whether progress is shown as a bar."""
         return self.mode == "auto" and self.console.is_terminal
 
-    def note(self, text: str) -> None:
-        """One line that is no progress: what is waited for, what was found."""
-        self._say(text, {"event": "note", "text": text})
+    def message(self, text: str) -> None:
+        """Print one line that is not progress, such as what the run waits for."""
+        self._print(text, {"event": "note", "text": text})
 
-    def progress(self, counts: Tally) -> None:
-        """How far the run is."""
-        self._say(counts.line(), {"event": "progress", **counts.record()})
+    def progress(self, tracker: ProgressTracker) -> None:
+        """Print the progress."""
+        self._print(tracker.line(), {"event": "progress", **tracker.record()})
 
-    def _say(self, text: str, record: dict[str, Any]) -> None:
+    def _print(self, text: str, record: dict[str, Any]) -> None:
         if self.mode != "quiet":
-            said = json.dumps(record) if self.mode == "json" else text
-            self.console.print(said, soft_wrap=True, highlight=False, markup=False, emoji=False)
+            line = json.dumps(record) if self.mode == "json" else text
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-class Tally:
-    """Counts answered rows and says so."""
+class ProgressTracker:
+    """Counts the rows of a run as they are committed, and prints the progress.
+
+    Args:
+        name: of the job.
+        total: rows of the job.
+        done_before: rows that have a result already.
+        reporter: prints the progress.
+        clock: in seconds.
+    """
 
     def __init__(
-        self, name: str, total: int, answered: int, voice: Voice, clock: Callable[[], float] = time.monotonic
+        self, name: str, total: int, done_before: int, reporter: Reporter, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.name, self.total, self.answered = name, total, answered
-        self.done = 0  # answered by this run
+        self.name, self.total, self.done_before = name, total, done_before
+        self.done = 0  # rows of this run
         self.statuses: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.edit_seconds = 0.0
-        self._voice, self._clock = voice, clock
-        self._started = self._said = clock()
-        self._first: tuple[float, int] | None = None  # when the first answers came, and how many
-        self._editors: tuple[float, int] | None = None  # since when how many are there
+        self._reporter, self._clock = reporter, clock
+        self._started = self._printed = clock()
+        self._first: tuple[float, int] | None = None  # when the first rows were committed, and how many
+        self._actors: tuple[float, int] | None = None  # since when, and how many
         self._bar: tuple[Progress, TaskID] | None = None
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds since the work began, the executor's start included."""
+        """Wall-clock seconds since the run began, including the executor's start."""
         return self._clock() - self._started
 
     @property
     def failed(self) -> int:
-        """Rows of this run that are failures."""
+        """Rows of this run that failed."""
         return sum(self.statuses[status] for status in FAILURES)
 
     @property
     def rate(self) -> float:
-        """Rows a second since the first answers; until there are more, since the work began."""
+        """Rows per second since the first rows were committed; until there are more, since the run began."""
         if self._first is not None and self.done > self._first[1]:
             return (self.done - self._first[1]) / max(self._clock() - self._first[0], 1e-9)
         return self.done / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """For the rows that are left at this rate; None before the first answers."""
-        return (self.total - self.answered - self.done) / self.rate if self.done else None
+        """Seconds for the rows that are left at this rate; None before the first row is committed."""
+        return (self.total - self.done_before - self.done) / self.rate if self.done else None
 
     @property
     def busy(self) -> float | None:
-        """Share of the editors' time that they spent in passes, in 0..1; None while none has answered."""
-        if self._editors is None or not self.done:
+        """Fraction of the actors' time spent in forward passes, in 0..1; None before the first row is committed."""
+        if self._actors is None or not self.done:
             return None
-        since, number = self._editors
+        since, number = self._actors
         share = ratio(self.edit_seconds, number * (self._clock() - since))
         return None if share is None else min(share, 1.0)
 
-    def commonest(self) -> str:
-        """The most frequent errors and how often they came, for a line."""
+    def most_common_errors(self) -> str:
+        """Return the three most common errors and their counts, in one line."""
         return "; ".join(f"{number} x {error[:_SHOWN]}" for error, number in self.errors.most_common(3))
 
-    def met(self, editors: int) -> None:
-        """So many editors are at work from now on."""
-        self._editors = self._clock(), editors
+    def on_cluster_ready(self, actors: int) -> None:
+        """Count the actors' time from now on."""
+        self._actors = self._clock(), actors
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take in committed results rows."""
+        """Count committed result rows."""
         for row in rows:
             self.done += 1
             self.statuses[row["status"]] += 1
@@ -131,22 +140,22 @@ class Tally:
         self._first = self._first or (now, self.done)
         if self._bar is not None:
             bar, task = self._bar
-            bar.update(task, completed=self.answered + self.done, said=self._facts())
-        elif now - self._said >= INTERVAL:
-            self._said = now
-            self._voice.progress(self)
+            bar.update(task, completed=self.done_before + self.done, facts=self._facts())
+        elif now - self._printed >= INTERVAL:
+            self._printed = now
+            self._reporter.progress(self)
 
     def line(self) -> str:
         """``quickstart: 12/32 rows, 3 success, 1 failed_to_load, 3.20 images/s, 0:06 left, editors 83 % busy``."""
-        return f"{self.name}: {self.answered + self.done}/{self.total} rows, {self._facts()}"
+        return f"{self.name}: {self.done_before + self.done}/{self.total} rows, {self._facts()}"
 
     def record(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the same as ``line``, as the object of the JSON mode."""
         left, busy = self.seconds_left, self.busy
         return {
             "job": self.name,
             "rows": self.total,
-            "answered": self.answered + self.done,
+            "answered": self.done_before + self.done,
             "answered_now": self.done,
             "statuses": {status: self.statuses[status] for status in STATUSES},
             "images_per_second": round(self.rate, 4),
@@ -163,20 +172,20 @@ class Tally:
 
 
 @contextmanager
-def tally(name: str, total: int, answered: int, voice: Voice) -> Iterator[Tally]:
-    """A tally for the time of a run, with a bar where someone is watching."""
-    counts = Tally(name, total, answered, voice)
-    if not voice.has_bar:
-        if voice.mode == "json":
-            voice.progress(counts)
-        yield counts
-        if voice.mode == "json":
-            voice.progress(counts)
+def tracking(name: str, total: int, done_before: int, reporter: Reporter) -> Iterator[ProgressTracker]:
+    """Track the progress of a run, with a bar if there is a terminal."""
+    tracker = ProgressTracker(name, total, done_before, reporter)
+    if not reporter.has_bar:
+        if reporter.mode == "json":
+            reporter.progress(tracker)
+        yield tracker
+        if reporter.mode == "json":
+            reporter.progress(tracker)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=voice.console) as bar:
-        counts._bar = (bar, bar.add_task(name, total=total, completed=answered, said=""))
-        yield counts
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=reporter.console) as bar:
+        tracker._bar = (bar, bar.add_task(name, total=total, completed=done_before, facts=""))
+        yield tracker
 
 
 def _clock_time(seconds: float) -> str:

@@ -1,9 +1,9 @@
 """Marker files for rows in flight. A marker that outlives its worker names the rows that may have crashed it.
 
 ``OUTPUT/in_flight/STAGE-HASH.json`` holds the keys of one piece of work. It is written before the work and deleted
-after it. The next worker that processes these rows finds the marker: rows that were in flight together are then processed one
-by one, and a row with which ``MAX_DEATHS`` workers died while it was alone fails with ``WorkerLost`` instead of being
-retried for ever. Markers outlive workers, nodes and the command itself.
+after it. The next worker that processes these rows finds the marker: rows that were in flight together are then
+processed one by one, and a row with which ``MAX_DEATHS`` workers died while it was alone fails with ``WorkerLost``
+instead of being retried for ever. Markers outlive workers, nodes and the command itself.
 """
 
 from __future__ import annotations

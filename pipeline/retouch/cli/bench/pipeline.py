@@ -32,7 +32,7 @@ from retouch.execution.outcomes import unpack_rows
 from retouch.execution.plan import Plan, make_plan
 from retouch.execution.specs import EngineSpec
 from retouch.execution.stages import decode_block
-from retouch.execution.traces import WORKER, Listener
+from retouch.execution.tracing import WORKER, RunObserver
 from retouch.jobs.config import EditJob, load_job
 from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec
@@ -233,7 +233,7 @@ def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
     asked = time.time()
     with cluster(None, None if declared else count, 1.0, gpus=count if declared else None):
         execute = execution("ray", os.environ.get("RAY_ADDRESS", "auto"))
-        for rows in execute(plan, Listener(figures=summed)):
+        for rows in execute(plan, RunObserver(totals=summed)):
             worker = rows[WORKER][0].as_py()
             blocks.append(_Block((worker["host"], worker["pid"]), rows.num_rows, worker["began"], time.time()))
     rows_done, seconds = _while_all_edit(blocks)

@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from retouch import storage
 from retouch.errors import ConfigError
-from retouch.execution import traces
+from retouch.execution import tracing
 from retouch.execution.edit import Executor, execution
 from retouch.execution.plan import Plan
 from retouch.execution.planning.forecast import Measured, Start, Stratum
 from retouch.execution.planning.strata import Strata
-from retouch.execution.traces import Crew, Listener
+from retouch.execution.tracing import RunObserver, WorkerPool
 from retouch.outputs import results
 from retouch.outputs.image_paths import IMAGES
 
@@ -99,11 +99,11 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
     of_key = {key: stratum for stratum, table in queues for key in table["key"].to_pylist()}
     with _place(plan.job.output, address or os.environ.get("RAY_ADDRESS")) as place:
         small = _moved(plan, queues, place)
-        crews: list[tuple[float, Crew]] = []
+        crews: list[tuple[float, WorkerPool]] = []
         blocks: list[_Block] = []
         began = time.perf_counter()
         for told in execution(executor, address)(
-            small, Listener(lambda crew: crews.append((time.perf_counter(), crew)))
+            small, RunObserver(lambda crew: crews.append((time.perf_counter(), crew)))
         ):
             blocks += _blocks(told, of_key, time.perf_counter())
         ended = time.perf_counter()
@@ -117,7 +117,7 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
         device=edited[0].device,
         actors=crew.actors,
         each=crew.each,
-        pool=crew.pool,
+        pool=crew.capacity,
         start=_start(blocks, plan, passes, (began, ready, ended)),
         passes=passes,
         decode=_a_row(blocks, "decode"),
@@ -185,12 +185,12 @@ def _blocks(told: pa.Table, of_key: Mapping[str, Stratum], at: float) -> Iterato
     """What the executor told of rows, by the block that they were edited in."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in told.to_pylist():
-        worker = row[traces.WORKER]
+        worker = row[tracing.WORKER]
         found[worker["host"], worker["pid"], worker["turn"]].append(row)
     for (host, pid, turn), rows in found.items():
-        seconds = {stage: sum(row[traces.SECONDS][stage] for row in rows) for stage in traces.STAGES}
+        seconds = {stage: sum(row[tracing.SECONDS][stage] for row in rows) for stage in tracing.STAGES}
         edited = sum(bool(row["edit_seconds"]) for row in rows)
-        device = rows[0][traces.WORKER]["device"]
+        device = rows[0][tracing.WORKER]["device"]
         yield _Block(of_key[rows[0]["key"]], len(rows), edited, seconds, (host, pid), device, turn, at)
 
 

@@ -45,12 +45,12 @@ def test_a_wait_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 # Asks for two GPUs where there is none, and prints what came of it, and what is asked for afterwards.
 ASKING = """
-from retouch.execution.executors import ray_nodes
+from retouch.execution.executors.ray import autoscaling
 from retouch.execution.executors.ray.cluster import cluster
 import sys
 with cluster(sys.argv[1], None):
-    with ray_nodes.resources({"GPU": 1.0, "CPU": 0.0}, 2, at_least=2) as there:
-        print("GPU", there.get("GPU", 0.0))
+    with autoscaling.resources({"GPU": 1.0, "CPU": 0.0}, 2, at_least=2) as available:
+        print("GPU", available.get("GPU", 0.0))
 """
 
 

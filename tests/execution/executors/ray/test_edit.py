@@ -1,4 +1,4 @@
-"""The product's executor: the same answers as in one process, whatever the pool, and after a kill."""
+"""Ray gives the same results as one process, whatever the pool, and after a kill."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import pytest
 import yaml
 from retouch.errors import StopRun
 from retouch.execution.edit import run
-from retouch.execution.executors.ray.edit import Resources, at_once, bounds, resources, to_begin_with
 from retouch.execution.summary import Summary
-from retouch.jobs.config import EditJob, RaySpec
+from retouch.jobs.config import EditJob
 from retouch.outputs import results
 from retouch.outputs.event_log import read_events
 from retouch.outputs.verify import verify_output
@@ -58,7 +57,7 @@ def test_ray_and_this_process_give_the_same_files_with_one_actor_and_with_two(tm
     assert outputs["local"] == outputs["one"] == outputs["two"]
 
 
-def test_a_row_that_kills_every_worker_is_answered_so_and_all_others_are_edited(tmp_path: Path) -> None:
+def test_a_row_that_kills_every_worker_fails_and_all_others_are_edited(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 9, {4: "crash"})
     ray = {"batch_size": 4, "rows_per_block": 3, "actors": 2}
     job = painter_job(tmp_path, manifest, ray=ray, max_failure_rate=1.0)
@@ -82,7 +81,7 @@ def test_weights_that_a_worker_cannot_load_stop_the_run_in_one_line(tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
-def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> None:
+def test_a_block_is_reported_while_the_next_one_is_edited(tmp_path: Path) -> None:
     heard = tmp_path / "heard"
     manifest = write_dataset(tmp_path, 3, dict.fromkeys(range(3), str(heard)))
     editor = {"name": "tests.helpers.slow:WaitingPainter", "weights": {}}
@@ -98,15 +97,6 @@ def test_a_block_is_heard_of_while_the_next_one_is_edited(tmp_path: Path) -> Non
     teller.start()
     assert quiet(job).statuses["success"] == 3
     teller.join()
-
-
-def test_a_pool_that_begins_with_one_editor_is_soon_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retouch.execution.executors.ray.edit.to_begin_with", lambda *_args, **_options: 1)
-    (tmp_path / "met").mkdir()
-    manifest = write_dataset(tmp_path, 8, dict.fromkeys(range(8), str(tmp_path / "met")))
-    editor = {"name": "tests.helpers.slow:MeetingPainter", "weights": {}}
-    ray = {"batch_size": 1, "rows_per_block": 1, "actors": 2}
-    assert quiet(painter_job(tmp_path, manifest, editor=editor, ray=ray)).statuses["success"] == 8
 
 
 def test_a_run_leaves_ray_datas_settings_as_they_were(tmp_path: Path) -> None:
@@ -125,7 +115,7 @@ def test_a_run_leaves_ray_datas_settings_as_they_were(tmp_path: Path) -> None:
     )
 
 
-def test_a_driver_that_is_killed_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_a_run_whose_driver_is_killed_resumes(tmp_path: Path) -> None:
     write_dataset(tmp_path, 40)
     job = painter_job(
         tmp_path,
@@ -161,69 +151,3 @@ def _until(done: Any, seconds: float = 120) -> Iterator[None]:
         assert time.monotonic() < deadline, "nothing was committed in time"
         yield
         time.sleep(0.05)
-
-
-def test_few_blocks_start_few_processes_for_their_stages() -> None:
-    on_cpus, on_gpus = Resources(2, 0.0, 1.0), Resources(8, 1.0, 0.0)
-    assert [at_once(blocks, on_cpus, 2) for blocks in (1, 16, 17, 1000)] == [1, 1, 2, 63]
-    assert [at_once(blocks, on_gpus, 8) for blocks in (8, 64, 1000)] == [8, 8, 63]
-
-
-@pytest.mark.parametrize(
-    ("spec", "gpus", "cores", "may_grow", "wanted"),
-    [
-        ({}, 0.0, 2, False, 1),
-        ({}, 0.0, 16, False, 4),  # they do not hold one another up
-        ({}, 0.0, 2, True, 4),  # the others have machines of their own
-        ({}, 1.0, 2, False, 4),
-        ({"actors": 4}, 0.0, 2, False, 4),  # as it was told
-    ],
-)
-def test_on_few_cores_one_editor_loads_before_the_others(
-    spec: dict[str, Any], gpus: float, cores: int, may_grow: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    assert to_begin_with(RaySpec(**spec), Resources(4, gpus, 1.0), 4, may_grow=may_grow) == wanted
-
-
-@pytest.mark.parametrize(
-    ("spec", "cluster", "wanted"),
-    [
-        ({}, {"CPU": 8, "GPU": 4}, Resources(4, 1.0, 0.0)),  # an actor a GPU, and no CPU beside it
-        ({"gpus_per_actor": 0.5}, {"CPU": 8, "GPU": 2}, Resources(4, 0.5, 0.0)),
-        ({}, {"CPU": 4}, Resources(3, 0.0, 1.0)),  # a CPU stays free for decode and write
-        ({}, {"CPU": 1}, Resources(1, 0.0, 1.0)),
-        ({"gpus_per_actor": 0}, {"CPU": 4, "GPU": 2}, Resources(3, 0.0, 1.0)),
-        ({"resources": {"edit": 1}}, {"CPU": 9, "edit": 2}, Resources(2, 0.0, 1.0)),
-    ],
-)
-def test_the_pool_follows_what_the_cluster_has(
-    spec: dict[str, Any], cluster: dict[str, float], wanted: Resources
-) -> None:
-    assert resources(RaySpec(**spec), cluster) == wanted
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"), [({"gpus_per_actor": 1}, "wants 1 GPU"), ({"resources": {"edit": 1}}, "wants 1 of 'edit'")]
-)
-def test_a_pool_that_can_never_be_placed_is_refused(spec: dict[str, Any], said: str) -> None:
-    with pytest.raises(StopRun, match=said):
-        resources(RaySpec(**spec), {"CPU": 4})
-
-
-@pytest.mark.parametrize(
-    ("spec", "pool", "may_grow", "wanted"),
-    [
-        ({}, Resources(2, 1.0, 0.0), True, (2, 20)),  # all that there is, and what joins
-        ({}, Resources(2, 1.0, 0.0), False, (2, 2)),
-        ({}, Resources(50, 1.0, 0.0), True, (20, 20)),  # more than blocks would stand idle
-        ({"actors": 4}, Resources(1, 1.0, 0.0), True, (4, 4)),  # three wait for a node
-        ({"actors": 4, "resources": {"edit": 1}}, Resources(1, 0.0, 1.0), True, (4, 4)),
-        ({"actors": 4}, Resources(1, 0.0, 1.0), True, (1, 4)),  # a CPU stays free for decode and write
-        ({"actors": 1}, Resources(3, 0.0, 1.0), True, (1, 1)),
-    ],
-)
-def test_a_pool_grows_as_far_as_it_was_told(
-    spec: dict[str, Any], pool: Resources, may_grow: bool, wanted: tuple[int, int]
-) -> None:
-    assert bounds(RaySpec(**spec), pool, 20, may_grow=may_grow) == wanted

@@ -1,4 +1,4 @@
-"""A run's figures are on the node's agent while the cluster is there, and in the output afterwards."""
+"""A run's telemetry is exported by the nodes' agents while it runs, and is in the output afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from retouch import storage
 from retouch.execution.edit import run
-from retouch.execution.executors.ray.metrics import Board
+from retouch.execution.executors.ray.metrics import TotalsActor
 from rich.console import Console
 
 from tests.helpers.datasets import painter_job, write_dataset
@@ -74,9 +74,9 @@ def test_a_runs_figures_are_exported_under_these_names_and_kept_in_its_output(tm
     assert json.loads(events[-1])["figures"] == kept
 
 
-def test_a_board_keeps_each_processs_latest_totals() -> None:
-    board = Board()
-    board.post("one", {"rows.success": 1})
-    board.post("one", {"rows.success": 3, "passes": 2})
-    board.post("two", {"rows.success": 4})
-    assert board.sums() == {"rows.success": 7, "passes": 2}
+def test_the_actor_keeps_each_processs_latest_totals() -> None:
+    actor = TotalsActor()
+    actor.put("one", {"rows.success": 1})
+    actor.put("one", {"rows.success": 3, "passes": 2})
+    actor.put("two", {"rows.success": 4})
+    assert actor.sums() == {"rows.success": 7, "passes": 2}

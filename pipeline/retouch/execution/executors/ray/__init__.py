@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Run plans on a Ray cluster: edits with Ray Data, fine-tuning and evaluation as tasks, training with Ray Train."""

@@ -1,6 +1,6 @@
-"""A run's figures as Ray's metrics, and on a board for the driver, who has them when the cluster is gone.
+"""Telemetry of a run's workers: exported as Ray's metrics, and summed for the driver, which outlives the cluster.
 
-Every process tells its own totals after each block, and while it fetches weights. Ray exports the metrics on each
+Every process reports its own totals after each block, and while it fetches weights. Ray exports the metrics on each
 node's agent as ``ray_retouch_rows_total`` and so on.
 """
 
@@ -18,28 +18,28 @@ from typing import Any, Final
 
 from retouch import telemetry
 
-BEAT: Final = 1.0  # seconds between two tellings while weights are fetched
-ARRIVED: Final = 1.0  # seconds that a block's writer waits for the board, so that the driver's sums have its rows
-PATIENCE: Final = 30.0  # seconds that the driver waits for the board at the end: without it, the run is none the worse
-GROUPS: Final[Mapping[str, str]] = {"rows": "status", "stage_seconds": "stage", "retries": "reason"}  # and their tag
+INTERVAL: Final = 1.0  # seconds between two reports while weights are fetched
+WRITE_TIMEOUT: Final = 1.0  # seconds that a block's writer waits until its totals are there, so that sums have its rows
+SUMS_TIMEOUT: Final = 30.0  # seconds that the driver waits for the sums; a run does not fail without them
+TAGS: Final[Mapping[str, str]] = {"rows": "status", "stage_seconds": "stage", "retries": "reason"}  # by group of totals
 
-_told: dict[str, float] = {}  # totals of this process that Ray's metrics have
-_before: dict[str, dict[str, float]] = {}  # totals of this process before each run
+_exported: dict[str, float] = {}  # totals of this process that Ray's metrics have
+_before_run: dict[str, dict[str, float]] = {}  # totals of this process before each run
 _lock: Final = threading.Lock()
 
 
-class Board:
-    """Each process's latest totals of one run. An actor of its own, which asks for no CPU."""
+class TotalsActor:
+    """Each process's latest totals of one run. A Ray actor that takes no CPU."""
 
     def __init__(self) -> None:
         self._totals: dict[str, Mapping[str, float]] = {}
 
-    def post(self, who: str, totals: Mapping[str, float]) -> None:
-        """Take a process's totals in the place of those it told before."""
-        self._totals[who] = totals
+    def put(self, worker: str, totals: Mapping[str, float]) -> None:
+        """Replace a process's totals."""
+        self._totals[worker] = totals
 
     def sums(self) -> dict[str, float]:
-        """Totals of all processes."""
+        """Return the totals of all processes together."""
         summed: Counter[str] = Counter()
         for totals in self._totals.values():
             summed.update(totals)
@@ -47,83 +47,89 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Reporter:
-    """What a worker needs to tell its figures; goes with its tasks."""
+class WorkerReporter:
+    """Reports a worker's totals; sent to the workers with their tasks."""
 
     job: str
-    run: str  # tells two runs of one driver apart
-    board: Any  # handle of a Board
+    run: str  # distinguishes the runs of one driver
+    actor: Any  # handle of a TotalsActor
 
-    def report(self, life: float | None = None, arrived: float = 0.0) -> None:
-        """Tell what this process has done. Never raises for it: figures are no part of the work.
+    def report(self, life: float | None = None, timeout: float = 0.0) -> None:
+        """Report this process's totals. Never raises, since a run does not depend on its telemetry.
 
         Args:
-            life: seconds since an editor's process began to load.
-            arrived: seconds to wait, at most, until the board has it.
+            life: seconds since an edit actor began to load.
+            timeout: seconds to wait, at most, until the totals are received.
         """
         import ray
 
         try:
-            ray.wait([self._report(life)], timeout=arrived)
-        except Exception:  # Ray's metrics or its board out of reach
+            ray.wait([self._send(life)], timeout=timeout)
+        except Exception:  # Ray's metrics or the actor cannot be reached
             return
 
-    def beat(self, _bytes: int = 0) -> None:
-        """Tell it if a while has passed: for whoever counts bytes."""
-        if _due():
+    def report_download(self, _bytes: int = 0) -> None:
+        """Report if ``INTERVAL`` has passed since the last call; called for each piece of a download."""
+        if _is_due():
             self.report()
 
-    def _report(self, life: float | None) -> Any:
+    def fetched_bytes(self) -> float:
+        """Return the bytes of weights that all workers have fetched."""
+        import ray
+
+        return float(ray.get(self.actor.sums.remote()).get("fetched_bytes", 0))
+
+    def _send(self, life: float | None) -> Any:
         import ray
 
         with _lock:
-            before = _before.setdefault(self.run, dict(_told))
-            new, mine = telemetry.since(_told), telemetry.since(before)
-            _told.update(telemetry.totals())
+            before = _before_run.setdefault(self.run, dict(_exported))
+            new, totals = telemetry.since(_exported), telemetry.since(before)
+            _exported.update(telemetry.totals())
         for name, amount in new.items():
-            group, dot, what = name.partition(".")
-            if dot and group in GROUPS and amount > 0:
-                _counter(group).inc(amount, tags={"job": self.job, GROUPS[group]: what})
+            group, dot, value = name.partition(".")
+            if dot and group in TAGS and amount > 0:
+                _counter(group).inc(amount, tags={"job": self.job, TAGS[group]: value})
         if life is not None:
-            mine[telemetry.LIFE] = life
-        shares = {"gpu_busy_ratio": ("pass_seconds", telemetry.LIFE), "batch_fill_ratio": ("entries", "places")}
-        for name, (part, whole) in shares.items():
-            share = telemetry.ratio(mine.get(part, 0), mine.get(whole, 0))
-            if share is not None and life is not None:
-                _gauge(name).set(share, tags={"job": self.job})
-        return self.board.post.remote(ray.get_runtime_context().get_worker_id(), mine)
+            totals[telemetry.LIFE] = life
+        ratios = {"gpu_busy_ratio": ("pass_seconds", telemetry.LIFE), "batch_fill_ratio": ("entries", "places")}
+        for name, (part, whole) in ratios.items():
+            ratio = telemetry.ratio(totals.get(part, 0), totals.get(whole, 0))
+            if ratio is not None and life is not None:
+                _gauge(name).set(ratio, tags={"job": self.job})
+        return self.actor.put.remote(ray.get_runtime_context().get_worker_id(), totals)
 
 
 @contextlib.contextmanager
-def reporting(job: str, summed: dict[str, float] | None) -> Iterator[Reporter]:
-    """A reporter with a board of its own near the driver, for the time of a run.
+def reporting(job: str, totals: dict[str, float] | None) -> Iterator[WorkerReporter]:
+    """Yield a reporter, with a totals actor near the driver, for the time of a run.
 
     Args:
         job: its name.
-        summed: gets what all processes have told, in the end; nothing where the board is gone by then.
+        totals: filled with the sums over all workers at the end, unless the actor is lost by then.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where: dict[str, Any] = {}
+    placement: dict[str, Any] = {}
     if not ray.util.client.ray.is_connected():  # a driver behind ray:// is on no node
         node = ray.get_runtime_context().get_node_id()
-        where["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
-    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, **where).remote()
+        placement["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    actor = ray.remote(TotalsActor).options(num_cpus=0, max_restarts=-1, **placement).remote()
     try:
-        yield Reporter(job, secrets.token_hex(8), board)
+        yield WorkerReporter(job, secrets.token_hex(8), actor)
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            (summed if summed is not None else {}).update(ray.get(board.sums.remote(), timeout=PATIENCE))
+            (totals if totals is not None else {}).update(ray.get(actor.sums.remote(), timeout=SUMS_TIMEOUT))
     finally:
-        ray.kill(board)
+        ray.kill(actor)
 
 
 _DESCRIPTIONS: Final = {
-    "rows": "Rows answered.",
+    "rows": "Rows done.",
     "stage_seconds": "Seconds spent in a stage, summed over processes.",
-    "retries": "What was tried again: rows after a lost worker or a deadline, passes, requests to the storage.",
-    "gpu_busy_ratio": "Share of an editor's life that it spent in passes.",
-    "batch_fill_ratio": "Entries of the passes so far, of those that would have had room.",
+    "retries": "Retries: rows after a lost worker or a timeout, passes, requests to the storage.",
+    "gpu_busy_ratio": "Fraction of an actor's lifetime spent in forward passes.",
+    "batch_fill_ratio": "Entries of the passes so far, as a fraction of the room in them.",
 }
 
 
@@ -131,7 +137,7 @@ _DESCRIPTIONS: Final = {
 def _counter(group: str) -> Any:
     from ray.util.metrics import Counter as RayCounter
 
-    return RayCounter(f"retouch_{group}", _DESCRIPTIONS[group], tag_keys=("job", GROUPS[group]))
+    return RayCounter(f"retouch_{group}", _DESCRIPTIONS[group], tag_keys=("job", TAGS[group]))
 
 
 @functools.cache
@@ -141,13 +147,13 @@ def _gauge(name: str) -> Any:
     return Gauge(f"retouch_{name}", _DESCRIPTIONS[name], tag_keys=("job",))
 
 
-_next_beat = 0.0
+_next_report = 0.0
 
 
-def _due() -> bool:
-    global _next_beat
+def _is_due() -> bool:
+    global _next_report
     now = time.monotonic()
-    if now < _next_beat:
+    if now < _next_report:
         return False
-    _next_beat = now + BEAT
+    _next_report = now + INTERVAL
     return True

@@ -1,7 +1,7 @@
-"""Carries out a training with Ray Train: a crew of workers, one GPU each, checkpoints on the output's storage.
+"""Train with Ray Train: a group of workers with one GPU each, and checkpoints on the output's storage.
 
-Knows Ray, and no network. A worker that dies takes the crew with it; Ray starts a new one, which goes on from the last
-checkpoint. A driver that dies takes all with it, and the same command finds the same checkpoint.
+If a worker dies, Ray starts a new group, which resumes from the last checkpoint. If the driver dies, the same command
+resumes from that checkpoint.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from retouch import errors, storage
 from retouch.errors import RetouchError, StopRun
 from retouch.execution.executors import absolute_paths
 from retouch.execution.executors.ray import autoscaling
-from retouch.execution.executors.ray.cluster import cluster, of_ours
+from retouch.execution.executors.ray.cluster import cluster, run_error
 from retouch.jobs.config import WorkersSpec
 from retouch.training.exemplar.task import PROGRESS_FILE, STATE, TrainTask, progress_line
 
 CHECKPOINT_FILE: Final = "state.ckpt"
-STARTS: Final = 3  # tries to bring a crew up, before the run is given up
-# Workers import torch and more; on a busy machine that takes longer than the minute that Ray gives them.
-START_SECONDS: Final = 600
-INTERVAL: Final = 5.0  # seconds between two looks at how far the workers are
+MAX_STARTS: Final = 3  # tries to start the group of workers
+# Workers import torch; on a busy machine that takes longer than the minute that Ray allows.
+START_TIMEOUT: Final = 600
+INTERVAL: Final = 5.0  # seconds between two reads of the progress
 
 
 def execute(
-    task: TrainTask, spec: WorkersSpec, address: str | None = None, say: Callable[[str], None] = lambda _: None
+    task: TrainTask, spec: WorkersSpec, address: str | None = None, on_progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Train; the record of what came of it.
+    """Train, and return the record of the training.
 
     Raises:
-        StopRun: rows or weights that cannot be learned from, or a cluster that cannot hold the workers.
+        StopRun: rows or weights that cannot be trained on, or a cluster that cannot hold the workers.
         Interrupted: Ray gave up; the last checkpoint stays.
     """
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT))
     workers = 1 if spec.workers == "auto" else spec.workers
     with cluster(address, math.ceil(workers * spec.cpus_per_worker)):
         import ray
         from ray.train import TrainingFailedError
 
-        with autoscaling.resources(_taken(spec), workers, at_least=workers) as there:
-            scaling = _scaling(spec, there)
+        with autoscaling.resources(_requested(spec), workers, at_least=workers) as available:
+            scaling = _scaling(spec, available)
         with ThreadPoolExecutor(1, thread_name_prefix="fit") as thread:
-            # Not in the main thread, where Ray would put its own handler of Ctrl-C, which ends with exit code 0.
+            # Not in the main thread, where Ray would install a handler of Ctrl-C that ends with exit code 0.
             fitted = thread.submit(_fit, absolute_paths.training(task), spec, scaling)
             try:
-                outcome = _awaited(fitted, task, say)
+                outcome = _wait(fitted, task, on_progress)
             except (TrainingFailedError, ray.exceptions.RayError) as error:
-                raise of_ours(error) from error
+                raise run_error(error) from error
             except BaseException:
-                ray.shutdown()  # lets the thread come to an end
+                ray.shutdown()  # so that the thread ends
                 raise
     if "stop" in outcome:
         name, message = outcome["stop"]
@@ -79,11 +79,11 @@ def _fit(task: TrainTask, spec: WorkersSpec, scaling: Mapping[str, Any]) -> dict
             **_storage(task.output),
             failure_config=FailureConfig(
                 max_failures=spec.max_failures,
-                controller_failure_limit=STARTS,  # without end by default, where a crew never gets to start
+                controller_failure_limit=MAX_STARTS,  # endless by default if the group never starts
             ),
-            # Ray writes down the new one before it deletes the old one.
+            # Ray writes the new one before it deletes the old one.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            logging_config=LoggingConfig(log_level="CRITICAL"),  # errors are raised, and said once
+            logging_config=LoggingConfig(log_level="CRITICAL"),  # errors are raised, and printed once
         ),
     )
     outcome: dict[str, Any] = trainer.fit().return_value
@@ -91,7 +91,7 @@ def _fit(task: TrainTask, spec: WorkersSpec, scaling: Mapping[str, Any]) -> dict
 
 
 def _work(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What each worker does. A wrong job is an answer and no failure: it would be wrong again."""
+    """Train in one worker. A wrong job is returned and not raised, since a retry would not help."""
     from ray.train.torch import get_device
 
     from retouch.training.exemplar.train import run_training
@@ -107,7 +107,7 @@ class RayKeeper:
     """Ray Train's checkpoints: the first worker's, on the run's storage."""
 
     def load(self) -> Mapping[str, Any] | None:
-        """The state of the last checkpoint."""
+        """Return the state of the last checkpoint; None if there is none."""
         from ray.train import get_checkpoint
 
         from retouch.models.checkpoint import read_state
@@ -119,7 +119,7 @@ class RayKeeper:
             return read_state(Path(folder) / CHECKPOINT_FILE)
 
     def save(self, state: Callable[[], Mapping[str, Any]], facts: Mapping[str, float]) -> None:
-        """Report a checkpoint; returns when it is on the storage."""
+        """Save a checkpoint; return when it is on the storage."""
         import torch
         from ray import train
 
@@ -131,27 +131,27 @@ class RayKeeper:
             train.report(dict(facts), checkpoint=train.Checkpoint.from_directory(folder))
 
 
-def _taken(spec: WorkersSpec) -> dict[str, float]:
-    """What a worker takes, as far as the job says it."""
+def _requested(spec: WorkersSpec) -> dict[str, float]:
+    """Return what a worker takes, as far as the job says so."""
     if spec.gpus_per_worker == "auto":
         return dict(spec.resources)
     return {"GPU": spec.gpus_per_worker, "CPU": spec.cpus_per_worker, **spec.resources}
 
 
-def _scaling(spec: WorkersSpec, there: Mapping[str, float]) -> dict[str, Any]:
-    """How many workers, and what each takes.
+def _scaling(spec: WorkersSpec, available: Mapping[str, float]) -> dict[str, Any]:
+    """Return how many workers there are, and what each takes.
 
     Raises:
-        StopRun: the cluster has less than that; Ray Train would wait for it for ever.
+        StopRun: the cluster has less than that, for which Ray Train would wait for ever.
     """
-    gpus = there.get("GPU", 0.0)
+    gpus = available.get("GPU", 0.0)
     each = min(1.0, gpus) if spec.gpus_per_worker == "auto" else spec.gpus_per_worker
     workers = spec.workers if spec.workers != "auto" else max(1, int(gpus // each)) if each else 1
     wanted = {"GPU": each, "CPU": spec.cpus_per_worker, **spec.resources}
     for name, amount in wanted.items():
-        if amount * workers > there.get(name, 0.0):
+        if amount * workers > available.get(name, 0.0):
             raise StopRun(
-                f"{workers} workers want {amount * workers:g} {name} and the cluster has {there.get(name, 0.0):g}; "
+                f"{workers} workers need {amount * workers:g} {name} and the cluster has {available.get(name, 0.0):g}; "
                 "see ray in the job"
             )
     taken = {name: amount for name, amount in wanted.items() if amount}
@@ -159,7 +159,7 @@ def _scaling(spec: WorkersSpec, there: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _storage(output: str) -> dict[str, Any]:
-    """Where Ray Train keeps its checkpoints: through our own filesystem, so that endpoint and credentials are ours."""
+    """Return where Ray Train keeps its checkpoints, through our filesystem with its endpoint and credentials."""
     path = storage.local_path(output)
     if path is not None:
         return {"storage_path": str(path)}
@@ -169,8 +169,8 @@ def _storage(output: str) -> dict[str, Any]:
     return {"storage_path": inside, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
 
 
-def _awaited(fitted: Future[dict[str, Any]], task: TrainTask, say: Callable[[str], None]) -> dict[str, Any]:
-    """What the training comes to; meanwhile says how far it is, read from the output."""
+def _wait(fitted: Future[dict[str, Any]], task: TrainTask, on_progress: Callable[[str], None]) -> dict[str, Any]:
+    """Return the result of the training; meanwhile report its progress, which is read from the output."""
     last = _progress(task)
     while True:
         with contextlib.suppress(NotYet):
@@ -178,7 +178,7 @@ def _awaited(fitted: Future[dict[str, Any]], task: TrainTask, say: Callable[[str
         if fitted.done():  # it may itself have ended with a TimeoutError
             return fitted.result()
         if (now := _progress(task)) not in (None, last):
-            say(progress_line(json.loads(now or b"")))
+            on_progress(progress_line(json.loads(now or b"")))
             last = now
 
 
