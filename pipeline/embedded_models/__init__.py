@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Scripts for maintainers that train and judge the models that ship with Retouch. Not part of the wheel."""

@@ -356,7 +356,7 @@ def test_an_editor_that_reads_no_checkpoint_never_has_one_fetched() -> None:
 
 
 def test_latents_are_refused_for_an_editor_that_has_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="inverts nothing that could be kept; take latents out of the job"):
+    with pytest.raises(ConfigError, match="inverts no images; remove latents from the job"):
         Engine(replace(SPEC, latents=str(tmp_path)), "cpu")
 
 

@@ -123,5 +123,5 @@ def test_elsewhere_there_is_no_colour_and_no_bar(monkeypatch: pytest.MonkeyPatch
 
 def test_a_way_that_there_is_not_is_refused() -> None:
     assert mode_of("json") == "json"
-    with pytest.raises(ConfigError, match="no way 'fancy' to show progress; there are: auto, plain, json, quiet"):
+    with pytest.raises(ConfigError, match="unknown progress mode 'fancy'; choose one of: auto, plain, json, quiet"):
         mode_of("fancy")

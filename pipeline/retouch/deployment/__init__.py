@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Run jobs on other machines: submit to a Ray cluster, schedule on Kubernetes."""

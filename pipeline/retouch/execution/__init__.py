@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Run jobs: one module per job kind (edit, finetune, train, evaluate), and what they share."""

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Images as uint8 arrays: decoding, masks, regions, faces, compositing."""

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""The input table: read, checked, fingerprinted, decoded, imported from other formats."""

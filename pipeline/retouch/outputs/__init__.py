@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""A run's output folder: results, images, lease, markers, event log, verification."""

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Kubernetes objects that run a job: Ray clusters, RayJobs and CronJobs."""

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""Evaluate finished image sets: shards, metric states, aggregates."""

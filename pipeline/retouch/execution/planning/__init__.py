@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""What a run will take and cost: a probe, strata of rows and a forecast (``retouch plan``)."""

@@ -1,1 +1,1 @@
-"""TODO: what this package is for, in one line."""
+"""The gallery, an HTML page about one run or several."""

@@ -134,9 +134,9 @@ def test_a_task_takes_what_the_cluster_has(
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"gpus_per_task": 1}, "wants 1 GPU and the cluster has 0"),
-        ({"cpus_per_task": 8}, "wants 8 CPU and the cluster has 4"),
-        ({"resources": {"big": 2}}, "wants 2 big and the cluster has 0"),
+        ({"gpus_per_task": 1}, "needs 1 GPU and the cluster has 0"),
+        ({"cpus_per_task": 8}, "needs 8 CPU and the cluster has 4"),
+        ({"resources": {"big": 2}}, "needs 2 big and the cluster has 0"),
     ],
 )
 def test_a_task_that_can_never_be_placed_is_refused(spec: dict[str, Any], said: str) -> None:
