@@ -26,9 +26,9 @@ import pyarrow.dataset as pads
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, OutputError
-from retouch.execution.edit import Executor
 from retouch.execution.edit import run as answer_rows
 from retouch.execution.engine import Engine
+from retouch.execution.lifecycle import Executor
 from retouch.execution.outcomes import KeptCandidate, Outcome
 from retouch.execution.plan import engine_spec
 from retouch.execution.progress import Mode

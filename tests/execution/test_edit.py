@@ -161,12 +161,14 @@ def test_max_cost_stops_a_run_which_goes_on_and_counts_what_was_spent_before(tmp
         max_cost=1.0,
     )
     table = prices(tmp_path, 3600.0)  # a dollar a second
-    with pytest.raises(OverCost, match=r"max_cost 1 USD: 1\.\d+ USD .* need about .* to resume") as error:
+    with pytest.raises(
+        OverCost, match=r"max_cost 1 USD: all runs on this output spent 1\.\d+ USD.* need about .* to resume"
+    ) as error:
         quiet(job, price_table=table)
     assert error.value.exit_code == 3
     kept = len(answered(job.output))
     assert 0 < kept < 24
-    assert f"{kept} of 24 rows answered" in str(error.value)
+    assert f"{kept} of 24 rows done" in str(error.value)
     before = read_status(job.output)
     assert before.state == "stopped"
     with pytest.raises(OverCost, match="run the same command again"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -204,9 +204,7 @@ class EditRun:
         rows = row_sets.with_keys(results.read(output, ["key", *funnel.COLUMNS]), plan.requests)
         missing = row_sets.without_keys(plan.requests, rows)["key"]
         if len(missing):
-            raise Interrupted(
-                f"{len(missing)} rows have no result, first {pc.min(missing)}; {RESUME}"
-            )
+            raise Interrupted(f"{len(missing)} rows have no result, first {pc.min(missing)}; {RESUME}")
         summary = self._summary(rows, tracker)
         figures, spent = telemetry.as_record(self._totals), self.meter.facts()
         write_record(output, gallery.SUMMARY_FILE, {**summary.record(), "figures": figures})

@@ -23,7 +23,8 @@ import pyarrow as pa
 from retouch import storage
 from retouch.errors import ConfigError
 from retouch.execution import tracing
-from retouch.execution.edit import Executor, execution
+from retouch.execution.edit import execution
+from retouch.execution.lifecycle import Executor
 from retouch.execution.plan import Plan
 from retouch.execution.planning.forecast import Measured, Start, Stratum
 from retouch.execution.planning.strata import Strata
