@@ -71,7 +71,7 @@ def test_a_block_of_commands_is_run_by_a_test_or_says_what_it_needs(name: str) -
 
 def troubles() -> list[tuple[str, str]]:
     """The first two cells of each row of the table of errors."""
-    table = text_of("jobs/README.md").split("| it says |")[1].split("\n\n")[0]
+    table = text_of("jobs/README.md").split("| message |")[1].split("\n\n")[0]
     rows = [line.split(" | ") for line in table.splitlines()[2:]]
     return [(cells[0].removeprefix("| "), cells[1].strip("`")) for cells in rows]
 
