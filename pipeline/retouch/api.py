@@ -37,7 +37,7 @@ from retouch.execution.summary import Summary
 from retouch.imaging.inputs import ImageLike, image_cell, mask_cell
 from retouch.jobs import placeholders
 from retouch.jobs.config import EditJob, Job, Weights, load_job, parse_job
-from retouch.jobs.overrides import overridden
+from retouch.jobs.overrides import apply_overrides
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.models.devices import best_device
 from retouch.outputs import results
@@ -241,7 +241,11 @@ def _job(job: str | Mapping[str, Any] | EditJob, overrides: Mapping[str, Any], d
     if isinstance(job, str):
         return _edit_job(load_job(job, set_, date))
     data = job.model_dump(mode="json") if isinstance(job, EditJob) else job
-    return _edit_job(parse_job(placeholders.filled(overridden(data, set_), placeholders.the_date(date)), "the job"))
+    return _edit_job(
+        parse_job(
+            placeholders.fill_placeholders(apply_overrides(data, set_), placeholders.resolve_date(date)), "the job"
+        )
+    )
 
 
 def _edit_job(job: Job) -> EditJob:

@@ -33,8 +33,8 @@ print(make_plan(job).total, "torch" in sys.modules)
 @pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "translate"])
 def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
     script = PLAN.format(job=job, output=tmp_path / "output")
-    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    rows, torch = said.split()
+    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows, torch = output.split()
     assert int(rows) > 0
     assert torch == "False"
 
@@ -46,9 +46,9 @@ def test_no_metric_brings_torch_or_what_else_takes_a_second_before_it_is_loaded(
         "for kind, name in names:\n    find(kind, name)\n"
         "print(len(names), *sorted({'torch', 'sklearn', 'skimage', 'pandas'} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert int(said.split()[0]) > 10
-    assert said.split()[1:] == []
+    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(output.split()[0]) > 10
+    assert output.split()[1:] == []
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
@@ -57,7 +57,7 @@ def test_the_editor_itself_is_of_the_class_that_jobs_are_checked_by(name: str) -
     assert issubclass(here, there)
     assert not inspect.isabstract(here)
     for fact in ("version", "inputs", "Params", "rank_by", "columns"):
-        assert fact not in vars(here), "said twice"
+        assert fact not in vars(here), "declared twice"
         assert hasattr(there, fact)
 
 

@@ -48,7 +48,7 @@ def test_the_date_is_filled_into_the_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"colour": "red"}, "colour: unknown key"),
         ({"editor": {"name": "x", "weights": "w", "steps": 3}}, "editor.steps: unknown key"),
@@ -61,11 +61,11 @@ def test_the_date_is_filled_into_the_output(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_job_is_refused_in_one_line_that_names_the_field(
-    tmp_path: Path, changes: dict[str, object], said: str
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         load_job(written(tmp_path, **changes))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -118,7 +118,7 @@ def test_a_short_fine_tuning_gets_the_documented_defaults(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"targets": []}, "targets: "),
         ({"targets": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "targets named twice: a"),
@@ -137,11 +137,11 @@ def test_a_short_fine_tuning_gets_the_documented_defaults(tmp_path: Path) -> Non
     ],
 )  # fmt: skip
 def test_a_wrong_fine_tuning_is_refused_in_one_line_that_names_the_field(
-    tmp_path: Path, changes: dict[str, object], said: str
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         load_job(finetuning(tmp_path, **changes))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -158,7 +158,7 @@ def test_set_reaches_into_a_list_by_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("targets.2.name=x", "'2' is no entry of a list of 2; the first is 0"),
         ("targets.-1.name=x", "'-1' is no entry of a list of 2"),
@@ -168,8 +168,8 @@ def test_set_reaches_into_a_list_by_number(tmp_path: Path) -> None:
         ("targets.0.name.first=x", "'name' holds a value, not a mapping"),
     ],
 )
-def test_an_override_beside_a_list_is_refused_in_one_line(tmp_path: Path, override: str, said: str) -> None:
+def test_an_override_outside_a_list_is_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_job(finetuning(tmp_path), [override])
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert f"--set {override!r}" in str(error.value)

@@ -17,7 +17,7 @@ def test_the_defaults_are_the_published_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"t_0": 1}, "t_0 is 1"),
         ({"t_0": 1000}, "t_0 is 1000; give a timestep of 2 to 999"),
@@ -43,10 +43,10 @@ def test_the_defaults_are_the_published_numbers() -> None:
         ({"images": "many"}, "target x.images: got"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_that_names_it(values: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_meant_is_one_line_that_names_it(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         check_params(FinetuneParams, values, "target x")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

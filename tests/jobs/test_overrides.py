@@ -8,14 +8,14 @@ import pytest
 import yaml
 from retouch.errors import ConfigError
 from retouch.jobs.config import EditJob, load_job
-from retouch.jobs.overrides import overridden
+from retouch.jobs.overrides import apply_overrides
 
 from tests.helpers.datasets import painter_job
 
 
 def test_overriding_leaves_the_data_it_was_given_alone() -> None:
     data = {"ray": {"actors": 1}}
-    assert overridden(data, ["ray.actors=2"]) == {"ray": {"actors": 2}}
+    assert apply_overrides(data, ["ray.actors=2"]) == {"ray": {"actors": 2}}
     assert data == {"ray": {"actors": 1}}
 
 
@@ -30,7 +30,7 @@ def test_overriding_leaves_the_data_it_was_given_alone() -> None:
 )
 def test_an_override_without_a_place_is_refused_in_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        overridden({"name": "n"}, [override])
+        apply_overrides({"name": "n"}, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

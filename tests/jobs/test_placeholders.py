@@ -1,4 +1,4 @@
-"""Fields in addresses are filled in once, when the job is read; what is no field is said."""
+"""Fields in addresses are filled in once, when the job is read; an unknown one is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from retouch.errors import ConfigError
 from retouch.jobs.config import EditJob, load_job
-from retouch.jobs.placeholders import filled, the_date
+from retouch.jobs.placeholders import fill_placeholders, resolve_date
 
 DAY = "2026-11-25"
 
@@ -29,7 +29,7 @@ def test_every_address_takes_fields_and_nothing_else_does() -> None:
         "metrics": ["{name}", {"name": "m", "weights": "{name}"}],
         "targets": [{"name": "t", "manifest": "{date}.parquet", "prompt": "{date}"}],
     }
-    found = filled(data, DAY, {"BUCKET": "b"})
+    found = fill_placeholders(data, DAY, {"BUCKET": "b"})
     assert found == {
         "name": "night",
         "output": f"s3://b/night/{DAY}",
@@ -50,7 +50,7 @@ def test_every_address_takes_fields_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("{dat}", "output: no field {dat}; did you mean date?; there are: {date}, {name}, {env:NAME}"),
         ("{colour}", "output: no field {colour}; there are: {date}, {name}, {env:NAME}"),
@@ -59,14 +59,14 @@ def test_every_address_takes_fields_and_nothing_else_does() -> None:
         ("{env:NONE}", "output: {env:NONE}: there is no variable NONE in the environment; set it"),
     ],
 )
-def test_what_is_no_field_is_refused_with_those_that_there_are(address: str, said: str) -> None:
+def test_what_is_no_field_is_refused_with_those_that_there_are(address: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        filled({"name": "n", "output": address}, DAY, {})
-    assert said in str(error.value)
+        fill_placeholders({"name": "n", "output": address}, DAY, {})
+    assert message in str(error.value)
 
 
 def test_braces_that_are_no_field_stay() -> None:
-    assert filled({"manifest": "a/{b,c}/*.parquet", "name": 3, "output": "{name}"}, DAY, {}) == {
+    assert fill_placeholders({"manifest": "a/{b,c}/*.parquet", "name": 3, "output": "{name}"}, DAY, {}) == {
         "manifest": "a/{b,c}/*.parquet",
         "name": 3,
         "output": "{name}",
@@ -74,10 +74,10 @@ def test_braces_that_are_no_field_stay() -> None:
 
 
 def test_the_date_is_as_given_then_as_the_environment_says_then_todays() -> None:
-    assert the_date(DAY, {"RETOUCH_DATE": "2026-01-01"}) == DAY
-    assert the_date(None, {"RETOUCH_DATE": "2026-01-01"}) == "2026-01-01"
+    assert resolve_date(DAY, {"RETOUCH_DATE": "2026-01-01"}) == DAY
+    assert resolve_date(None, {"RETOUCH_DATE": "2026-01-01"}) == "2026-01-01"
     before = dt.datetime.now(dt.UTC).date()
-    assert before <= dt.date.fromisoformat(the_date(None, {})) <= dt.datetime.now(dt.UTC).date()
+    assert before <= dt.date.fromisoformat(resolve_date(None, {})) <= dt.datetime.now(dt.UTC).date()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_date_is_as_given_then_as_the_environment_says_then_todays() -> None
 )
 def test_what_is_no_date_is_refused(given: str | None, whose: str) -> None:
     with pytest.raises(ConfigError, match=rf"{whose} is '.*', which is no date; give YYYY-MM-DD"):
-        the_date(given, {"RETOUCH_DATE": "yesterday"})
+        resolve_date(given, {"RETOUCH_DATE": "yesterday"})
 
 
 def test_a_night_run_again_after_midnight_is_still_that_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

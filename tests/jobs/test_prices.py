@@ -60,7 +60,7 @@ def test_a_table_of_ones_own_replaces_ours_by_option_and_by_environment(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("currency: [", "is not YAML"),
         ("[1, 2]", "valid"),
@@ -72,21 +72,21 @@ def test_a_table_of_ones_own_replaces_ours_by_option_and_by_environment(
         ("{currency: USD, devices: 3}", "devices"),
     ],
 )
-def test_a_wrong_table_is_one_line_that_names_file_and_field(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_table_is_one_line_that_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         load(str(path))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_table_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read.*none\.yaml"):
         load(str(tmp_path / "none.yaml"))
 
 
-def test_what_is_said_of_an_unknown_device_tells_how_to_give_a_price() -> None:
+def test_the_message_about_an_unknown_device_names_the_fix() -> None:
     assert "--prices" in unknown("TPU")
     assert "RETOUCH_PRICES" in unknown("TPU")
     assert "'TPU'" in unknown("TPU")

@@ -86,7 +86,7 @@ def test_a_broken_job_is_refused(job: str, changes: dict[str, Any], schema: dict
 )
 def test_short_forms_and_plug_ins_of_ones_own_pass(changes: dict[str, Any], schema: dict[str, Any]) -> None:
     job = {**shipped("quickstart.yaml"), **changes}
-    del job["kind"]  # an edit, where none is said
+    del job["kind"]  # an edit by default
     assert faults(schema, job) == []
 
 

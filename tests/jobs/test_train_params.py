@@ -16,7 +16,7 @@ def test_the_defaults_are_the_published_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"steps": 0}, "steps is 0"),
         ({"batch": 0}, "batch is 0"),
@@ -30,6 +30,6 @@ def test_the_defaults_are_the_published_recipe() -> None:
         ({"jitter": 0, "bezier": "paper"}, "jitter is 0"),
     ],
 )
-def test_a_value_without_meaning_is_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_value_without_meaning_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         TrainParams(**values)

@@ -19,7 +19,7 @@ def test_a_training_needs_no_more_than_rows_weights_and_an_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"editor": {}}, "editor: unknown key"),
         ({"ray": {"workers": 0}}, "workers: got 0; allowed: a whole number from 1, or auto"),
@@ -28,12 +28,12 @@ def test_a_training_needs_no_more_than_rows_weights_and_an_output() -> None:
         ({"weights": None}, "weights"),
     ],
 )
-def test_a_training_that_can_mean_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_training_that_can_mean_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_job({**TRAIN, **changes}, "test")
 
 
-def test_fine_tuning_needs_targets_that_can_be_told_apart_and_have_rows() -> None:
+def test_fine_tuning_needs_distinct_targets_that_have_rows() -> None:
     target = {"name": "a", "domain": "x", "manifest": "m.parquet"}
     assert isinstance(parse_job({**TUNE, "targets": [target]}, "test"), FinetuneJob)
     with pytest.raises(ConfigError, match="targets named twice: a"):

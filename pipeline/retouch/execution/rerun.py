@@ -32,7 +32,7 @@ from retouch.execution.plan import LIBRARIES, make_plan
 from retouch.imaging import codec
 from retouch.jobs.config import EditJob, parse_job
 from retouch.jobs.identity import job_identity, recorded_identity
-from retouch.jobs.overrides import overridden
+from retouch.jobs.overrides import apply_overrides
 from retouch.manifests import deferred_images, reader
 from retouch.models import weights
 from retouch.outputs import image_paths as addresses
@@ -91,7 +91,7 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     if answer["error_type"] in _DEADLY:
         log.warning("row %s ended with %s in the run, and may end this process, too", key, answer["error_type"])
     origin = storage.join(output, RUN_FILE)
-    job = _edit_job(overridden(record["job"], overrides), origin)
+    job = _edit_job(apply_overrides(record["job"], overrides), origin)
     _refuse_hidden(job, origin)
     table = reader.read(job.manifests, far=True).table
     row = deferred_images.filled(table.filter(pc.equal(table["key"], key)))

@@ -282,8 +282,8 @@ def load_job(uri: str, set_: Sequence[str] = (), date: str | None = None) -> Job
         raise ConfigError(f"{uri} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{uri} holds {type(data).__name__}, not a mapping of job fields")
-    data = overrides.overridden(data, set_)
-    return parse_job(placeholders.filled(data, placeholders.the_date(date)), uri)
+    data = overrides.apply_overrides(data, set_)
+    return parse_job(placeholders.fill_placeholders(data, placeholders.resolve_date(date)), uri)
 
 
 def parse_job(data: dict[str, Any], origin: str) -> Job:

@@ -11,7 +11,7 @@ import yaml
 from retouch.errors import ConfigError
 
 
-def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of plain job data with ``a.b=value`` strings applied.
 
     Raises:

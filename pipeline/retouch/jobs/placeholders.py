@@ -17,7 +17,7 @@ KNOWN: Final = ("{date}", "{name}", "{env:NAME}")
 _FIELD: Final = re.compile(r"\{([A-Za-z_]\w*)(?::([^{}]*))?\}")
 
 
-def the_date(given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
+def resolve_date(given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
     """Return the date of a job: as given, else the variable ``RETOUCH_DATE``, else today (UTC).
 
     Raises:
@@ -32,7 +32,7 @@ def the_date(given: str | None = None, environ: Mapping[str, str] = os.environ) 
         raise ConfigError(f"{origin} is {text!r}, which is no date; give YYYY-MM-DD") from None
 
 
-def filled(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def fill_placeholders(data: Mapping[str, Any], date: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return plain job data with the placeholders in its addresses filled in.
 
     Raises:

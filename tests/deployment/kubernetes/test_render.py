@@ -13,7 +13,7 @@ from retouch.deployment.kubernetes.manifests import JOB_FOLDER
 from retouch.deployment.kubernetes.render import KINDS, LONGEST_NAME, RenderOptions, kubernetes_name, render
 from retouch.errors import ConfigError
 from retouch.jobs.config import parse_job
-from retouch.jobs.overrides import overridden
+from retouch.jobs.overrides import apply_overrides
 
 from tests.cluster.checked import faults, objects
 from tests.helpers.jobs_on_s3 import ALL, EDIT
@@ -95,7 +95,7 @@ def test_what_the_command_is_told_makes_a_job_of_the_same_kind(tmp_path: Path) -
         words = of_kind(rendered(tmp_path, text, kind="rayjob"), "RayJob")["spec"]["entrypoint"].split()
         settings = [word for before, word in itertools.pairwise(words) if before == "--set"]
         assert settings
-        assert parse_job(overridden(yaml.safe_load(text), settings), "job").name == yaml.safe_load(text)["name"]
+        assert parse_job(apply_overrides(yaml.safe_load(text), settings), "job").name == yaml.safe_load(text)["name"]
 
 
 def test_a_nights_template_has_the_place_for_its_date(tmp_path: Path) -> None:

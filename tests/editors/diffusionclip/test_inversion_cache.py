@@ -60,7 +60,7 @@ class Shelf(dict):
         self[name] = latent
 
 
-def test_a_longer_memory_is_asked_first_and_told_afterwards():
+def test_a_store_is_read_first_and_written_afterwards():
     shelf = Shelf()
     assert of(Inversions(), ["a", "bb", "bb"], shelf) == [[0, 1, 1]]
     assert sorted(shelf) == ["a", "bb"]

@@ -1,4 +1,4 @@
-"""Tuned networks are read when they are asked for, and no more of them stay than was said."""
+"""Tuned networks are read at first use, and no more of them stay than asked for."""
 
 from pathlib import Path
 

@@ -205,7 +205,7 @@ def test_a_flagged_edit_is_filtered_and_never_a_black_image(weights: dict[str, s
         PaintByExample.load(off, weights, "cpu").edit_batch(batch(2, params={"safety_checker": True}))
 
 
-def test_what_cannot_be_edited_is_said_in_one_line(editor: PaintByExample, weights: dict[str, str]) -> None:
+def test_what_cannot_be_edited_is_one_line(editor: PaintByExample, weights: dict[str, str]) -> None:
     with pytest.raises(EditError, match="needs an exemplar: give the manifest an exemplar column"):
         editor.edit_batch(batch(exemplar=None))
     with pytest.raises(ConfigError, match="600 steps would begin at timestep 1000"):

@@ -43,12 +43,12 @@ def engine(
     from retouch.cli.bench import compare
     from retouch.cli.bench import engine as bench
     from retouch.cli.bench.subjects import EDITORS, subject
-    from retouch.jobs.overrides import overridden
+    from retouch.jobs.overrides import apply_overrides
     from retouch.models.devices import best_device
 
     device = device or best_device()
     batches = _numbers("--batch", batch)
-    params = overridden({}, set_ or [])
+    params = apply_overrides({}, set_ or [])
     records: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
     for name in editor or EDITORS:

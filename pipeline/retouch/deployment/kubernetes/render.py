@@ -32,7 +32,7 @@ from retouch.deployment.kubernetes.sizing import ClusterShare, size_cluster
 from retouch.errors import ConfigError, ObjectMissing, StorageError
 from retouch.jobs.addresses import addresses
 from retouch.jobs.config import Job, parse_job
-from retouch.jobs.overrides import overridden
+from retouch.jobs.overrides import apply_overrides
 from retouch.redaction import redacted
 
 Kind = Literal["cronjob", "rayjob", "raycluster"]
@@ -139,7 +139,7 @@ def _read(options: RenderOptions) -> tuple[str, Job]:
         raise ConfigError(f"{options.job} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{options.job} holds {type(data).__name__}, not a mapping of job fields")
-    job = parse_job(overridden(data, options.overrides), options.job)
+    job = parse_job(apply_overrides(data, options.overrides), options.job)
     for address in addresses(job.model_dump(mode="json")):
         is_local = storage.local_path(address.text) is not None or address.text.startswith("memory://")
         if is_local and not address.text.startswith(_NAMED_WEIGHTS):
