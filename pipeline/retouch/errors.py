@@ -64,7 +64,7 @@ class WeightsError(StopRun):
 
 
 class OutputError(StopRun):
-    """An output folder that holds another job's answers."""
+    """An output folder that holds results of another job."""
 
 
 class Interrupted(RetouchError):

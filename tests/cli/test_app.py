@@ -203,7 +203,10 @@ def test_too_many_failures_end_with_1_and_say_what_to_do(tmp_path: Path) -> None
         (["run", "{job}", "--set", "editor.params={steps: 3}"], "editor.params.steps: unknown key"),
         (["run", "{job}", "--set", "manifest=none.parquet"], "none.parquet"),
         (["run", "{job}", "--executor", "slurm"], "no executor named 'slurm'"),
-        (["run", "{job}", "--set", "quality.thresholds={blueness: 1}"], "blueness, which nothing measures"),
+        (
+            ["run", "{job}", "--set", "quality.thresholds={blueness: 1}"],
+            "blueness, which no metric of the job measures",
+        ),
         (["status", "nowhere"], "nowhere holds no run"),
         (["verify", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),

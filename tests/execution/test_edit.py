@@ -16,7 +16,7 @@ from PIL import Image
 from retouch.errors import Busy, ConfigError, Interrupted, OutputError, OverBudget, OverCost, StopRun
 from retouch.execution.edit import MIN_FAILURES_TO_STOP, run
 from retouch.execution.executors import local
-from retouch.execution.plan import claimed, make_plan
+from retouch.execution.plan import make_plan, plan_under_lease
 from retouch.execution.summary import Summary
 from retouch.execution.tracing import PHASES
 from retouch.jobs.config import EditJob
@@ -218,7 +218,7 @@ def test_what_another_run_answered_before_the_lease_was_ours_is_not_done_again(t
     job = painter_job(tmp_path, write_dataset(tmp_path, 6))
     plan = make_plan(job)
     quiet(job, limit=4)
-    late = claimed(plan, 9)
+    late = plan_under_lease(plan, 9)
     assert (late.left, late.write.epoch) == (2, 9)
 
 

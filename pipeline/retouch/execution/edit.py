@@ -16,7 +16,7 @@ from retouch.execution import drift, incremental
 from retouch.execution.cost_meter import Meter
 from retouch.execution.incremental import Night
 from retouch.execution.lifecycle import RESUME, Executor, stop_recorded, write_record
-from retouch.execution.plan import Plan, claimed, make_plan, open_run, refuse_another_job, tries
+from retouch.execution.plan import Plan, make_plan, max_candidates, open_run, plan_under_lease, refuse_another_job
 from retouch.execution.progress import Mode, ProgressTracker, Reporter, tracking
 from retouch.execution.summary import Summary
 from retouch.execution.tracing import REPORTED, SECONDS, RunObserver, Stopwatch, WorkerPool
@@ -72,13 +72,13 @@ def run(
     reporter, watch = Reporter(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
-    again = carry_over.retry_filter(retry_failed, retry_errors, tries(job))
+    again = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
     refuse_another_job(plan)
     plan, baseline = incremental.look_back(plan, again)
     for note in baseline.notes():
         reporter.message(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as held:
-        edit_run = EditRun(claimed(plan, held.epoch), baseline, held, table, reporter, watch)
+        edit_run = EditRun(plan_under_lease(plan, held.epoch), baseline, held, table, reporter, watch)
         edit_run.prepare(executor)
         with tracking(job.name, plan.total, edit_run.plan.total - edit_run.plan.left, reporter) as tracker:
             edit_run.execute(execution(executor, address), tracker)

@@ -1,4 +1,4 @@
-"""What is to be done: the job resolved, its rows fingerprinted, those already answered left out. Starts nothing."""
+"""Plan an edit job: resolve what it names, fingerprint its rows, leave out those that are done. Starts nothing."""
 
 from __future__ import annotations
 
@@ -29,65 +29,65 @@ from retouch.schema import RESULT_FIELDS, results_schema
 from retouch.validation import nearest
 
 LIBRARIES: Final = ("torch", "diffusers", "open_clip_torch", "ray", "pyarrow")  # whose versions a run records
-MOST_ROWS_A_BLOCK: Final = 64  # what is lost and done again when a worker dies,
-MOST_BLOCKS: Final = 4096  # unless there would be more blocks than that: each costs the scheduler some milliseconds
-# Fewer, and the last actor to finish keeps the others waiting, and a short run's first image waits for many passes.
-BLOCKS_AN_ACTOR: Final = 8
+MAX_ROWS_PER_BLOCK: Final = 64  # rows redone when a worker dies; more if there would be more than MAX_BLOCKS
+MAX_BLOCKS: Final = 4096  # each costs the scheduler some milliseconds
+# With fewer, the last actor to finish keeps the others waiting, and the first image of a short run comes late.
+BLOCKS_PER_ACTOR: Final = 8
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A job with everything looked up that must be right before a device is taken."""
+    """A job with everything resolved and checked that can be before a device is used."""
 
     job: EditJob
     engine: EngineSpec
     decode: DecodeSpec
     write: WriteSpec
-    todo: pa.Table  # manifest columns and ``fingerprint`` of the rows left
-    requests: pa.Table  # key and fingerprint of every row asked for
+    todo: pa.Table  # manifest columns and ``fingerprint`` of the rows that are left
+    requests: pa.Table  # key and fingerprint of every row of the job
     weights: Mapping[str, str]  # role to sha256
-    whole: bool = True  # the whole manifest is asked for, not its first rows
-    caller: tuple[str, ...] = ()  # the caller's columns of the results
-    most_actors: int | None = None  # of the pool, whatever the job and the cluster have
+    whole: bool = True  # False if the job is limited to the first rows of its manifest
+    caller: tuple[str, ...] = ()  # columns of the manifest that are passed through to the results
+    max_actors: int | None = None  # whatever the job and the cluster allow; None for no limit
 
     @property
     def total(self) -> int:
-        """Rows asked for."""
+        """Rows of the job."""
         return int(self.requests.num_rows)
 
     @property
     def left(self) -> int:
-        """Rows not answered yet."""
+        """Rows that have no result yet."""
         return int(self.todo.num_rows)
 
     def blocks(self, actors: int) -> Iterator[pa.Table]:
-        """The rows left, in blocks: the unit of loss, retry and commit."""
+        """Yield the rows that are left in blocks: the unit of retry and commit."""
         rows = self.rows_per_block(actors)
         for start in range(0, self.left, rows):
             yield self.todo.slice(start, rows)
 
     def rows_per_block(self, actors: int) -> int:
-        """Rows of all blocks but the last."""
+        """Return the rows of every block but the last."""
         asked = self.job.ray.rows_per_block
         if asked != "auto":
             return asked
-        a_pass = max(1, self.job.ray.batch_size // self.job.candidates)
-        even = -(-self.left // (actors * BLOCKS_AN_ACTOR))
-        # A multiple of what a pass holds, so that no pass but the last one of a block is padded.
-        most = max(MOST_ROWS_A_BLOCK, -(-self.left // MOST_BLOCKS))
-        return max(1, min(even, most) // a_pass) * a_pass
+        per_pass = max(1, self.job.ray.batch_size // self.job.candidates)
+        even = -(-self.left // (actors * BLOCKS_PER_ACTOR))
+        # A multiple of the rows of a pass, so that only the last pass of a block is padded.
+        most = max(MAX_ROWS_PER_BLOCK, -(-self.left // MAX_BLOCKS))
+        return max(1, min(even, most) // per_pass) * per_pass
 
 
 def make_plan(
     job: EditJob, *, limit: int | None = None, retry_failed: bool = False, retry_errors: Collection[str] = ()
 ) -> Plan:
-    """Look everything up.
+    """Return the plan of a job.
 
     Args:
         job: the job.
-        limit: answer at most the manifest's first ``limit`` rows.
-        retry_failed: rows answered with a failure are left to be done.
-        retry_errors: so are those whose ``error_type`` is one of these.
+        limit: plan only the manifest's first ``limit`` rows.
+        retry_failed: include rows that failed.
+        retry_errors: include rows that failed with one of these ``error_type``.
 
     Raises:
         StopRun: the job, its manifest, weights or plug-ins are wrong; nothing was written.
@@ -101,9 +101,9 @@ def make_plan(
     table = rows.table if limit is None else rows.table.slice(0, limit)
     table = reader.with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
     caller = reader.callers_of(table.schema)
-    _no_clash(caller, columns)
-    again = carry_over.retry_filter(retry_failed, retry_errors, tries(job))
-    todo = row_sets.without(table, _standing(job.output, again))
+    _check_names(caller, columns)
+    retries = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
+    todo = row_sets.without(table, _done(job.output, retries))
     return Plan(
         job=job,
         engine=replace(engine_spec(job), weights=weights.pinned(job.editor.weights, resolved)),
@@ -133,28 +133,28 @@ def make_plan(
     )
 
 
-def claimed(plan: Plan, epoch: int) -> Plan:
-    """The plan under the lease of its output; without the rows that another run answered since the plan was made."""
+def plan_under_lease(plan: Plan, epoch: int) -> Plan:
+    """Return the plan with the epoch of the lease, without rows that another run finished since the plan was made."""
     write = replace(plan.write, epoch=epoch)
-    if results.next_epoch(plan.job.output) == plan.write.epoch:  # none has written since
+    if results.next_epoch(plan.job.output) == plan.write.epoch:  # nothing was written since
         return replace(plan, write=write)
     since = {file for file in results.files(plan.job.output) if results.epoch_of(file) >= plan.write.epoch}
     return replace(plan, write=write, todo=row_sets.without(plan.todo, results.read_done(plan.job.output, since)))
 
 
-def tries(job: EditJob) -> int:
-    """Candidates that a row may take."""
+def max_candidates(job: EditJob) -> int:
+    """Return how many candidates a row may have, over all rounds."""
     return job.candidates * quality_gate.budget(job.quality)
 
 
-def _standing(output: str, again: carry_over.RetryFilter) -> pa.Table:
-    """The answers that are not asked again."""
+def _done(output: str, retries: carry_over.RetryFilter) -> pa.Table:
+    """Return the results of rows that are not done again."""
     table = results.read(output, ["key", "fingerprint", "status", "error_type", "attempts"])
-    return table.filter(pc.invert(again(table)))
+    return table.filter(pc.invert(retries(table)))
 
 
 def engine_spec(job: EditJob) -> EngineSpec:
-    """What the job asks of an engine."""
+    """Return the engine's settings of a job."""
     return EngineSpec(
         editor=job.editor.name,
         params=job.editor.params,
@@ -173,21 +173,21 @@ def engine_spec(job: EditJob) -> EngineSpec:
 
 
 def refuse_another_job(plan: Plan) -> None:
-    """Raise OutputError, with a field-by-field difference, where the output holds another job's answers."""
+    """Raise OutputError, with the fields that differ, if the output holds results of another job."""
     uri = storage.join(plan.job.output, RUN_FILE)
-    if not results.files(plan.write.output) or not storage.exists(uri):  # without answers there is nothing to protect
+    if not results.files(plan.write.output) or not storage.exists(uri):  # without results there is nothing to protect
         return
-    theirs = redacted_all(read_run(plan.job.output).get("decides", {}))
-    changes = list(differences(theirs, job_identity(plan.job, plan.weights)))
+    recorded = redacted_all(read_run(plan.job.output).get("decides", {}))
+    changes = list(differences(recorded, job_identity(plan.job, plan.weights)))
     if changes:
-        raise OutputError(f"{plan.job.output} holds another job's answers: {'; '.join(changes)}; give another output")
+        raise OutputError(f"{plan.job.output} holds results of another job: {'; '.join(changes)}; give another output")
 
 
 def open_run(plan: Plan) -> None:
-    """Write ``run.json`` and the list of requests, or refuse an output that holds another job's answers.
+    """Write ``run.json`` and the list of requests.
 
     Raises:
-        OutputError: with a field-by-field difference.
+        OutputError: the output holds results of another job.
     """
     refuse_another_job(plan)
     editor: Any = plugins.find("editors", plan.job.editor.name)
@@ -198,7 +198,7 @@ def open_run(plan: Plan) -> None:
         "editor_version": editor.version,
         "rows": plan.total,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": _who(),
+        "by": _user(),
         "versions": {name: version_of(name) for name in LIBRARIES},
         "python": platform.python_version(),
     }
@@ -216,19 +216,20 @@ def _score_columns(job: EditJob, editor: Any) -> dict[str, pa.DataType]:
     unknown = sorted(set(job.quality.thresholds) - set(columns))
     if unknown:
         raise ConfigError(
-            f"quality.thresholds names {', '.join(unknown)}, which nothing measures{nearest(unknown[0], columns)}; "
+            f"quality.thresholds names {', '.join(unknown)}, which no metric of the job measures"
+            f"{nearest(unknown[0], columns)}; "
             f"measured: {', '.join(columns)}"
         )
     return columns
 
 
-def _no_clash(caller: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
+def _check_names(caller: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
     clash = sorted(set(caller.names) & {*RESULT_FIELDS.names, *columns})
     if clash:
         raise ManifestError(f"manifest columns {', '.join(clash)} would hide results columns of that name; rename them")
 
 
-def _who() -> str:
+def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name

@@ -17,7 +17,7 @@ class EngineSpec:
 
     editor: str
     params: Mapping[str, Any]
-    weights: Weights  # as in the job file; made local where the engine runs
+    weights: Weights  # as in the job file; fetched where the engine runs
     metrics: Sequence[MetricSpec] = ()
     seed: int = 0
     candidates: int = 1
@@ -25,19 +25,19 @@ class EngineSpec:
     batch_size: int = 8
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
     quality: QualitySpec = field(default_factory=QualitySpec)
-    latents: str | None = None  # where an editor that inverts keeps what it computed; changes no pixel
-    output: str | None = None  # where it is noted which rows are in hand; nowhere if None
-    seconds: float | None = None  # deadline of one pass
+    latents: str | None = None  # folder of the cache of inverted images; changes no pixel
+    output: str | None = None  # folder of the run, for markers of rows in flight; no markers if None
+    seconds: float | None = None  # timeout of one forward pass
 
 
 @dataclass(frozen=True)
 class WriteSpec:
-    """Where answers go and in which form."""
+    """Where results are written, and in which form."""
 
     output: str
     schema: pa.Schema  # of the results table
-    epoch: int  # of this run: a later run's answer to a key stands over an earlier one's
+    epoch: int  # of this run: for each key the result of the latest epoch counts
     image_format: str = "png"
     sink: str = "files"
     composite: Literal["mask", "region"] = "mask"
-    seconds: float | None = None  # deadline of one block
+    seconds: float | None = None  # timeout of one block

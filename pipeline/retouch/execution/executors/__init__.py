@@ -1,1 +1,1 @@
-"""Where a plan is carried out: in this process, or by Ray Data. Each yields results rows as they are committed."""
+"""What runs a plan: this process, or Ray. Each yields blocks as they are committed."""

@@ -1,4 +1,4 @@
-"""What workers are told, with addresses that mean the same in their working folder as in the command's. No Ray here."""
+"""Make the addresses in workers' settings absolute, since workers have working folders of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from retouch import storage
 from retouch.jobs.config import MetricSpec, Weights
 
-if TYPE_CHECKING:  # each executor's workers load what they need and no more
+if TYPE_CHECKING:  # so that each executor's workers import only what they need
     from retouch.execution.evaluation.scorer import ScoreSpec, Shard
     from retouch.execution.plan import Plan
     from retouch.training.exemplar.task import TrainTask
@@ -19,7 +19,7 @@ Task = TypeVar("Task", "TrainTask", "TargetTask")
 
 
 def address(uri: str) -> str:
-    """A file's, folder's or glob's address made absolute; names such as ``embedded:shapes`` stay as they are."""
+    """Return a file's, folder's or glob's absolute address; names such as ``embedded:shapes`` stay as they are."""
     path, mark, pin = uri.partition("#")
     local = storage.local_path(path)
     if local is None or (":" in path and not local.exists()):
@@ -28,14 +28,14 @@ def address(uri: str) -> str:
 
 
 def weights(spec: Weights) -> Weights:
-    """A job's weights, each address by ``address``."""
+    """Return a job's weights with absolute addresses."""
     if isinstance(spec, str):
         return address(spec)
     return {role: address(at) if isinstance(at, str) else [*map(address, at)] for role, at in spec.items()}
 
 
 def training(task: Task) -> Task:
-    """A training or a target of a fine-tuning."""
+    """Return a training, or a target of a fine-tuning, with absolute addresses."""
     return replace(
         task,
         manifests=tuple(map(address, task.manifests)),
@@ -45,7 +45,7 @@ def training(task: Task) -> Task:
 
 
 def editing(plan: Plan) -> Plan:
-    """A plan of edits; rows have absolute addresses from their manifest."""
+    """Return a plan with absolute addresses; those of its rows are absolute already."""
     output, latents = address(plan.write.output), plan.engine.latents
     engine = replace(
         plan.engine,
@@ -63,7 +63,7 @@ def editing(plan: Plan) -> Plan:
 
 
 def shards(some: Iterable[Shard]) -> list[Shard]:
-    """Shards of an evaluation."""
+    """Return an evaluation's shards with absolute addresses."""
     return [
         replace(
             shard,
@@ -76,7 +76,7 @@ def shards(some: Iterable[Shard]) -> list[Shard]:
 
 
 def scoring(spec: ScoreSpec) -> ScoreSpec:
-    """What an evaluation's workers load."""
+    """Return an evaluation's settings with absolute addresses."""
     return replace(
         spec,
         metrics=tuple(map(_metric, spec.metrics)),

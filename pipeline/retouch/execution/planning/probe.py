@@ -46,7 +46,7 @@ class ProbePlan(Plan):
 
     def blocks(self, actors: int) -> Iterator[pa.Table]:
         """A warm-up for each actor, then each stratum in turn, for as many passes as there are rows."""
-        actors = min(actors, self.most_actors or actors)
+        actors = min(actors, self.max_actors or actors)
         rows = rows_a_pass(self)
         left = {stratum: self._cut(table, rows) for stratum, table in self.queues}
         wanted = max(actors * PASSES, LEAST * len(left))
@@ -177,7 +177,7 @@ def _moved(plan: Plan, queues: tuple[tuple[Stratum, pa.Table], ...], place: str)
         decode=replace(plan.decode, output=place),
         write=replace(plan.write, output=place, epoch=1),
         todo=pa.concat_tables([table for _, table in queues]),
-        most_actors=MOST_ACTORS,
+        max_actors=MOST_ACTORS,
         queues=queues,
     )
 

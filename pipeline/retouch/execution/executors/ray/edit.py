@@ -105,7 +105,7 @@ def _stream(plan: Plan, observer: RunObserver, reporter: WorkerReporter, *, may_
     spec, resources = plan.job.ray, total_resources()
     fits = sizing.capacity(spec, resources)
     blocks = list(plan.blocks(fits.capacity if spec.actors == "auto" else spec.actors))
-    pool = sizing.size_pool(spec, resources, len(blocks), may_grow=may_grow, max_actors=plan.most_actors)
+    pool = sizing.size_pool(spec, resources, len(blocks), may_grow=may_grow, max_actors=plan.max_actors)
     device = _device(plan, pool)
     observer.on_cluster_ready(WorkerPool(pool.min_actors, pool.gpus or pool.cpus, device, pool.capacity))
     if may_grow:  # on a cluster started here the plan has fetched them already
