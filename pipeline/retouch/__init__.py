@@ -1,25 +1,15 @@
-"""Retouch: edit image datasets at scale.
-
-What is here for programs and notebooks is described in ``retouch.api``; it is imported when it is asked for.
-"""
+"""Retouch: edit image datasets at scale. ``retouch.api`` describes the names for programs and notebooks."""
+# ruff: noqa: F403, F405 - the star import is for type checkers, which look the names of __all__ up in it
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from retouch import plugin_path
 
 if TYPE_CHECKING:
-    from retouch.api import (
-        Candidate,
-        Edited,
-        LoadedEditor,
-        load_editor,
-        read_edited,
-        read_results,
-        results_dataset,
-        run_job,
-    )
+    from retouch.api import *
 
 __all__ = [
     "Candidate",
@@ -37,11 +27,10 @@ plugin_path.extend()  # here, because the class of a plug-in may come with a wor
 
 
 def __getattr__(name: str) -> Any:
+    # The API imports torch, which takes seconds, so it is loaded when one of its names is first used.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from retouch import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module("retouch.api"), name)
 
 
 def __dir__() -> list[str]:

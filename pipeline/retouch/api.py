@@ -41,18 +41,9 @@ from retouch.jobs.overrides import apply_overrides
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.models.devices import best_device
 from retouch.outputs import results
-from retouch.outputs.edited import Candidate, Edited, read_edited
-
-__all__ = [
-    "Candidate",
-    "Edited",
-    "LoadedEditor",
-    "load_editor",
-    "read_edited",
-    "read_results",
-    "results_dataset",
-    "run_job",
-]
+from retouch.outputs.edited import Candidate as Candidate
+from retouch.outputs.edited import Edited as Edited
+from retouch.outputs.edited import read_edited as read_edited
 
 KEY = "image"  # of an edit that is given none
 
