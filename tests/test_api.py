@@ -151,7 +151,7 @@ def test_what_cannot_be_is_refused_in_one_line(painter: Any) -> None:
         (LoadError, "no such file|No such file|no object", lambda: painter("not-there.png")),
         (EditError, "this prompt cannot be edited", lambda: painter(picture(0), prompt="raise")),
         (EditError, "gave 0 results", lambda: painter(picture(0), prompt="short")),
-        (ConfigError, "candidates is 0", lambda: painter(picture(0), candidates=0)),
+        (ConfigError, "candidates: got 0", lambda: painter(picture(0), candidates=0)),
         (ConfigError, "params.gray.*grey", lambda: painter(picture(0), gray=3)),
         (ConfigError, "params.gray.*grey", lambda: retouch.load_editor("tests.helpers.painters:Painter", gray=3)),
         (
@@ -162,7 +162,11 @@ def test_what_cannot_be_is_refused_in_one_line(painter: Any) -> None:
         (PluginError, "no editor named 'blended'", lambda: retouch.load_editor("blended")),
         (OutputError, "holds no results", lambda: retouch.read_results("nowhere")),
         (OutputError, "holds no results", lambda: retouch.results_dataset("nowhere")),
-        (ConfigError, "kind evaluate; run_job does edit", lambda: retouch.run_job(str(ROOT / "jobs/evaluate.yaml"))),
+        (
+            ConfigError,
+            "run_job takes kind edit",
+            lambda: retouch.run_job(str(ROOT / "jobs/evaluate.yaml")),
+        ),
     ):
         with pytest.raises(kind, match=said) as refused:
             call()  # type: ignore[no-untyped-call]

@@ -29,15 +29,15 @@ JOB = {
         ({"max_failure_rate": 2}, "max_failure_rate: got 2; allowed: a number from 0 to 1"),
         ({"deadlines": {"edit": 0}}, "deadlines.edit: got 0; allowed: a number above 0"),
         ({"image_format": "pgn"}, "image_format: got 'pgn'; allowed: png, webp-lossless, jpeg; did you mean png?"),
-        ({"editor": {"name": "x", "wieghts": "w"}}, "editor.weights: missing; give a text, or a mapping; "
+        ({"editor": {"name": "x", "wieghts": "w"}}, "editor.weights: missing; give text, or a mapping; "
          "editor.wieghts: unknown key; did you mean weights?"),
-        ({"editor": {"name": "x", "weights": {"unet": 3}}}, "editor.weights.unet: got 3; allowed: a text, or a list"),
-        ({"editor": {"name": "x", "weights": {"unet": ["a", 3]}}}, "editor.weights.unet.1: got 3; allowed: a text"),
+        ({"editor": {"name": "x", "weights": {"unet": 3}}}, "editor.weights.unet: got 3; allowed: text, or a list"),
+        ({"editor": {"name": "x", "weights": {"unet": ["a", 3]}}}, "editor.weights.unet.1: got 3; allowed: text"),
         ({"editor": None}, "editor: got None; allowed: a mapping of name, weights, params"),
         ({"metrics": ["a", {"nam": "x"}]}, "metrics.1.nam: unknown key; did you mean name?"),
         ({"metrics": "fid"}, "metrics: got 'fid'; allowed: a list"),
         ({"quality": {"thresholds": {"c": {"mn": 3}}}}, "quality.thresholds.c.mn: unknown key; did you mean min?"),
-        ({"name": "a b"}, "name: got 'a b'; allowed: a text that matches ^["),
+        ({"name": "a b"}, "name: got 'a b'; allowed: text that matches ^["),
         ({"output": "x" * 99, "seed": "y" * 99}, f"seed: got '{'y' * 39}...; allowed: a whole number from 0"),
         ({"kind": "edt"}, "kind is 'edt'; this version runs: edit, finetune, train, evaluate; did you mean edit?"),
     ],
@@ -58,7 +58,7 @@ def test_a_wrong_field_is_said_with_its_path_what_was_got_and_what_is_allowed(
         ({"t0": 3}, "editor.params.t0: unknown key; did you mean t_0?"),
         ({"t_0": "x"}, "editor.params.t_0: got 'x'; allowed: a whole number"),
         ({"sampler": "ddmi"}, "editor.params.sampler: got 'ddmi'; allowed: ddim, ddpm"),
-        ({"zzz": 1}, "editor.params.zzz: unknown key; there are: t_0, n_inv"),
+        ({"zzz": 1}, "editor.params.zzz: unknown key; use one of: t_0, n_inv"),
         ({"hybrid": {"a": [1]}}, "editor.params.hybrid.a: Input should be a valid integer"),
     ],
 )
@@ -83,4 +83,4 @@ def test_a_misspelt_plug_in_is_met_with_the_one_that_was_meant(kind: plugins.Kin
 
 def test_what_is_near_to_nothing_is_met_with_all_names() -> None:
     assert nearest("colour", ["size", "seed"]) == ""
-    assert unknown("a.colour", ["size", "seed"]) == "a.colour: unknown key; there are: size, seed"
+    assert unknown("a.colour", ["size", "seed"]) == "a.colour: unknown key; use one of: size, seed"

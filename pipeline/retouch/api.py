@@ -1,4 +1,4 @@
-"""Retouch from Python: an editor over arrays, a job, a run's results. What ``import pipeline`` offers, without Ray.
+"""The Python API, exported by ``import retouch``: edit arrays, run a job, read a run's results. Works without Ray.
 
 ::
 
@@ -6,11 +6,11 @@
 
     editor = load_editor("blended_diffusion", "embedded:shapes", timesteps=30, skip_timesteps=1)
     edited = editor(image, mask, prompt="a red circle", seed=0, candidates=4)
-    edited.image     # [H, W, 3] uint8; outside the mask the source, bit for bit
+    edited.image     # [H, W, 3] uint8; identical to the source outside the mask
 
-**The same pixels as a run.** The noise of candidate k is drawn from (seed, key, k). A row of a run gives the same
-pixels here where ``key`` is the row's key and seed, weights, params, ``candidates``, ``fit`` and ``batch_size`` are the
-job's, on the same kind of device.
+The noise of candidate k is drawn from (seed, key, k). So a row of a run gives the same pixels here if ``key`` is the
+row's key, and seed, weights, params, ``candidates``, ``fit`` and ``batch_size`` are the job's, on the same kind of
+device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow.dataset as pads
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, OutputError
-from retouch.execution.edit import run as answer_rows
+from retouch.execution.edit import run
 from retouch.execution.engine import Engine
 from retouch.execution.lifecycle import Executor
 from retouch.execution.outcomes import KeptCandidate, Outcome
@@ -45,13 +45,13 @@ from retouch.outputs.edited import Candidate as Candidate
 from retouch.outputs.edited import Edited as Edited
 from retouch.outputs.edited import read_edited as read_edited
 
-KEY = "image"  # of an edit that is given none
+KEY = "image"  # key of an edit without one
 
 
 class LoadedEditor:
-    """An editor with its networks on a device; call it with an image. Made by ``load_editor``.
+    """An editor with its networks on a device, made by ``load_editor``. Call it with an image.
 
-    Threads may share one: decoding goes side by side, editing in turns.
+    Threads may share one: they decode in parallel and edit one at a time.
     """
 
     def __init__(self, engine: Engine, decode_spec: DecodeSpec) -> None:
@@ -60,12 +60,12 @@ class LoadedEditor:
 
     @property
     def name(self) -> str:
-        """The editor's, as a job has it."""
+        """The editor's name in a job."""
         return self._engine.spec.editor
 
     @property
     def image_size(self) -> int:
-        """Height and width of what its network sees; images may have any size."""
+        """Height and width of the network's input; images may have any size."""
         return self._engine.editor.image_size
 
     def __repr__(self) -> str:
@@ -91,26 +91,26 @@ class LoadedEditor:
         """Edit one image of any size.
 
         Args:
-            image: array [H, W, 3] uint8, Pillow image, path, address or a file's bytes.
-            mask: [H, W] bool, or an image that is white where it is edited; without mask and bbox all of it is.
-            prompt: what to paint; empty fills the region in from its surroundings, where the editor can do that.
-            bbox: x0, y0, x1, y1 in pixels, in place of a mask.
+            image: array [H, W, 3] uint8, Pillow image, path, URL or a file's bytes.
+            mask: [H, W] bool, or an image that is white where to edit. Without mask and bbox the whole image is edited.
+            prompt: what to paint; with an empty one, some editors fill the region from its surroundings.
+            bbox: x0, y0, x1, y1 in pixels, instead of a mask.
             exemplar: an image of what to paint, for editors that read one.
-            source_prompt: what the image shows, for metrics and editors that read it.
-            checkpoint: a role of the weights, or a file's address: which tuned network.
-            landmarks: x0, y0, x1, y1, ... of the face that ``fit="face"`` is about.
-            seed: 0 or more; the same one gives the same pixels.
-            candidates: tries, ranked by the editor; all are kept.
-            key: takes part in the noise, as a row's key does in a run.
-            **params: the editor's params for this image alone.
+            source_prompt: what the image shows, for editors and metrics that read it.
+            checkpoint: the tuned network: a role of the weights, or a file's address.
+            landmarks: x0, y0, x1, y1, ... of the face to edit with ``fit="face"``.
+            seed: 0 or more; the same seed gives the same pixels.
+            candidates: how many edits to make; all are kept, ranked by the editor.
+            key: part of the noise's seed, like a row's key in a run.
+            **params: parameters of the editor for this image only.
 
         Raises:
-            LoadError: the image, the mask or what else the editor reads cannot be used.
-            EditError: the editor could not do it.
-            ConfigError: a param that there is not.
+            LoadError: the image, the mask or another input cannot be used.
+            EditError: the edit failed.
+            ConfigError: an unknown or invalid parameter.
         """
         if candidates < 1:
-            raise ConfigError(f"candidates is {candidates}; give 1 or more")
+            raise ConfigError(f"candidates: got {candidates}; give 1 or more")
         plugins.check_params(self._engine.params_type, {**self._engine.spec.params, **params}, "params")
         request = {
             "key": key,
@@ -145,22 +145,22 @@ def load_editor(
     device: str | None = None,
     **params: Any,
 ) -> LoadedEditor:
-    """Load an editor and its networks into this process.
+    """Load an editor and its networks.
 
     Args:
-        name: an installed one (``retouch plugins``), or ``package.module:Class``.
-        weights: as in a job: an address, or by role an address or several; None for an editor that needs none.
-        metrics: scores of each candidate, by name, on the same weights.
-        fit: what the network sees of a larger image, as in a job.
-        mask: how mask images are read, as the job's ``mask``: ``{"invert": True}``.
-        batch_size: candidates in one pass. Fewer make a single image quicker, and may round its pixels another way.
-        device: ``cuda``, ``cuda:1``, ``cpu``; the GPU where there is one if None.
-        **params: the editor's, as in a job's ``editor.params``.
+        name: name of an installed editor (see ``retouch plugins``), or ``package.module:Class``.
+        weights: as in a job: an address, or one or more addresses per role; None for an editor without weights.
+        metrics: names of metrics that score each candidate, with the same weights.
+        fit: how an image is fitted to the network's size, as in a job.
+        mask: how mask images are read, like the job's ``mask``: ``{"invert": True}``.
+        batch_size: candidates per forward pass. Another size may round pixels differently.
+        device: ``cuda``, ``cuda:1`` or ``cpu``; None: the GPU if there is one.
+        **params: parameters of the editor, as in a job's ``editor.params``.
 
     Raises:
-        PluginError: no such editor or metric.
-        ConfigError: a param, or another argument, that cannot be.
-        WeightsError: weights that cannot be had or loaded.
+        PluginError: unknown editor or metric.
+        ConfigError: an invalid parameter or argument.
+        WeightsError: weights that cannot be fetched or loaded.
     """
     editor: Any = plugins.find("editors", name)
     data = {
@@ -182,7 +182,7 @@ def load_editor(
         params=params,
         params_type=editor.Params,
     )
-    spec = replace(engine_spec(job), output=None, seconds=None)  # nobody else could do its rows again
+    spec = replace(engine_spec(job), output=None, seconds=None)  # no other process could retry its rows
     return LoadedEditor(Engine(spec, device or best_device()), decode_spec)
 
 
@@ -197,27 +197,27 @@ def run_job(
     date: str | None = None,
     progress: Mode = "auto",
 ) -> Summary:
-    """Run an edit job to its end, as ``retouch run`` does; called again, it goes on where it stopped.
+    """Run an edit job, like ``retouch run``. Calling it again resumes where it left off.
 
     Args:
-        job: a job file's address, its content as a mapping, or a job.
-        overrides: fields by their path: ``{"editor.params.timesteps": 20, "output": "runs/try"}``.
-        executor: ``ray``, or ``local``: this process, without Ray.
-        address: of a running Ray cluster; else one is started here.
-        limit: answer at most the manifest's first ``limit`` rows.
-        retry_failed: rows answered with a failure are done again.
-        date: what ``{date}`` in an address stands for.
-        progress: how it is shown: ``auto``, ``plain``, ``json`` or ``quiet``.
+        job: address of a job file, its content as a mapping, or a job.
+        overrides: values by the path of their field: ``{"editor.params.timesteps": 20, "output": "runs/try"}``.
+        executor: ``ray``, or ``local`` for this process without Ray.
+        address: of a running Ray cluster; None: start one on this machine.
+        limit: edit only the first ``limit`` rows of the manifest.
+        retry_failed: run failed rows again.
+        date: value of ``{date}`` in addresses.
+        progress: how progress is shown: ``auto``, ``plain``, ``json`` or ``quiet``.
 
     Returns:
-        How it ended: ``output``, ``statuses``, ``exit_code`` (1 where more rows failed than the job allows), ...
+        A summary: ``output``, ``statuses``, ``exit_code`` (1 if more rows failed than the job allows), ...
 
     Raises:
         StopRun: the job, its manifest, weights or plug-ins are wrong; nothing was started.
-        OverBudget: more rows failed than the job allows, before all were done.
-        Interrupted: stopped on the way.
+        OverBudget: more rows failed than the job allows, before the end.
+        Interrupted: stopped before the end.
     """
-    return answer_rows(
+    return run(
         _job(job, overrides or {}, date),
         executor=executor,
         address=address,
@@ -242,32 +242,32 @@ def _job(job: str | Mapping[str, Any] | EditJob, overrides: Mapping[str, Any], d
 def _edit_job(job: Job) -> EditJob:
     if isinstance(job, EditJob):
         return job
-    raise ConfigError(f"the job is of kind {job.kind}; run_job does edit jobs, retouch run and evaluate the others")
+    raise ConfigError(f"the job is of kind {job.kind}; run_job takes kind edit, use the retouch command for others")
 
 
 def read_results(output: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A run's answers, each key once, sorted by key; also while it goes on. ``.to_pandas()`` makes a frame.
+    """Return a run's results, one row per key, sorted by key. Works during the run, too.
 
     Raises:
-        OutputError: there are none.
+        OutputError: there are no results.
         StorageError: a file cannot be read.
     """
     if not results.files(output):
-        raise OutputError(f"{output} holds no results; a run puts them into {output}/{results.FOLDER}")
+        raise OutputError(f"{output} holds no results; a run writes them to {output}/{results.FOLDER}")
     return results.read(output, columns)
 
 
 def results_dataset(output: str) -> pads.Dataset:
-    """A finished run's results table as an Arrow dataset, read as far as it is asked for: for millions of rows.
+    """Return a finished run's results as an Arrow dataset, which is read lazily, for millions of rows.
 
-    While a run goes on, a row that was done again stands there twice; ``read_results`` knows which answer counts.
+    During a run, a row that was retried may be there twice; ``read_results`` returns only its current result.
 
     Raises:
-        OutputError: there are none.
+        OutputError: there are no results.
     """
     files = results.files(output)
     if not files:
-        raise OutputError(f"{output} holds no results; a run puts them into {output}/{results.FOLDER}")
+        raise OutputError(f"{output} holds no results; a run writes them to {output}/{results.FOLDER}")
     filesystem = storage.filesystem(output)[0]
     return pads.dataset([storage.filesystem(file)[1] for file in files], format="parquet", filesystem=filesystem)
 

@@ -1,29 +1,29 @@
-"""Every exception Retouch raises on purpose. Knows nothing but their names and exit codes.
+"""Every exception that Retouch raises on purpose, with the command's exit codes.
 
 ::
 
     RetouchError
     ├── StopRun                 nothing was started; the command exits with 2
     │   ├── ConfigError         a job file, an option or a parameter
-    │   ├── ManifestError       a manifest that cannot be read as one
-    │   ├── PluginError         a name that no installed plug-in has, or a plug-in that does not keep the contract
+    │   ├── ManifestError       a manifest that cannot be read
+    │   ├── PluginError         no plug-in of this name is installed, or one breaks the contract
     │   ├── WeightsError        a checkpoint that is missing, truncated, unsafe or of another architecture
     │   └── OutputError         an output folder that belongs to another job
-    ├── Interrupted             stopped on the way; the command exits with 3 and can be run again
+    ├── Interrupted             stopped before the end; the command exits with 3, run it again to resume
     │   ├── Busy                another run is writing to this output
-    │   ├── OverCost            the job's max_cost is spent
-    │   └── LeaseLost           a newer run took the output over
+    │   ├── OverCost            the job's max_cost is reached
+    │   └── LeaseLost           a newer run took over the output
     ├── OverBudget              more rows failed than max_failure_rate allows; the command exits with 1
-    ├── StorageError            bytes that could not be read or written after bounded retries; exits with 3
-    │   ├── ObjectMissing       there is no such object
-    │   └── Unavailable         credentials are refused or expired, or a disk is full: no row's fault, stops the run
-    └── RowError                one row's failure; becomes its answer
+    ├── StorageError            a read or write failed after all retries; exits with 3
+    │   ├── ObjectMissing       no object at this address
+    │   └── Unavailable         credentials refused or expired, or a disk full: stops the run, fails no row
+    └── RowError                one row's failure; becomes its result
         ├── LoadError           the row's inputs: status ``failed_to_load``
         └── EditError           the edit itself: status ``failed_to_edit``
-            ├── WorkerLost      whichever worker had this row in hand died
+            ├── WorkerLost      every worker that processed this row died
             ├── DeadlineExceeded  the row took longer than the job allows
-            ├── NoFace          ``fit: face``, and no face to be seen
-            └── Filtered        a safety checker flagged the edit: status ``filtered``
+            ├── NoFace          ``fit: face``, and no face was found
+            └── Filtered        the safety checker flagged the edit: status ``filtered``
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from retouch.redaction import redacted
 
 
 class RetouchError(Exception):
-    """Base of all; ``str(error)`` is one line: what, which one, what would do. Credentials are left out of it."""
+    """Base class. ``str(error)`` is one line, ``<what> <which>: <why>; <fix>``, with credentials masked."""
 
     exit_code = 1
 
-    def __init__(self, *said: object) -> None:
-        # Here, for an error's text goes everywhere: tables, records, logs, tracebacks of other processes.
-        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in said))
+    def __init__(self, *args: object) -> None:
+        # Masked here, because an error's text ends up in tables, records, logs and tracebacks of other processes.
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class StopRun(RetouchError):
-    """The job, manifest or command is wrong, and nothing was started."""
+    """The job, manifest or command is wrong; nothing was started."""
 
     exit_code = 2
 
 
 class ConfigError(StopRun):
-    """A job file, an option or a parameter that cannot mean anything."""
+    """A job file, an option or a parameter is invalid."""
 
 
 class ManifestError(StopRun):
-    """A manifest that cannot be read as one."""
+    """A manifest cannot be read."""
 
 
 class PluginError(StopRun):
-    """No installed plug-in has this name, or the one that has does not keep the contract."""
+    """No plug-in of this name is installed, or a plug-in breaks the contract."""
 
 
 class WeightsError(StopRun):
-    """A checkpoint that is missing, truncated, unsafe or of another architecture."""
+    """A checkpoint is missing, truncated, unsafe or of another architecture."""
 
 
 class OutputError(StopRun):
-    """An output folder that holds results of another job."""
+    """An output folder holds another job's results."""
 
 
 class Interrupted(RetouchError):
-    """Stopped on the way; what is answered is kept and the same command goes on."""
+    """Stopped before the end. Results are kept; the same command resumes."""
 
     exit_code = 3
 
@@ -78,62 +78,62 @@ class Busy(Interrupted):
 
 
 class OverCost(Interrupted):
-    """The job's ``max_cost`` is spent; what is answered is kept."""
+    """The job's ``max_cost`` is reached. Results are kept."""
 
 
 class LeaseLost(Interrupted):
-    """A newer run took the output over from this one."""
+    """A newer run took over the output from this one."""
 
 
 class OverBudget(RetouchError):
-    """More rows failed than ``max_failure_rate`` allows; what is answered is kept."""
+    """More rows failed than ``max_failure_rate`` allows. Results are kept."""
 
     exit_code = 1
 
 
 class StorageError(RetouchError):
-    """Bytes that could not be read or written after bounded retries."""
+    """A read or write failed after all retries."""
 
     exit_code = 3
 
 
 class Unavailable(StorageError):
-    """Credentials are refused or expired, or a disk is full; no row is failed for it."""
+    """Credentials are refused or expired, or a disk is full. The run stops and no row is marked as failed."""
 
 
 class ObjectMissing(StorageError):
-    """There is no object at this address."""
+    """No object exists at this address."""
 
 
 class RowError(RetouchError):
-    """One row's failure, which becomes that row's answer."""
+    """One row's failure, which becomes that row's result."""
 
     status = "failed_to_edit"
 
 
 class LoadError(RowError):
-    """A row's image, mask or exemplar cannot be had."""
+    """A row's image, mask or exemplar cannot be loaded."""
 
     status = "failed_to_load"
 
 
 class EditError(RowError):
-    """An editor could not answer a row."""
+    """An editor could not edit a row."""
 
 
 class WorkerLost(EditError):
-    """Whichever worker had this row in hand died, alone and more than once."""
+    """Several workers died while processing this row alone."""
 
 
 class DeadlineExceeded(EditError):
-    """A row took longer than the job's deadlines allow."""
+    """A row exceeded one of the job's deadlines."""
 
 
 class NoFace(EditError):
-    """A job asks for faces, and this row has none, or none where it may be edited."""
+    """A job edits faces, and this row has none, or none within the mask."""
 
 
 class Filtered(EditError):
-    """A safety checker flagged the edit; the row has no image."""
+    """The safety checker flagged the edit; the row has no image."""
 
     status = "filtered"

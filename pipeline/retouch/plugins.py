@@ -1,7 +1,4 @@
-"""Names to classes by entry point, ours included, and the contracts that plug-ins keep.
-
-Imports a plug-in only when it is asked for; knows none of them.
-"""
+"""The contracts of plug-ins (editors, metrics, sinks), and how a name in a job finds its class by entry point."""
 
 from __future__ import annotations
 
@@ -24,33 +21,32 @@ from retouch.schema import Batch, EditResult, Pixels
 Kind = Literal["editors", "metrics", "set_metrics", "sinks"]
 KINDS: tuple[Kind, ...] = ("editors", "metrics", "set_metrics", "sinks")
 
-State = Mapping[str, npt.NDArray[Any]]  # what a set metric keeps of some images: arrays by name
+State = Mapping[str, npt.NDArray[Any]]  # a set metric's aggregate of some images: arrays by name
 
 
 @runtime_checkable
 class Editor(Protocol):
-    """Edits batches of uint8 images; owns its networks and the device's memory."""
+    """Edits batches of uint8 images; owns its networks and their device memory."""
 
-    version: ClassVar[str]  # bump it when the pixels change
-    inputs: ClassVar[frozenset[str]]  # which of mask, exemplar, prompt, source_prompt, checkpoint it reads
+    version: ClassVar[str]  # increase it if the pixels change
+    inputs: ClassVar[frozenset[str]]  # of mask, exemplar, prompt, source_prompt and checkpoint: those it reads
     Params: ClassVar[type]  # a frozen dataclass; its fields are the job's ``editor.params``
-    rank_by: ClassVar[str | None]  # EditResult.metrics entry that ranks candidates, lower is better
-    columns: ClassVar[Mapping[str, str]]  # EditResult.metrics entries that become result columns: name to Arrow type
-    image_size: int  # H = W of the batches that it takes, known after load
+    rank_by: ClassVar[str | None]  # key of EditResult.metrics that ranks candidates; lower is better
+    columns: ClassVar[Mapping[str, str]]  # keys of EditResult.metrics that become result columns: name to Arrow type
+    image_size: int  # height and width of its batches; known after load
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
-        """Read the networks; ``weights`` maps a role (``unet``, ...) to a local file. Raises WeightsError."""
+        """Load the networks; ``weights`` maps a role (``unet``, ...) to a local file. Raises WeightsError."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
-        """One result an entry, in order; deterministic in each entry and its seed.
+        """Return one result per entry, in order; each depends only on its entry and seed.
 
-        An editor may also have ``prepare_exemplar(exemplar [h,w,3] uint8, params) -> [H,W,3] uint8``, which then gets
-        exemplars at their native size (else they are resized to ``image_size``), an attribute ``memory`` (of
-        ``editors.diffusionclip.inversion_cache``) for what is dear to compute and decides no pixel, and
-        ``check_batch(batch)``, which raises what ``edit_batch`` would as far as that takes no pass of a network:
-        ``retouch check`` asks it on the CPU. Its Params may have a property ``needs``: those of ``inputs`` without
-        which a row cannot be edited.
+        Optional members: ``prepare_exemplar(exemplar [h,w,3] uint8, params) -> [H,W,3] uint8`` gets exemplars at their
+        native size (without it they are resized to ``image_size``); ``memory`` is a cache for values that are expensive
+        to compute and do not change pixels; ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
+        found without a forward pass, for ``retouch check`` on the CPU. ``Params`` may have a property ``needs``: the
+        ``inputs`` without which a row cannot be edited.
         """
 
 
@@ -58,61 +54,61 @@ class Editor(Protocol):
 class Metric(Protocol):
     """Scores edited batches while they are still in memory."""
 
-    columns: ClassVar[Mapping[str, str]]  # result columns that it fills: name to Arrow type ("float64", "bool", ...)
+    columns: ClassVar[Mapping[str, str]]  # its result columns: name to Arrow type ("float64", "bool", ...)
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
-        """Read the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
+        """Load the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
 
     def score_batch(self, batch: Batch, edited: Pixels) -> Sequence[Mapping[str, Any]]:
-        """One mapping of ``columns`` an entry. ``edited`` [B,H,W,3] is the network's image before compositing."""
+        """Return ``columns`` for each entry. ``edited`` [B,H,W,3] is the network's image before compositing."""
 
 
 @runtime_checkable
 class SetMetric(Protocol):
-    """Scores a set of images, shard by shard: features of one image, a state of many, one number of two states.
+    """Scores a set of images shard by shard: features per image, a state per shard, numbers from merged states.
 
-    The state of a whole is ``merge`` of its shards' states, however it was cut. A state holds at least one image.
+    ``merge`` gives the same state however the set was split into shards. A state covers at least one image.
     """
 
-    roles: ClassVar[frozenset[str]]  # weights that decide its numbers
+    roles: ClassVar[frozenset[str]]  # roles of the weights that its numbers depend on
     compares: ClassVar[bool]  # whether ``reduce`` needs the state of a reference set
 
     @property
     def id(self) -> Mapping[str, str]:
-        """What decides the numbers beside the weights' content: model, preprocessing. Equal ids compare, others not."""
+        """Model and preprocessing, which the numbers depend on besides the weights. Only equal ids are comparable."""
 
     @classmethod
     def load(cls, weights: Mapping[str, str], device: str, **options: Any) -> Self:
-        """Read the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
+        """Load the networks; ``weights`` maps a role (``clip``, ...) to a local file. Raises WeightsError."""
 
     def features(self, image: Pixels) -> npt.NDArray[np.float32]:
-        """[D] of one image [H,W,3] uint8."""
+        """Return the features [D] of one image [H,W,3] uint8."""
 
     def state(self, features: npt.NDArray[np.float32]) -> State:
-        """The state of N images from their features [N,D]."""
+        """Return the state of N images from their features [N,D]."""
 
     def merge(self, states: Sequence[State]) -> State:
-        """The state of all images of one or more states."""
+        """Return the state of all images of one or more states."""
 
     def fit(self, state: State) -> State:
-        """Of the merged state of a reference set what ``reduce`` needs: it is kept, and may be given to other jobs."""
+        """Return what ``reduce`` needs of a reference set's merged state. It is stored and other jobs may use it."""
 
     def reduce(self, state: State, reference: State | None) -> Mapping[str, float]:
-        """Numbers by name of a merged state, and of what ``fit`` made of the reference's. Raises ConfigError."""
+        """Return numbers by name from a merged state and the fitted reference. Raises ConfigError."""
 
 
-@functools.cache  # reads the records of all that is installed, and every block asks for its sink
+@functools.cache  # reads the metadata of all installed packages, and every block looks up its sink
 def available(kind: Kind) -> dict[str, EntryPoint]:
-    """Installed plug-ins of a kind by name."""
+    """Return the installed plug-ins of a kind by name."""
     return {point.name: point for point in entry_points(group=f"retouch.{kind}")}
 
 
 def find(kind: Kind, name: str) -> type:
-    """The class behind an installed name, or behind ``package.module:Class`` without installing anything.
+    """Return the class of an installed plug-in's name, or of ``package.module:Class``.
 
     Raises:
-        PluginError: no plug-in has this name, or importing it failed.
+        PluginError: no plug-in of this name is installed, or importing it failed.
     """
     found = available(kind)
     if ":" in name:
@@ -132,29 +128,29 @@ def find(kind: Kind, name: str) -> type:
 
 
 def column_types(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
-    """Arrow types of a plug-in's ``columns``."""
+    """Return the Arrow types of a plug-in's ``columns``."""
     return {name: pa.type_for_alias(alias) for name, alias in columns.items()}
 
 
 def check_edited(image: Any, shape: tuple[int, ...], editor: str) -> None:
-    """Raise EditError where an editor's image is not uint8 of the batch's [H, W, 3]."""
+    """Raise EditError if an editor's image is not uint8 of the batch's [H, W, 3]."""
     if getattr(image, "dtype", None) != np.uint8 or image.shape != shape:
         got = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise EditError(f"editor {editor} gave an image of {got.strip()}; expected uint8 {shape}")
 
 
-@functools.cache  # building one takes longer than many a row
+@functools.cache  # building one takes 2 ms, longer than some rows
 def _adapter(params_type: type) -> TypeAdapter[Any]:
     return TypeAdapter(params_type)
 
 
 def check_params(params_type: type, values: Mapping[str, Any], whose: str) -> Any:
-    """``values`` as the editor's frozen Params dataclass, types checked.
+    """Return ``values`` as the editor's frozen Params dataclass, with types checked.
 
     Args:
         params_type: the dataclass.
-        values: its fields by name.
-        whose: where they stand, ``editor.params``; begins the line of each error.
+        values: fields by name.
+        whose: their path in the job, such as ``editor.params``; each error starts with it.
 
     Raises:
         ConfigError: an unknown name or a value of the wrong type.

@@ -1,7 +1,7 @@
-"""Credentials out of text that leaves the process: records, errors, tables, pages, logs. Knows no address's meaning.
+"""Mask credentials in text that leaves the process: records, errors, tables, pages and logs.
 
-What is left out is replaced with ``***``, and always alike: two addresses that differ in their credentials alone give
-one text, so records that were made with differently signed addresses of an object can be compared.
+Credentials are replaced with ``***``. Addresses that differ only in their credentials give the same text, so records
+that were made with differently signed URLs of an object can be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 T = TypeVar("T")
 
 MASK: Final = "***"
-SHORTEST: Final = 8  # characters of a variable's value that is looked for: shorter ones are found in plain words
+SHORTEST: Final = 8  # minimum length of a variable's value: shorter ones occur in ordinary words
 
 _VARIABLES: Final = frozenset(
     {
@@ -33,33 +33,33 @@ _VARIABLES: Final = frozenset(
 )
 _ENDINGS: Final = ("_SECRET", "_TOKEN", "_PASSWORD", "_SECRET_KEY", "_ACCESS_KEY", "_ACCOUNT_KEY", "_API_KEY")
 
-# scheme://user:password@; the second form is of a password with slashes, as AWS's secrets have them, not of a port.
-# All are bounded, so that no text, however it is made, takes long.
+# scheme://user:password@; the second form allows slashes in a password, as in AWS secrets, but must not match a port.
+# All repetitions are bounded, so that no text takes long to match.
 _USERINFO: Final = re.compile(
     r"""\b([a-z][a-z0-9+.-]{0,20})://"""
     r"""(?:([^\s/?#"'<>]{1,1024})|([^\s/?#"'<>:@\[]{1,256}:(?!\d{1,5}[/?#])[^\s"'<>@]{1,256}))@""",
     re.IGNORECASE,
 )
-_MOST_QUOTED: Final = 32  # of a text's names and passwords, looked for in the rest of it
-# Whose userinfo without a password is no secret: a container of Azure's, a name to log in with.
+_MAX_QUOTED: Final = 32  # names and passwords of a text that are also masked in the rest of it
+# Schemes whose userinfo is not secret without a password: an Azure container or a login name.
 _NAMING: Final = frozenset({"abfs", "abfss", "wasb", "wasbs", "hdfs", "sftp", "ssh", "smb"})
 
 _QUERY: Final = re.compile(r"""\?([^\s"'<>\\#]*[^\s"'<>\\#:,.;)\]}])""")
-_SIGNING: Final = re.compile(  # parameters that are a credential, or are there only beside one
+_SIGNING: Final = re.compile(  # query parameters that are a credential, or occur only together with one
     r"x-amz-.*|x-goog-.*|x-oss-.*|awsaccesskeyid|googleaccessid|signature|sig|auth|authorization|credentials?"
     r"|.*token|.*password|passwd|.*secret|.*api[-_]?key",
     re.IGNORECASE,
 )
-_BESIDE: Final = frozenset(  # parameters that belong to the signature where there is one, and mean anything elsewhere
+_SIGNED: Final = frozenset(  # query parameters that belong to a signature if the query has one
     {
-        *("expires", "policy", "key-pair-id"),  # of CloudFront, and of Amazon's and Google's older signatures
+        *("expires", "policy", "key-pair-id"),  # CloudFront, and older signatures of Amazon and Google
         *("se", "sp", "sv", "sr", "st", "ss", "srt", "spr", "sip", "ske", "sks", "skt", "skv", "skoid", "sktid"),
     }
 )
 _SIGNATURES: Final = frozenset({"signature", "sig", "x-amz-signature", "x-goog-signature"})
 
 _SEPARATOR: Final = r"""(["']?\s*(?:=|:|%3D)\s*["']?)"""
-_NAMED: Final = re.compile(  # outside of an address: a header, a library's settings, a query that was quoted
+_NAMED: Final = re.compile(  # outside of an address: a header, a library's settings, a quoted query
     r"((?:\b|%3F|%26)(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid"
     r"|aws_access_key_id|aws_secret_access_key|aws_session_token|access_token|client_secret"
     rf"|accountkey|sharedaccess(?:key|signature))){_SEPARATOR}(?:[^\s\"'&,;<>\\%]|%(?!26))+",
@@ -72,21 +72,21 @@ _AUTHORIZATION: Final = re.compile(
 )
 _IN_A_HEADER: Final = re.compile(r"""\b(Credential|Signature)=[^\s,;"'&<>\\]+""")
 _BEARER: Final = re.compile(r"\b(bearer)\s+[\w.~+/=-]{16,}", re.IGNORECASE)
-_SHAPES: Final = re.compile(  # ids of keys at Amazon, tokens of the Hub, Google and GitHub, JSON web tokens
+_SHAPES: Final = re.compile(  # Amazon key ids; tokens of Hugging Face, Google and GitHub; JSON web tokens
     r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,}|AIza[\w-]{35}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|eyJ[\w-]{8,256}\.[\w-]{8,4096}\.[\w-]{1,1024})"
 )
 
 
 def redacted(text: str) -> str:
-    """The text without credentials.
+    """Return the text with credentials masked.
 
-    Left out are names and passwords in addresses (``scheme://user:password@host``), what signs an address
-    (``X-Amz-Signature``, ``sig``, ``token``, ... with all that is there only for them), ``Authorization`` headers, keys
-    and tokens that can be told by their form, and the values of well-known secret environment variables and of all
-    whose names end in ``_SECRET``, ``_TOKEN``, ``_PASSWORD`` or ``_KEY`` of some kind.
+    Masked are names and passwords in addresses (``scheme://user:password@host``), the signature of an address
+    (``X-Amz-Signature``, ``sig``, ``token``, ... and the parameters that belong to it), ``Authorization`` headers, keys
+    and tokens with a recognizable form, and the values of well-known secret environment variables and of all variables
+    whose names end in ``_SECRET``, ``_TOKEN``, ``_PASSWORD`` or a kind of ``_KEY``.
     """
-    secrets = _of_environment(tuple(_values()))
+    secrets = _environment_pattern(tuple(_secret_values()))
     if secrets is not None:
         text = secrets.sub(MASK, text)
     if "://" in text:
@@ -99,7 +99,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_all(value: T) -> T:
-    """Plain data (mappings, lists, texts, numbers) with every text in it redacted, names of mappings too."""
+    """Return plain data (mappings, lists, strings, numbers) with all strings redacted, including mapping keys."""
     found: Any = value
     if isinstance(value, str):
         found = redacted(value)
@@ -112,7 +112,7 @@ def redacted_all(value: T) -> T:
 
 @contextmanager
 def redacted_streams() -> Iterator[None]:
-    """Within, what is printed to standard output and error is redacted, whoever prints it."""
+    """Redact everything that is printed to standard output and error within this context."""
     import sys
 
     out, err = cast(TextIO, _Redacting(sys.stdout)), cast(TextIO, _Redacting(sys.stderr))
@@ -121,7 +121,7 @@ def redacted_streams() -> Iterator[None]:
 
 
 class _Redacting:
-    """A text stream that redacts what is written at once; else the stream that it stands for."""
+    """A text stream that redacts each write and forwards everything else to the wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -138,15 +138,15 @@ class _Redacting:
         return getattr(self._stream, name)
 
 
-def _values() -> Iterator[str]:
+def _secret_values() -> Iterator[str]:
     for name in os.environ:
         if (name in _VARIABLES or name.upper().endswith(_ENDINGS)) and len(value := os.environ[name]) >= SHORTEST:
             yield value
 
 
 @functools.lru_cache(maxsize=8)
-def _of_environment(values: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Finds the values, plain and as they stand in an address; None where there are none."""
+def _environment_pattern(values: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Return a pattern of the values, plain and URL-quoted; None if there are none."""
     forms = {form for value in values for form in (value, quote(value, safe=""), quote(value))}
     if not forms:
         return None
@@ -154,30 +154,30 @@ def _of_environment(values: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _without_userinfo(text: str) -> str:
-    """No address with a name and password, nor the same name and password where a library quotes them alone."""
+    """Mask names and passwords in addresses, and the same ones elsewhere in the text, where a library quotes them."""
     hidden: set[str] = set()
 
     def masked(found: re.Match[str]) -> str:
         scheme, userinfo = found[1], found[2] or found[3]
         if ":" not in userinfo and scheme.lower() in _NAMING:
             return found[0]
-        # A library takes what stands before the first slash for the host, or for the bucket.
+        # Libraries take the part before the first slash for the host or bucket, and quote it.
         for part in (userinfo, userinfo.partition(":")[2], userinfo.partition("/")[0]):
             hidden.update(form for form in (part, unquote(part)) if len(form) >= SHORTEST)
         return f"{scheme}://{MASK}@"
 
     text = _USERINFO.sub(masked, text)
-    for part in sorted(hidden, key=len, reverse=True)[:_MOST_QUOTED]:
+    for part in sorted(hidden, key=len, reverse=True)[:_MAX_QUOTED]:
         text = text.replace(part, MASK)
     return text
 
 
 def _unsigned(found: re.Match[str]) -> str:
-    """A query without what signs it: one mask for parameters that stand beside each other."""
-    parts = re.split(r"(&amp;|&)", found[1])  # parameters, and between them what parts them
+    """Return a query without its signature: adjacent secret parameters become one mask."""
+    parts = re.split(r"(&amp;|&)", found[1])  # parameters, with the separators between them
     names = [part.partition("=")[0].lower() for part in parts[::2]]
     is_signed = not _SIGNATURES.isdisjoint(names)
-    kept = parts[:1] if not _is_secret(parts[0], names[0], is_signed) else [MASK]
+    kept = [MASK] if _is_secret(parts[0], names[0], is_signed) else parts[:1]
     for sign, part, name in zip(parts[1::2], parts[2::2], names[1:], strict=True):
         if not _is_secret(part, name, is_signed):
             kept += [sign, part]
@@ -187,10 +187,10 @@ def _unsigned(found: re.Match[str]) -> str:
 
 
 def _is_secret(part: str, name: str, is_signed: bool) -> bool:
-    return "=" in part and bool(_SIGNING.fullmatch(name) or (is_signed and name in _BESIDE))
+    return "=" in part and bool(_SIGNING.fullmatch(name) or (is_signed and name in _SIGNED))
 
 
-# What is looked for only where one of the signs is: most texts have none, and there may be millions of them.
+# A pattern is tried only if the text contains one of its signs: most texts have none, and there may be millions.
 _RULES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     (("?",), _QUERY, _unsigned),
     (("authorization",), _AUTHORIZATION, rf"\1\2{MASK}"),

@@ -1,4 +1,4 @@
-"""The shapes that flow: manifest row, sample, batch, result. Knows neither files, Ray nor torch."""
+"""Data types that flow through the pipeline: batches, edit results, and the columns of manifests and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retouch.errors import RowError
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], or [B, H, W, 3] in a batch; 0..255, RGB
 Mask = npt.NDArray[np.bool_]  # [H, W], or [B, H, W] in a batch; True = edit
 
-# The manifest's columns with a meaning; every other column is the caller's and is passed through to the results.
+# Manifest columns that have a meaning; every other column belongs to the caller and is copied to the results.
 REQUEST_COLUMNS: Final = (
     "key",
     "image",
@@ -38,12 +38,12 @@ FILTERED: Final = "filtered"
 STATUSES: Final = (SUCCESS, FAILED_TO_LOAD, FAILED_TO_EDIT, FAILED_QUALITY, FILTERED)
 FAILURES: Final = (FAILED_TO_LOAD, FAILED_TO_EDIT, FAILED_QUALITY)
 
-# A candidate beyond the best one, where the job keeps several.
+# A kept candidate other than the best one.
 RUNNER_UP: Final = pa.struct(
     [("output", pa.string()), ("sha256", pa.string()), ("candidate", pa.int32()), ("seed", pa.int64())]
 )
 
-# One row of results/*.parquet; a typed column a metric and the caller's columns follow (``results_schema``).
+# One row of results/*.parquet; columns of metrics and of the caller follow (``results_schema``).
 RESULT_FIELDS: Final = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -53,8 +53,8 @@ RESULT_FIELDS: Final = pa.schema(
         pa.field("error_message", pa.string()),
         pa.field("error_stage", pa.string()),
         pa.field("attempts", pa.int32()),
-        pa.field("output", pa.string()),  # relative to the output folder; whole in a row taken over from another run
-        pa.field("seed", pa.int64()),  # of the candidate that was kept
+        pa.field("output", pa.string()),  # relative to the output folder; absolute if carried over from another run
+        pa.field("seed", pa.int64()),  # of the best candidate
         pa.field("candidate", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -62,33 +62,33 @@ RESULT_FIELDS: Final = pa.schema(
         pa.field("background_changed_px", pa.int64()),
         pa.field("edit_seconds", pa.float64()),
         pa.field("runners_up", pa.list_(RUNNER_UP)),  # best first
-        pa.field("carried_from", pa.string()),  # output of the earlier run that gave this answer; null: this one
+        pa.field("carried_from", pa.string()),  # output of the earlier run that made this result; null: this run
     ]
 )
 
 
 def results_schema(metrics: Mapping[str, pa.DataType], caller: pa.Schema) -> pa.Schema:
-    """Schema of one results file.
+    """Return the schema of one results file.
 
     Args:
-        metrics: column name to Arrow type, of the job's metrics.
-        caller: the manifest's columns that are passed through, with their types.
+        metrics: columns of the job's metrics: name to Arrow type.
+        caller: schema of the manifest columns that are copied to the results.
     """
     return pa.schema([*RESULT_FIELDS, *(pa.field(name, kind) for name, kind in metrics.items()), *caller])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What an editor gets: B entries (rows x candidates) at the network's size.
+    """Input of an editor: B entries (rows x candidates) at the network's size.
 
-    Entries share nothing but the shape, ``checkpoint`` and ``params``; entry i's result may depend on entry i alone.
+    Entries share only the shape, ``checkpoint`` and ``params``; the result of entry i may depend on entry i only.
     """
 
     image: Pixels  # [B, H, W, 3] uint8
     mask: Mask  # [B, H, W] bool, True = edit
-    prompt: Sequence[str]  # "" where the manifest has none
-    seed: Sequence[int]  # one a candidate, in 0..2**63-1
-    exemplar: Pixels | None = None  # [B, h, w, 3] uint8, at the size that the editor asks for, else H x W
+    prompt: Sequence[str]  # "" if the manifest has none
+    seed: Sequence[int]  # one per entry, 0..2**63-1
+    exemplar: Pixels | None = None  # [B, h, w, 3] uint8, at the editor's exemplar size, else H x W
     source_prompt: Sequence[str] | None = None
     checkpoint: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # overrides of the editor's Params, the same for all B
@@ -101,9 +101,9 @@ class Batch:
 class EditResult:
     """One edited entry at the network's size.
 
-    ``metrics`` holds what the editor itself measured (its ranking distance, say); names become result columns only
-    when the editor lists them in ``columns``. ``error`` says why the entry has no edit that may be shown, whatever
-    ``image`` holds; its batch mates are not concerned.
+    ``metrics`` holds the editor's own measurements, such as its ranking distance; those listed in the editor's
+    ``columns`` become result columns. If ``error`` is set, the entry has failed and ``image`` is ignored; other
+    entries of the batch are not affected.
     """
 
     image: Pixels  # [H, W, 3] uint8

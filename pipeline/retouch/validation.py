@@ -1,6 +1,6 @@
-"""What is wrong with a field, in one line: its path, what was got, what is allowed, the nearest known name.
+"""One-line messages for invalid fields: path, value, allowed values, and the closest known name.
 
-Reads pydantic's errors against the JSON Schema of the model, so that what is said to be allowed is what is checked.
+The allowed values are read from the model's JSON Schema, so messages and checks agree.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from pydantic import ValidationError
 
 Schema = Mapping[str, Any]
 
-MISSPELT: Final = 0.65  # difflib's likeness from which on a name is taken for another one misspelt
-_LONGEST: Final = 40  # characters of a value that a line shows
-_NAMES: Final = 8  # of a mapping's fields that a line shows
+MISSPELT: Final = 0.65  # difflib similarity above which a name counts as misspelt
+_MAX_VALUE: Final = 40  # characters of a value that are shown
+_MAX_NAMES: Final = 8  # fields of a mapping that are shown
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean timesteps?``, or nothing where no known name is near."""
+    """Return ``; did you mean timesteps?``, or an empty string if no known name is similar."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=MISSPELT)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def in_one_line(error: ValidationError, data: Any, schema: Schema, under: str = "") -> str:
-    """All that is wrong, parted by semicolons.
+    """Return all problems of a validation error in one line, separated by semicolons.
 
     Args:
-        error: of a model or dataclass.
-        data: what was given.
-        schema: its JSON Schema, references in ``$defs``.
-        under: path of the whole, such as ``editor.params``.
+        error: raised by a model or dataclass.
+        data: the value that was validated.
+        schema: JSON Schema of the model, with references in ``$defs``.
+        under: path of ``data`` in the job, such as ``editor.params``.
     """
     problems: dict[tuple[Any, ...], list[Any]] = {}
     for problem in error.errors():
         problems.setdefault(_path(problem, data), []).append(problem)
-    # Of a union each branch complains; whoever went deeper into what was given was meant.
+    # Every branch of a union reports errors; the branch with the deepest path is the one that was meant.
     deepest = [path for path in problems if not any(_below(other, path) for other in problems)]
     return "; ".join(_line(path, problems[path], schema, under) for path in deepest)
 
 
 def unknown(path: str, known: Iterable[str]) -> str:
-    """``editor.steps: unknown key; did you mean ...?``; without a near one, the names that there are."""
+    """Return ``editor.steps: unknown key; did you mean ...?``, or with all known names if none is similar."""
     names = list(known)
-    there = f"; there are: {', '.join(names)}" if names else ""
-    return f"{path}: unknown key{nearest(path.rpartition('.')[2], names) or there}"
+    choices = f"; use one of: {', '.join(names)}" if names else ""
+    return f"{path}: unknown key{nearest(path.rpartition('.')[2], names) or choices}"
 
 
 def _path(problem: Any, data: Any) -> tuple[Any, ...]:
-    """Where in the data it is; names of a union's branches, which pydantic puts between, are left out."""
+    """Return a problem's path in the data, without the names of union branches that pydantic inserts."""
     path: list[Any] = []
     for part in problem["loc"]:
         is_list = isinstance(data, Sequence) and not isinstance(data, str)
@@ -70,16 +70,16 @@ def _line(path: tuple[Any, ...], problems: Sequence[Any], schema: Schema, under:
     problem = problems[0]
     if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return unknown(where, _fields(_at(schema, path[:-1], schema), schema))
-    if said := [p["msg"].removeprefix("Value error, ") for p in problems if p["type"] == "value_error"]:
-        return f"{where}: {said[0]}"
+    if raised := [p["msg"].removeprefix("Value error, ") for p in problems if p["type"] == "value_error"]:
+        return f"{where}: {raised[0]}"
     node = _at(schema, path, schema)
-    if problem["loc"][-1:] == ("[key]",):  # a name of a mapping, not what stands there
+    if problem["loc"][-1:] == ("[key]",):  # the key of a mapping, not its value
         return f"{where}: {problem['msg']}"
     allowed = ", or ".join(dict.fromkeys(_allowed(node, schema))) if node else problem["msg"]
     if problem["type"] in {"missing", "missing_argument"}:
         return f"{where}: missing; give {allowed}"
     got = repr(problems[-1]["input"] if len(problems) == 1 else problem["input"])
-    got = got if len(got) <= _LONGEST else f"{got[:_LONGEST]}..."
+    got = got if len(got) <= _MAX_VALUE else f"{got[:_MAX_VALUE]}..."
     names = [option for option in _options(node, schema) if isinstance(option, str)] if node else []
     near = nearest(problem["input"], names) if isinstance(problem["input"], str) else ""
     return f"{where}: got {got}; allowed: {allowed}{near}"
@@ -92,7 +92,7 @@ def _resolved(node: Schema, root: Schema) -> Schema:
 
 
 def _branches(node: Schema, root: Schema) -> Iterator[Schema]:
-    """The node, or the alternatives that it holds."""
+    """Yield the node, or its alternatives."""
     node = _resolved(node, root)
     if "anyOf" not in node:
         yield node
@@ -101,7 +101,7 @@ def _branches(node: Schema, root: Schema) -> Iterator[Schema]:
 
 
 def _at(node: Schema, path: Sequence[Any], root: Schema) -> Schema | None:
-    """The part of a schema that says what may stand at a path; None where it says nothing."""
+    """Return the part of a schema that describes a path; None if the schema does not restrict it."""
     if not path:
         return _resolved(node, root)
     for branch in _branches(node, root):
@@ -123,7 +123,7 @@ def _options(node: Schema, root: Schema) -> Iterator[Any]:
 
 
 def _allowed(node: Schema, root: Schema) -> Iterator[str]:
-    """What each alternative takes, in words; all fixed values together, at the end."""
+    """Yield in words what each alternative accepts; all constants together at the end."""
     for branch in _branches(node, root):
         if "enum" not in branch and "const" not in branch and branch.get("type") != "null":
             yield _kind(branch, root)
@@ -138,7 +138,7 @@ def _kind(node: Schema, root: Schema) -> str:
         case "number":
             return f"a number{_bounds(node)}"
         case "string":
-            return f"a text that matches {node['pattern']}" if "pattern" in node else "a text"
+            return f"text that matches {node['pattern']}" if "pattern" in node else "text"
         case "boolean":
             return "true or false"
         case "array":
@@ -146,7 +146,7 @@ def _kind(node: Schema, root: Schema) -> str:
             return f"a list{least}"
         case "object" if "properties" in node:
             names = list(node["properties"])
-            return f"a mapping of {', '.join(names[:_NAMES])}{', ...' if len(names) > _NAMES else ''}"
+            return f"a mapping of {', '.join(names[:_MAX_NAMES])}{', ...' if len(names) > _MAX_NAMES else ''}"
         case "object":
             return "a mapping"
     return "anything"

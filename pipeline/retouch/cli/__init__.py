@@ -1,1 +1,1 @@
-"""Commands beside those of ``cli``: each module names its own and registers them."""
+"""The ``retouch`` command: one module per command; open ``app`` first."""

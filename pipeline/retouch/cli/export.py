@@ -33,7 +33,8 @@ def export(
         typer.Option(help="Columns to keep, separated by commas. Default: metrics, your columns and some of ours."),
     ] = None,
     status: Annotated[
-        list[str] | None, typer.Option(help="Rows of this status: success (default) or failed_quality. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="STATUS", help="Rows of this status: success (default) or failed_quality. Repeatable."),
     ] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Maximum rows per tar or Parquet file.")] = 1000,
     shard_mb: Annotated[

@@ -17,7 +17,7 @@ Dashboard = Annotated[
     str | None,
     typer.Option(help="The cluster's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS."),
 ]
-Id = Annotated[str, typer.Argument(help="Submission id, as printed by submit and list.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Submission id, as printed by submit and list.")]
 LEFT_BY_CTRL_C = 130  # a shell's code for an interrupt: the job is still running and has no exit code
 
 

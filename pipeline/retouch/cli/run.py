@@ -22,7 +22,8 @@ def run(
     address: Cluster = None,
     retry_failed: Annotated[bool, typer.Option(help="Run failed rows again.")] = False,
     retry_error: Annotated[
-        list[str] | None, typer.Option(help="Run rows again that failed with this error class. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Run rows again that failed with this error class. Repeatable."),
     ] = None,
     date: Date = None,
     max_cost: Annotated[

@@ -23,7 +23,8 @@ def schedule(
     ] = None,
     workers: Annotated[str | None, typer.Option(help="Worker pods that edit, MIN:MAX. Default: from the job.")] = None,
     secret: Annotated[
-        list[str] | None, typer.Option(help="Secret whose keys become environment variables. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Secret whose keys become environment variables. Repeatable."),
     ] = None,
     service_account: Annotated[str, typer.Option(help="Service account of the Ray pods.")] = "retouch",
     namespace: Annotated[str | None, typer.Option(help="Namespace. Default: the one that kubectl applies to.")] = None,

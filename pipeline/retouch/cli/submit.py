@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def submit(
     job: Annotated[str, typer.Argument(help="Job file (YAML).")],
-    options: Annotated[list[str] | None, typer.Argument(help="More options of retouch run, after --.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN_OPTIONS", help="More options of retouch run, after --.")
+    ] = None,
     address: Dashboard = None,
     follow: Annotated[bool, typer.Option("--follow", help="Print the job's log and end with its exit code.")] = False,
     again: Annotated[
@@ -23,7 +25,7 @@ def submit(
     ] = False,
     set_: Overrides = None,
     env: Annotated[
-        list[str] | None, typer.Option(help="Pass on the environment variable of this NAME. Repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Pass on this environment variable. Repeatable.")
     ] = None,
     working_dir: Annotated[
         str | None, typer.Option(help="Upload this folder with the job; relative input addresses start there.")

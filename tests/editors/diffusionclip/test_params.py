@@ -78,7 +78,7 @@ def test_a_row_overrides_the_job():
     row = job.overridden(json.loads('{"hybrid": {"0": [1, 3]}, "n_gen": 6}'))
     assert (row.t_0, row.n_gen, row.networks, row.hybrid) == (301, 6, ("a", "b"), {0: (1.0, 3.0)})
     assert job.overridden({}) is job
-    with pytest.raises(ConfigError, match=r"params\.strength: unknown key; there are: t_0"):
+    with pytest.raises(ConfigError, match=r"params\.strength: unknown key; use one of: t_0"):
         job.overridden({"strength": 1})
 
 

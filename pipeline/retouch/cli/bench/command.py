@@ -25,7 +25,10 @@ def engine_and_pipeline(context: typer.Context, device: Device = None) -> None:
 
 @app.command()
 def engine(
-    editor: Annotated[list[str] | None, typer.Option("--editor", help="Default: all three. Repeatable.")] = None,
+    editor: Annotated[
+        list[str] | None,
+        typer.Option("--editor", metavar="NAME", help="Editor to time. Default: all three. Repeatable."),
+    ] = None,
     size: Annotated[
         str, typer.Option(help="Networks: embedded (shipped weights), reduced or full width (random weights).")
     ] = "embedded",
@@ -36,7 +39,9 @@ def engine(
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes of each batch size.")] = 3,
     turns: Annotated[int, typer.Option(min=0, help="Turns of the comparison with other ways; 0 skips it.")] = 5,
     device: Device = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Set a parameter of the editor: NAME=VALUE.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter of the editor. Repeatable.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time the editors alone: images per second, time per network call and part, memory, use of the matrix rate."""
