@@ -1,4 +1,4 @@
-"""Latents outlive their engine: the next one inverts nothing, and what is damaged is made again."""
+"""Latents outlive their engine: the next one inverts nothing, and what is damaged is computed again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_latent_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(found, LATENT)
 
 
-def test_what_was_computed_by_other_means_is_not_found(tmp_path: Path) -> None:
+def test_latents_of_another_identity_are_not_found(tmp_path: Path) -> None:
     StoredLatents(str(tmp_path), DECIDES).put("a", LATENT)
     for other in ({"version": "2"}, {"batch_size": 8}):
         assert StoredLatents(str(tmp_path), {**DECIDES, **other}).get("a") is None
@@ -57,7 +57,7 @@ def test_a_damaged_latent_is_a_miss_and_can_be_written_over(tmp_path: Path, dama
     assert file.read_bytes() == whole
 
 
-def test_a_storage_out_of_reach_is_said_once_and_costs_no_row(
+def test_an_unreachable_storage_is_logged_once_and_fails_no_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
@@ -74,9 +74,7 @@ def test_a_storage_out_of_reach_is_said_once_and_costs_no_row(
                 assert kept.get("a") is None
                 kept.put("a", LATENT)
     assert len(tries) == 2
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
-        "latents are neither read nor kept from here on"
-    ] * 2
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["latent cache disabled"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +114,7 @@ def answered(spec: EngineSpec, rows: list[Sample]) -> tuple[int, list[bytes]]:
     return len(passes), [answer.kept[0].image.tobytes() for answer in answers]
 
 
-def test_a_second_engine_inverts_nothing_and_answers_the_same(family: dict[str, str], tmp_path: Path) -> None:
+def test_a_second_engine_inverts_nothing_and_returns_the_same(family: dict[str, str], tmp_path: Path) -> None:
     passes, images = answered(engine_spec(family, tmp_path), samples())
     assert passes == 2 * 5  # two batches of the three images, one inversion each, whatever the targets
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3

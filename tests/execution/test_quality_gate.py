@@ -1,4 +1,4 @@
-"""A gate lets through what keeps its thresholds, and a row is decided by its first round that has such a candidate."""
+"""The gate passes candidates that meet all thresholds; a row is decided by the first round that has one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kept(*scores: float) -> list[KeptCandidate]:
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
+    ("score", "messages"),
     [
         (0.5, []),
         (0.49, ["score 0.49 is under 0.5"]),
@@ -33,9 +33,9 @@ def kept(*scores: float) -> list[KeptCandidate]:
     ],
 )
 def test_bounds_are_inclusive_an_undefined_score_misses_none_and_one_that_is_no_number_passes_none(
-    score: float | None, said: list[str]
+    score: float | None, messages: list[str]
 ) -> None:
-    assert misses({"score": score}, {"score": Threshold(min=0.5, max=1)}) == said
+    assert misses({"score": score}, {"score": Threshold(min=0.5, max=1)}) == messages
 
 
 def test_only_a_job_that_retries_has_more_than_one_round() -> None:

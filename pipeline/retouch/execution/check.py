@@ -186,7 +186,7 @@ def _looked_over(rows: reader.Manifest, doctor: _Manifest | _Job, sample: int | 
 
 def _looks(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[tuple[Sample, list[str]]]:
     """Rows as a run would have them after decoding, with the names of their hints."""
-    return timeouts.each(
+    return timeouts.map_with_deadline(
         requests,
         lambda request: _look(request, spec),
         threads=stages.DECODE_THREADS,

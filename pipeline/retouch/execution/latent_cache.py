@@ -1,7 +1,7 @@
-"""Inverted images on storage, by name, from one run to the next. Knows neither networks nor what a name says.
+"""Cache of inverted images on storage, shared by runs.
 
-``ADDRESS/<digest of what they were computed with>/<name>.safetensors``. A latent that is missing, damaged or out of
-reach is computed again: the storage costs time, never a row.
+``ADDRESS/<digest of the cache's identity>/<name>.safetensors``. A latent that is missing, damaged or unreachable is
+computed again: a broken cache costs time and fails no row.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ Latent = npt.NDArray[np.float32]
 
 
 class StoredLatents:
-    """Latents that were computed with one thing: a network, an editor's version, a kind of device."""
+    """Cache of the latents of one identity: a network, an editor's version, a kind of device."""
 
-    def __init__(self, address: str, decides: Mapping[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    def __init__(self, address: str, identity: Mapping[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.folder = storage.join(address, digest[:20])
-        self._out_of_reach = False
+        self._disabled = False
 
     def get(self, name: str) -> Latent | None:
-        """The latent of this name; None where there is none that is whole."""
-        if self._out_of_reach:
+        """Return the latent of this name; None if it is missing or damaged."""
+        if self._disabled:
             return None
         try:
-            return _read(storage.read_bytes(self._address(name)))
+            return _decode(storage.read_bytes(self._address(name)))
         except ObjectMissing:
             return None
         except StorageError as error:
-            self._give_up(error)
+            self._disable(error)
             return None
 
     def put(self, name: str, latent: Latent) -> None:
-        """Keep a latent, over one of this name that is there."""
-        if self._out_of_reach:
+        """Write a latent, replacing one of this name."""
+        if self._disabled:
             return
         try:
-            storage.write_bytes(self._address(name), _written(latent))
+            storage.write_bytes(self._address(name), _encode(latent))
         except StorageError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def _address(self, name: str) -> str:
         return storage.join(self.folder, f"{name}.safetensors")
 
-    def _give_up(self, error: StorageError) -> None:
-        """Once is enough: each try waits through its retries while the device has nothing to do."""
-        self._out_of_reach = True
-        log.warning("latents are neither read nor kept from here on: %s", error)
+    def _disable(self, error: StorageError) -> None:
+        """Stop using the cache: each further access would wait through its retries while the device idles."""
+        self._disabled = True
+        log.warning("latent cache disabled for the rest of this process: %s", error)
 
 
-def _written(latent: Latent) -> bytes:
+def _encode(latent: Latent) -> bytes:
     latent = np.ascontiguousarray(latent)
     return save({"latent": latent, "sha256": _checksum(latent)})
 
 
-def _read(data: bytes) -> Latent | None:
+def _decode(data: bytes) -> Latent | None:
     try:
         tensors = load(data)
         latent, checksum = tensors["latent"], tensors["sha256"]
@@ -78,5 +78,5 @@ def _read(data: bytes) -> Latent | None:
 
 
 def _checksum(latent: Latent) -> npt.NDArray[np.uint8]:
-    """The format tells a short file, not a changed one."""
+    """Return the sha256 of the values. The format itself detects a truncated file, but no changed bytes."""
     return np.frombuffer(hashlib.sha256(latent.tobytes()).digest(), np.uint8)

@@ -1,8 +1,8 @@
-"""The quality gate: which candidates keep a job's thresholds, and which round of a row decides it. Knows no editor.
+"""The quality gate: which candidates meet a job's thresholds, and which candidate round decides a row.
 
-A round is ``candidates`` more seeds of a row, numbered on; a row is decided by the first round after which one of its
-candidates passes, or by the last one that its budget allows. So a larger budget only adds candidates, and whatever was
-tried beyond the deciding round changes nothing.
+A round tries ``candidates`` further seeds of a row. The first round in which a candidate passes decides the row, or
+else the last round that the budget allows. So a larger budget only adds candidates, and candidates of rounds after the
+deciding one change nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from retouch.jobs.config import QualitySpec, Threshold
 
 
 def budget(quality: QualitySpec) -> int:
-    """Rounds that a row may take: more than one only where the job retries."""
+    """Return how many rounds a row may take: more than one only if the job retries."""
     return quality.rounds if quality.mode == "retry" else 1
 
 
 def misses(scores: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> list[str]:
-    """Which bounds a candidate's scores do not keep, in words. A score that is undefined for it misses none."""
+    """Return a message for each threshold that a candidate misses. An undefined score misses none."""
     missed = []
     for name, bound in thresholds.items():
         score = scores.get(name)
@@ -37,12 +37,12 @@ def misses(scores: Mapping[str, Any], thresholds: Mapping[str, Threshold]) -> li
 
 
 def decided_in(kept: Sequence[KeptCandidate], quality: QualitySpec, candidates: int) -> int | None:
-    """The first round with a candidate that keeps all thresholds, from 0; None where none has one.
+    """Return the first round with a candidate that meets all thresholds, from 0; None if there is none.
 
     Args:
         kept: a row's candidates so far, in any order.
         quality: thresholds.
-        candidates: of a round.
+        candidates: per round.
     """
     passing = [one.candidate for one in kept if not misses(one.scores, quality.thresholds)]
     return min(passing) // candidates if passing else None

@@ -46,7 +46,7 @@ def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
 
 
 def _decode_all(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[Sample]:
-    return timeouts.each(
+    return timeouts.map_with_deadline(
         requests,
         lambda request: decode(request, spec),
         threads=DECODE_THREADS,

@@ -1,4 +1,4 @@
-"""Work side by side on threads, each piece with a deadline of its own. Knows nothing of what is done."""
+"""Threads that process items in parallel, with a deadline for each item."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
+def map_with_deadline(
     items: Sequence[Item],
     work: Callable[[Item], Result],
     *,
@@ -19,25 +19,27 @@ def each(
     seconds: float | None,
     late: Callable[[Item], Result],
 ) -> list[Result]:
-    """``work`` of every item, in order, ``threads`` at a time.
+    """Return ``work(item)`` for every item, in order, computed on ``threads`` threads.
 
-    A thread cannot be stopped: one that is late is left to itself, what it still returns counts for nothing, and
-    another takes its place. It does not keep the process from ending.
+    A thread cannot be stopped: one that exceeds the deadline is abandoned, its result is ignored, and another thread
+    takes its place. It does not keep the process from exiting.
 
     Args:
-        items: what is to be done.
-        work: of one item.
-        threads: how many at a time, those that are late not counted.
-        seconds: deadline of one item, from when it is begun; None waits for ever.
-        late: the result of an item whose deadline has passed.
+        items: what to process.
+        work: processes one item.
+        threads: how many run at a time, abandoned ones not counted.
+        seconds: deadline for one item from when its work starts; None for no deadline.
+        late: returns the result for an item that exceeded the deadline.
 
     Raises:
         Exception: what ``work`` raised; the other items are not waited for.
     """
-    return _Crew(items, work, late, seconds).results(threads)
+    return _DeadlinePool(items, work, late, seconds).results(threads)
 
 
-class _Crew(Generic[Item, Result]):
+class _DeadlinePool(Generic[Item, Result]):
+    """State of one ``map_with_deadline``, shared by its threads under ``change``."""
+
     def __init__(
         self,
         items: Sequence[Item],
@@ -47,34 +49,34 @@ class _Crew(Generic[Item, Result]):
     ) -> None:
         self.items, self.work, self.late, self.seconds = items, work, late, seconds
         self.done: dict[int, Result] = {}
-        self.begun: dict[int, float] = {}  # of those under way, on the monotonic clock
-        self.left = iter(range(len(items)))
+        self.started: dict[int, float] = {}  # when the work on unfinished items started, by the monotonic clock
+        self.pending = iter(range(len(items)))
         self.change = threading.Condition()
         self.error: BaseException | None = None
 
     def results(self, threads: int) -> list[Result]:
         for _ in range(min(threads, len(self.items))):
-            self._hire()
+            self._start_thread()
         with self.change:
             while len(self.done) < len(self.items) and self.error is None:
-                self.change.wait(self._patience())
-                self._give_up_late()
+                self.change.wait(self._seconds_to_deadline())
+                self._abandon_late()
         if self.error is not None:
             raise self.error
         return [self.done[number] for number in range(len(self.items))]
 
-    def _hire(self) -> None:
+    def _start_thread(self) -> None:
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         while True:
             with self.change:
-                number = next(self.left, None)
+                number = next(self.pending, None)
                 if number is None:
                     return
-                if not self.begun:
-                    self.change.notify()  # there is a deadline to wait for; those that follow are later
-                self.begun[number] = time.monotonic()
+                if not self.started:
+                    self.change.notify()  # now there is a deadline to wait for; later items have later deadlines
+                self.started[number] = time.monotonic()
             try:
                 result = self.work(self.items[number])
             except BaseException as error:
@@ -83,24 +85,24 @@ class _Crew(Generic[Item, Result]):
                     self.change.notify()
                 return
             with self.change:
-                if number not in self.begun:  # it was given up, and another thread has this one's place
+                if number not in self.started:  # abandoned; another thread has taken this one's place
                     return
-                del self.begun[number]
+                del self.started[number]
                 self.done[number] = result
                 if len(self.done) == len(self.items):
                     self.change.notify()
 
-    def _patience(self) -> float | None:
-        """Seconds until the next deadline."""
-        if self.seconds is None or not self.begun:
+    def _seconds_to_deadline(self) -> float | None:
+        """Return the time until the next deadline; None if there is none."""
+        if self.seconds is None or not self.started:
             return None
-        return max(0.0, min(self.begun.values()) + self.seconds - time.monotonic())
+        return max(0.0, min(self.started.values()) + self.seconds - time.monotonic())
 
-    def _give_up_late(self) -> None:
+    def _abandon_late(self) -> None:
         if self.seconds is None:
             return
         now = time.monotonic()
-        for number in [number for number, since in self.begun.items() if since + self.seconds <= now]:
-            del self.begun[number]
+        for number in [number for number, start in self.started.items() if start + self.seconds <= now]:
+            del self.started[number]
             self.done[number] = self.late(self.items[number])
-            self._hire()
+            self._start_thread()
