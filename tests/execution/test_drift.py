@@ -1,4 +1,4 @@
-"""Scores of tonight against those of earlier nights."""
+"""Scores of a run compared with those of earlier runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from retouch.execution.drift import _compared
+from retouch.execution.drift import _compare
 from retouch.execution.edit import run
 from retouch.execution.summary import Summary
 from retouch.jobs.config import DriftSpec, EditJob, load_job
@@ -23,7 +23,7 @@ ROWS = 30
 QUICK = ("editor.params.timesteps=3", "editor.params.aug_num=1", "candidates=1")
 
 
-def night(folder: Path, date: str, manifest: Path, **changes: Any) -> Summary:
+def run_job(folder: Path, date: str, manifest: Path, **changes: Any) -> Summary:
     job: EditJob = painter_job(folder, manifest, editor={**EDITOR, "params": {}}, **changes)
     job = job.model_copy(update={"output": str(folder / "nights" / date), "carry": str(folder / "nights/*")})
     return run(job, executor="local", console=Console(file=io.StringIO()))
@@ -33,7 +33,7 @@ EDITOR = {"name": "tests.helpers.painters:Painter", "weights": {}}
 
 
 def grown(folder: Path, red: int | None) -> Path:
-    """As many new rows again; with ``red`` they are painted in that grey."""
+    """The same rows and as many new ones; with ``red`` they are painted in that grey."""
     manifest = write_dataset(folder, 2 * ROWS)
     rows = pq.read_table(manifest)
     params = [None if row < ROWS or red is None else f'{{"grey": {red}}}' for row in range(2 * ROWS)]
@@ -42,12 +42,12 @@ def grown(folder: Path, red: int | None) -> Path:
 
 
 @pytest.mark.parametrize(("red", "moves"), [(250, True), (None, False)])
-def test_new_rows_that_score_otherwise_than_those_before_are_said_to_have_moved(
+def test_new_rows_that_score_differently_from_those_before_are_reported_as_moved(
     tmp_path: Path, red: int | None, moves: bool
 ) -> None:
-    first = night(tmp_path, "01", write_dataset(tmp_path, ROWS))
+    first = run_job(tmp_path, "01", write_dataset(tmp_path, ROWS))
     assert first.drift == ()
-    second = night(tmp_path, "02", grown(tmp_path, red))
+    second = run_job(tmp_path, "02", grown(tmp_path, red))
     assert (second.answered_now, second.carried) == (ROWS, ROWS)
     drift = {found.score: found for found in second.drift}
     assert (drift["redness"].rows, drift["redness"].earlier_rows) == (ROWS, ROWS)
@@ -55,19 +55,19 @@ def test_new_rows_that_score_otherwise_than_those_before_are_said_to_have_moved(
     assert second.exit_code == 0
 
 
-def test_a_run_whose_scores_moved_ends_with_1_where_the_job_wants_it(tmp_path: Path) -> None:
-    night(tmp_path, "01", write_dataset(tmp_path, ROWS))
-    second = night(tmp_path, "02", grown(tmp_path, 250), drift={"fail": True})
+def test_a_run_whose_scores_moved_exits_with_1_if_the_job_asks_for_it(tmp_path: Path) -> None:
+    run_job(tmp_path, "01", write_dataset(tmp_path, ROWS))
+    second = run_job(tmp_path, "02", grown(tmp_path, 250), drift={"fail": True})
     assert second.exit_code == 1
     assert [found.score for found in second.moved] == ["redness"]
     page = Path(second.report).read_text()
     assert f"since {tmp_path / 'nights/01'}: {ROWS} new, {ROWS} unchanged" in page
     assert ">moved<" in page
-    third = night(tmp_path, "03", grown(tmp_path, 250), drift={"fail": True})
-    assert (third.answered_now, third.drift, third.exit_code) == (0, (), 0)  # a night without new rows moves nothing
+    third = run_job(tmp_path, "03", grown(tmp_path, 250), drift={"fail": True})
+    assert (third.answered_now, third.drift, third.exit_code) == (0, (), 0)  # a run without new rows moves nothing
 
 
-def test_on_one_output_the_rows_of_this_call_are_held_against_those_of_earlier_ones(tmp_path: Path) -> None:
+def test_on_one_output_the_rows_of_this_call_are_compared_with_those_of_earlier_ones(tmp_path: Path) -> None:
     def call(manifest: Path) -> Summary:
         job = painter_job(tmp_path, manifest, editor={**EDITOR, "params": {}})
         return run(job, executor="local", console=Console(file=io.StringIO()))
@@ -79,14 +79,14 @@ def test_on_one_output_the_rows_of_this_call_are_held_against_those_of_earlier_o
 
 def test_the_distance_is_that_of_the_distribution_functions_and_few_rows_prove_nothing() -> None:
     spec = DriftSpec(distance=0.5, p_value=0.01)
-    found = _compared("s", np.arange(4.0), np.arange(4.0) + 10, spec)
+    found = _compare("s", np.arange(4.0), np.arange(4.0) + 10, spec)
     assert (found.distance, found.moved) == (1.0, False)  # four against four: p is about 0.03
-    assert _compared("s", np.arange(40.0), np.arange(40.0) + 20, spec).moved
-    assert not _compared("s", np.arange(40.0), np.arange(40.0) + 1, spec).moved
+    assert _compare("s", np.arange(40.0), np.arange(40.0) + 20, spec).moved
+    assert not _compare("s", np.arange(40.0), np.arange(40.0) + 1, spec).moved
 
 
-def test_the_shipped_judges_words_are_passed_over_and_its_verdicts_count(tmp_path: Path) -> None:
-    """Of the real quickstart: three rows a night, a few steps."""
+def test_the_shipped_judges_words_are_skipped_and_its_verdicts_compared(tmp_path: Path) -> None:
+    """Of the real quickstart: three rows per run, a few steps."""
     shipped = load_job(str(ROOT / "jobs/quickstart.yaml"), QUICK)
     rows = pq.read_table(ROOT / "manifests/shapes.parquet")
     found = []

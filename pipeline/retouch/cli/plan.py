@@ -29,7 +29,7 @@ def plan(
 ) -> None:
     """Estimate a job's failures, hours, cost, storage and wall time from a few real passes, without running it."""
     from retouch.errors import ConfigError
-    from retouch.execution.incremental import look_back
+    from retouch.execution.incremental import find_baseline
     from retouch.execution.plan import make_plan, max_candidates, refuse_another_job
     from retouch.execution.planning.outlook import cost_report
     from retouch.jobs.config import EditJob, load_job
@@ -43,7 +43,7 @@ def plan(
     made = make_plan(loaded, limit=limit)
     refuse_another_job(made)
     # Rows that are carried over from an earlier run cost nothing.
-    made, _ = look_back(made, retry_filter(False, (), max_candidates(loaded)), wait=False)
+    made, _ = find_baseline(made, retry_filter(False, (), max_candidates(loaded)), wait=False)
     report = cost_report(made, table, counts=counts, sample=None if all_ else sample, executor=chosen, address=address)
     typer.echo(json.dumps(report.record()) if as_json else "\n".join(report.lines()))
 

@@ -14,7 +14,7 @@ from retouch import storage, telemetry
 from retouch.errors import Interrupted, OverBudget, OverCost
 from retouch.execution import drift, incremental
 from retouch.execution.cost_meter import Meter
-from retouch.execution.incremental import Night
+from retouch.execution.incremental import Baseline
 from retouch.execution.lifecycle import RESUME, Executor, stop_recorded, write_record
 from retouch.execution.plan import Plan, make_plan, max_candidates, open_run, plan_under_lease, refuse_another_job
 from retouch.execution.progress import Mode, ProgressTracker, Reporter, tracking
@@ -74,7 +74,7 @@ def run(
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
     again = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
     refuse_another_job(plan)
-    plan, baseline = incremental.look_back(plan, again)
+    plan, baseline = incremental.find_baseline(plan, again)
     for note in baseline.notes():
         reporter.message(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as held:
@@ -99,7 +99,7 @@ class EditRun:
     """
 
     def __init__(
-        self, plan: Plan, baseline: Night, held: Lease, table: prices.Prices, reporter: Reporter, watch: Stopwatch
+        self, plan: Plan, baseline: Baseline, held: Lease, table: prices.Prices, reporter: Reporter, watch: Stopwatch
     ) -> None:
         self.plan, self.baseline, self._lease = plan, baseline, held
         self._reporter, self._watch, self._prices = reporter, watch, table
@@ -108,9 +108,9 @@ class EditRun:
     def prepare(self, executor: str) -> None:
         """Write the run's record, commit the rows that earlier runs contribute, and open the event log."""
         plan, output = self.plan, self.plan.write.output
-        incremental.record(plan, self.baseline)
+        incremental.write_changes(plan, self.baseline)
         open_run(plan)
-        incremental.take_over(plan, self.baseline)
+        incremental.write_carried(plan, self.baseline)
         self.meter = Meter(self._prices, total_spending(read_calls(output), self._prices), plan.job.max_cost)
         self.events = EventLog(output)
         self.events.write(

@@ -1,4 +1,4 @@
-"""A run among the runs before it: what it takes over, and what is new since. Knows a plan, and no executor."""
+"""What earlier runs contribute to a run: rows carried over, and how its requests differ from theirs."""
 
 from __future__ import annotations
 
@@ -15,87 +15,93 @@ from retouch.outputs import carry_over, changes, results
 from retouch.outputs.carry_over import EarlierRun, RetryFilter
 from retouch.outputs.changes import Changes
 
-ROWS_A_PART: Final = 100_000  # of what is taken over, committed at once
+ROWS_PER_FILE: Final = 100_000  # carried rows that are committed at once
 
 
 @dataclass(frozen=True)
-class Night:
-    """What a run begins with."""
+class Baseline:
+    """What a run starts from: the results and requests of the runs before it."""
 
-    carried: pa.Table  # results rows that earlier runs gave
+    carried: pa.Table  # result rows of earlier runs, as rows of this run
     changes: Changes
-    begins: bool  # False: it goes on with what an earlier call on this output began
-    runs: tuple[EarlierRun, ...] = ()  # earlier ones of the job, the newest first
-    refused: tuple[str, ...] = ()  # outputs whose answers cannot be taken over, each with the reason
+    is_resumed: bool  # the run resumes an earlier call on its output, which has recorded ``changes``
+    runs: tuple[EarlierRun, ...] = ()  # of the same job, newest first
+    refused: tuple[str, ...] = ()  # outputs of other jobs, each with the difference
 
     def notes(self) -> list[str]:
-        """For people, before the work starts; none where there is nothing before this run."""
-        notes = [f"not taken over, for it is another job: {refused}" for refused in self.refused[:1]]
+        """Return messages for the start of the run; none if there is no run before it."""
+        notes = [f"not carried over, because it is another job: {refused}" for refused in self.refused[:1]]
         if self.changes.against is not None:
             notes.append(self.changes.text())
         if self.carried.num_rows:
-            notes.append(f"{self.carried.num_rows} answers taken over")
+            notes.append(f"{self.carried.num_rows} rows carried over")
         return notes
 
 
-def look_back(plan: Plan, again: RetryFilter, *, wait: bool = True) -> tuple[Plan, Night]:
-    """The plan without the rows that earlier runs answered, and what it begins with. Reads, and writes nothing.
+def find_baseline(plan: Plan, retried: RetryFilter, *, wait: bool = True) -> tuple[Plan, Baseline]:
+    """Return the plan without the rows that can be carried over, and the run's baseline. Nothing is written.
 
     Args:
-        plan: with the rows that its own output does not answer.
-        again: which answers are asked for again (``carry_over.retry_filter``).
-        wait: for a run before it that is at work.
+        plan: of the rows that have no result in the run's own output.
+        retried: selects the rows of earlier runs that are edited again (``carry_over.retry_filter``).
+        wait: wait until an active earlier run ends.
 
     Raises:
-        Busy: the run before is at work; its rows would be paid for twice.
-        StorageError: what is there cannot be read.
+        Busy: an earlier run is still active; its rows would be paid for twice.
+        StorageError: an earlier output cannot be read.
     """
-    runs, refused = _earlier(plan)
+    runs, refused = _earlier_runs(plan)
     if wait:
         carry_over.wait_for_runs(runs)
     schema = plan.write.schema
-    taken = carry_over.reuse_rows(plan.todo, runs, schema, again)
-    left = row_sets.without(plan.todo, taken)
-    back = carry_over.restore_rows(left, results.read_removed(plan.job.output), schema, again)
-    carried = pa.concat_tables([taken, back])
-    plan = replace(plan, todo=row_sets.without(left, back))
-    return plan, _night(plan, carried, runs, refused)
+    reused = carry_over.reuse_rows(plan.todo, runs, schema, retried)
+    left = row_sets.without(plan.todo, reused)
+    restored = carry_over.restore_rows(left, results.read_removed(plan.job.output), schema, retried)
+    carried = pa.concat_tables([reused, restored])
+    plan = replace(plan, todo=row_sets.without(left, restored))
+    found, is_resumed = _changes(plan, runs)
+    return plan, Baseline(carried, found, is_resumed, tuple(runs), tuple(refused))
 
 
-def record(plan: Plan, night: Night) -> None:
-    """Record what changed: before the new requests are, since a run that goes on is known by these."""
-    if night.begins:
-        changes.write(plan.write.output, night.changes, plan.write.epoch)
+def write_changes(plan: Plan, baseline: Baseline) -> None:
+    """Record the changes, unless the call that this run resumes has.
+
+    Comes before the new requests are recorded: a resumed run is recognized by these.
+    """
+    if not baseline.is_resumed:
+        changes.write(plan.write.output, baseline.changes, plan.write.epoch)
 
 
-def take_over(plan: Plan, night: Night) -> None:
-    """Commit what is taken over; the run's lease is held, and its requests are recorded."""
+def write_carried(plan: Plan, baseline: Baseline) -> None:
+    """Commit the carried rows. The run must hold the lease and have recorded its requests."""
     output, epoch = plan.write.output, plan.write.epoch
-    for start in range(0, night.carried.num_rows, ROWS_A_PART):
-        results.write_block(output, night.carried.slice(start, ROWS_A_PART), epoch=epoch)
+    for start in range(0, baseline.carried.num_rows, ROWS_PER_FILE):
+        results.write_block(output, baseline.carried.slice(start, ROWS_PER_FILE), epoch=epoch)
 
 
-def _night(plan: Plan, carried: pa.Table, runs: list[EarlierRun], refused: list[str]) -> Night:
+def _changes(plan: Plan, runs: list[EarlierRun]) -> tuple[Changes, bool]:
+    """Return how the requests changed, and whether the run resumes a call that recorded this."""
     output = plan.job.output
     own = results.read_requests(output)
-    known = changes.history(output)
-    if known and own.num_rows and row_sets.digest(own) == row_sets.digest(plan.requests) and _unanswered(output, own):
-        return Night(carried, changes.read(known[0]), False, tuple(runs), tuple(refused))
+    recorded = changes.history(output)
+    if recorded and own.num_rows and row_sets.digest(own) == row_sets.digest(plan.requests) and _has_open(output, own):
+        return changes.read(recorded[0]), True
     before, against = own, output
     if not own.num_rows and runs:
         before, against = results.read_requests(runs[0].output), runs[0].output
     found = changes.compare_requests(
         plan.requests, before, plan.todo, against if before.num_rows else None, whole=plan.whole
     )
-    return Night(carried, found, True, tuple(runs), tuple(refused))
+    return found, False
 
 
-def _earlier(plan: Plan) -> tuple[list[EarlierRun], list[str]]:
+def _has_open(output: str, requests: pa.Table) -> bool:
+    """Return whether some of the requests have no result in the output."""
+    return bool(row_sets.without(requests, results.read_done(output)).num_rows)
+
+
+def _earlier_runs(plan: Plan) -> tuple[list[EarlierRun], list[str]]:
     pattern = plan.job.carry
     if pattern in NO_CARRY:
         return [], []
     return carry_over.find_earlier_runs(pattern, plan.job.output, job_identity(plan.job, plan.weights))
-
-
-def _unanswered(output: str, requests: pa.Table) -> bool:
-    return bool(row_sets.without(requests, results.read_done(output)).num_rows)
