@@ -71,11 +71,13 @@ def values(done: Evaluation) -> dict[str, float]:
 
 
 def test_the_number_is_that_of_the_images_that_the_run_made_against_the_real_ones(made: str, real: str) -> None:
-    from retouch.execution.evaluation.image_sets import pixels, read_set
+    from retouch.execution.evaluation.image_sets import decode_images, read_set
 
     done = quiet(job_of(made, real))
     means = [
-        np.stack([np.asarray(image).reshape(-1, 3).mean(0).astype(np.float32) for _, image in pixels(s.base, s.rows)])
+        np.stack(
+            [np.asarray(image).reshape(-1, 3).mean(0).astype(np.float32) for _, image in decode_images(s.base, s.rows)]
+        )
         for s in (read_set(made), read_set(real))
     ]
     expected = frechet_distance(*(Moments.of(features) for features in means))
@@ -174,7 +176,7 @@ def test_what_was_kept_under_another_id_is_refused(made: str, real: str) -> None
     quiet(job_of(made, real))
     (kept,) = Path(f"{made}-eval/reference").iterdir()
     gained = [{"name": "tests.helpers.set_metrics:Colour", "options": {"gain": 2.0}}]
-    with pytest.raises(ConfigError, match="does not compare with"):
+    with pytest.raises(ConfigError, match="is not comparable with"):
         quiet(job_of(made, str(kept), metrics=gained))
 
 
@@ -200,7 +202,7 @@ def test_a_folder_of_another_systems_images_is_scored_against_a_manifest(tmp_pat
     done = quiet(job_of(str(folder), metrics=[], row_metrics=rows, manifest=manifest))
     assert done.record["results"]["missing"]["keys"] == {"row-002": "no image of this key"}
     assert done.record["row_metrics"][0]["values"]["background_l1"]["mean"] > 50
-    with pytest.raises(ConfigError, match="is no run, so give the job a manifest"):
+    with pytest.raises(ConfigError, match="is not a run's output; set manifest in the job"):
         quiet(job_of(str(folder), metrics=[], row_metrics=rows))
 
 

@@ -1,11 +1,11 @@
-"""An evaluation from start to end: sets looked up, shards scored here or on Ray, states merged, ``metrics.json``.
+"""Evaluation jobs: score sets of images, in this process or on Ray, and write ``metrics.json``.
 
-Knows no network and no pixel. In the output::
+In the output::
 
-    metrics.json            every number with its id, its counts, and the images that were not counted
-    rows.parquet            one row an image that there is or should be: status, reason, row metrics
-    states/, scores/        what each shard yielded, named by what decides it: what is there is not computed again
-    reference/              what each set metric keeps of the reference; another job may name it as its reference
+    metrics.json            every value with its metric's id, its counts, and the images that were not counted
+    rows.parquet            one row per image that exists or should: status, reason, row metrics
+    states/, scores/        results of each shard; named by what determines them, so existing ones are not recomputed
+    reference/              each set metric's state of the reference; another job may name it as its reference
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from retouch import storage
 from retouch.errors import ConfigError
 from retouch.execution.evaluation import aggregate, metric_states
 from retouch.execution.evaluation.image_sets import ImageSet, read_set, with_requests
-from retouch.execution.evaluation.scorer import Loaded, Scorer, ScoreSpec, Shard, row_metric_id
+from retouch.execution.evaluation.metric_states import StoredState
+from retouch.execution.evaluation.scorer import LoadedMetric, Scorer, ScoreSpec, Shard, row_metric_id
 from retouch.execution.lifecycle import Executor, stop_recorded, write_record
 from retouch.jobs.config import EvaluateJob, MaskSpec
 from retouch.outputs.event_log import EventLog
@@ -33,7 +34,7 @@ ROWS_FILE: Final = "rows.parquet"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How an evaluation ended."""
+    """Result of an evaluation job."""
 
     name: str
     output: str
@@ -42,8 +43,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """A set of images in shards, and which files come of each."""
+class _ShardedSet:
+    """A set of images in shards, with the addresses of each shard's files."""
 
     images: ImageSet
     shards: list[Shard]
@@ -55,11 +56,11 @@ class _Side:
 def evaluate(
     job: EvaluateJob, *, executor: Executor = "ray", address: str | None = None, console: Console | None = None
 ) -> Evaluation:
-    """Measure what is not measured yet, and write down all of it.
+    """Score the shards that have no results yet, and write the metrics of all of them.
 
     Raises:
         StopRun: the job is wrong, or no image could be scored.
-        Interrupted: stopped on the way; the same call goes on from the shards that are done.
+        Interrupted: stopped early; the same call resumes with the shards that are left.
     """
     console = console or Console(stderr=True)
     started = time.monotonic()
@@ -70,21 +71,25 @@ def evaluate(
         results = with_requests(results, _manifests(job, made_by))
     scorer = Scorer(spec, _device(executor))
     sources = [_reference(job, loaded) for loaded in scorer.set_metrics]
-    sides: dict[str | None, _Side] = {None: _side("results", job, scorer, results, range(len(sources)))}
+    sharded_sets: dict[str | None, _ShardedSet] = {
+        None: _shard_set("results", job, scorer, results, range(len(sources)))
+    }
     for source in dict.fromkeys(source for source in sources if source and not _is_state(source)):
         numbers = [number for number, its in enumerate(sources) if its == source]
-        sides[source] = _side("reference", job, scorer, read_set(source), numbers)
-    left = [left for side in sides.values() for shard in side.shards if (left := _left(shard))]
+        sharded_sets[source] = _shard_set("reference", job, scorer, read_set(source), numbers)
+    left = [left for sharded in sharded_sets.values() for shard in sharded.shards if (left := _unfinished(shard))]
     events = EventLog(job.output)
     _score_shards(left, _executor(executor, job, scorer, address), events, f"{job.name}: ", console)
-    measured = [_measured(job, number, scorer, sides, source) for number, source in enumerate(sources)]
+    measured = [_metric_entry(job, number, scorer, sharded_sets, source) for number, source in enumerate(sources)]
     record = {
         "name": job.name,
         "job": job.model_dump(mode="json"),
-        "results": aggregate.of_images(results),
-        "references": {source: aggregate.of_images(side.images) for source, side in sides.items() if source},
+        "results": aggregate.count_images(results),
+        "references": {
+            source: aggregate.count_images(sharded.images) for source, sharded in sharded_sets.items() if source
+        },
         "metrics": measured,
-        **_rows(job, scorer, sides[None]),
+        **_write_rows(job, scorer, sharded_sets[None]),
     }
     write_record(job.output, METRICS_FILE, record)
     events.write("finished", metrics={metric["name"]: metric["values"] for metric in measured})
@@ -107,7 +112,7 @@ def _score_shards(
 
 
 def _score_spec(job: EvaluateJob, made_by: Mapping[str, Any]) -> ScoreSpec:
-    """What is loaded: masks are read and weights default as in the run that made the images."""
+    """Return what to load: weights and masks default to those of the run that made the images."""
     mask = job.mask or MaskSpec.model_validate(made_by.get("mask", {}))
     return ScoreSpec(job.metrics, job.row_metrics, made_by.get("editor", {}).get("weights"), mask)
 
@@ -115,17 +120,21 @@ def _score_spec(job: EvaluateJob, made_by: Mapping[str, Any]) -> ScoreSpec:
 def _manifests(job: EvaluateJob, made_by: Mapping[str, Any]) -> str | list[str]:
     sources = job.manifest or made_by.get("manifest")
     if not sources:
-        raise ConfigError(f"row_metrics need sources and masks: {job.results} is no run, so give the job a manifest")
+        raise ConfigError(
+            f"row_metrics need sources and masks: {job.results} is not a run's output; set manifest in the job"
+        )
     return sources if isinstance(sources, str) else list(sources)
 
 
-def _reference(job: EvaluateJob, loaded: Loaded) -> str | None:
-    """A metric's reference: images or a kept state; None where it compares nothing."""
+def _reference(job: EvaluateJob, loaded: LoadedMetric) -> str | None:
+    """Return a metric's reference, images or a stored state; None if the metric needs none."""
     if not loaded.metric.compares:
         return None
     source = job.reference.get(loaded.name) if isinstance(job.reference, dict) else job.reference
     if source is None:
-        raise ConfigError(f"metric {loaded.name} compares with a reference: give the job one, images or a kept state")
+        raise ConfigError(
+            f"metric {loaded.name} needs a reference; set reference in the job, to images or to a stored state"
+        )
     return source
 
 
@@ -133,8 +142,8 @@ def _is_state(source: str) -> bool:
     return source.endswith(".safetensors")
 
 
-def _side(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, numbers: Sequence[int]) -> _Side:
-    """A set's shards, each with the names of its files, which hold what decides them."""
+def _shard_set(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, numbers: Sequence[int]) -> _ShardedSet:
+    """Split a set into shards, and name each shard's files by what determines their content."""
     parts = images.shards(job.shards)
     shards = []
     for k, rows in enumerate(parts, 1):
@@ -152,93 +161,93 @@ def _side(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, numbers
             name = f"{place}-{metric_states.digest(ids, identities, requests, scorer.spec.mask.model_dump())}.parquet"
             scores = storage.join(job.output, "scores", name)
         shards.append(Shard(f"{kind} {place}", images.base, rows, addresses, scores))
-    return _Side(images, shards)
+    return _ShardedSet(images, shards)
 
 
-def _left(shard: Shard) -> Shard | None:
-    """What of a shard is not on storage yet."""
+def _unfinished(shard: Shard) -> Shard | None:
+    """Return the part of a shard that has no files yet; None if all exist."""
     missing = {number: uri for number, uri in shard.states.items() if not storage.exists(uri)}
     scores = shard.scores if shard.scores and not storage.exists(shard.scores) else None
     return Shard(shard.name, shard.base, shard.rows, missing, scores) if missing or scores else None
 
 
-def _measured(
-    job: EvaluateJob, number: int, scorer: Scorer, sides: Mapping[str | None, _Side], source: str | None
+def _metric_entry(
+    job: EvaluateJob, number: int, scorer: Scorer, sharded_sets: Mapping[str | None, _ShardedSet], source: str | None
 ) -> dict[str, Any]:
-    """A set metric's entry of ``metrics.json``."""
+    """Return a set metric's entry of ``metrics.json``."""
     loaded = scorer.set_metrics[number]
-    here = _merged(loaded, sides[None].states_of(number), job.results)
-    reference = None if source is None else _kept_reference(job, loaded, sides.get(source), number, source)
-    values = loaded.metric.reduce(here.state, reference.state if reference else None)
+    results = _merge_states(loaded, sharded_sets[None].states_of(number), job.results)
+    reference = None if source is None else _reference_state(job, loaded, sharded_sets.get(source), number, source)
+    values = loaded.metric.reduce(results.arrays, reference.arrays if reference else None)
     return {
         "name": loaded.name,
         "values": dict(values),
         "id": dict(loaded.id),
-        "images": here.images,
-        "uncounted": aggregate.named(here.failed),
-        **({"reference": _said_reference(source, reference)} if reference else {}),
+        "images": results.images,
+        "uncounted": aggregate.summarize_reasons(results.failed),
+        **({"reference": _reference_entry(source, reference)} if reference else {}),
     }
 
 
-def _said_reference(source: str | None, reference: metric_states.Kept) -> dict[str, Any]:
-    return {"source": source, "images": reference.images, "uncounted": aggregate.named(reference.failed)}
+def _reference_entry(source: str | None, reference: StoredState) -> dict[str, Any]:
+    return {"source": source, "images": reference.images, "uncounted": aggregate.summarize_reasons(reference.failed)}
 
 
-def _kept_reference(
-    job: EvaluateJob, loaded: Loaded, side: _Side | None, number: int, source: str
-) -> metric_states.Kept:
-    """What the metric keeps of its reference: as another job kept it, or fitted here and kept."""
-    if side is None:
-        kept = metric_states.read(source)
-        if kept.id and kept.id != loaded.id:
+def _reference_state(
+    job: EvaluateJob, loaded: LoadedMetric, sharded: _ShardedSet | None, number: int, source: str
+) -> StoredState:
+    """Return a metric's state of its reference: another job's, or one that is fitted here and stored."""
+    if sharded is None:
+        stored = metric_states.read(source)
+        if stored.id and stored.id != loaded.id:
             raise ConfigError(
-                f"{source} is of {json.dumps(kept.id)}, which does not compare with {json.dumps(loaded.id)}"
+                f"reference {source}: its metric {json.dumps(stored.id)} is not comparable with {json.dumps(loaded.id)}"
             )
-        return kept
-    files = side.states_of(number)
-    # Fitting may take long: once for the same shards.
+        return stored
+    files = sharded.states_of(number)
+    # Fitting may take long, so it is done once for the same shards.
     name = f"{_file_name(loaded.name)}-{metric_states.digest([file.rpartition('/')[2] for file in files])}.safetensors"
     place = storage.join(job.output, "reference", name)
     if not storage.exists(place):
-        merged = _merged(loaded, files, source)
+        merged = _merge_states(loaded, files, source)
         metric_states.write(
-            place, metric_states.Kept(loaded.metric.fit(merged.state), merged.images, merged.id, merged.failed)
+            place, StoredState(loaded.metric.fit(merged.arrays), merged.images, merged.id, merged.failed)
         )
     return metric_states.read(place)
 
 
-def _merged(loaded: Loaded, files: Sequence[str], source: str) -> metric_states.Kept:
+def _merge_states(loaded: LoadedMetric, files: Sequence[str], source: str) -> StoredState:
     parts = [metric_states.read(file) for file in files]
-    images, failed = metric_states.merge_notes(parts)
+    images, failed = metric_states.merge_counts(parts)
     if not images:
         reasons = next(iter(failed.items()), ("none", "no shard"))
         raise ConfigError(f"metric {loaded.name}: no image of {source} could be read, first {reasons[0]}: {reasons[1]}")
-    return metric_states.Kept(
-        loaded.metric.merge([part.state for part in parts if part.images]), images, loaded.id, failed
+    return StoredState(loaded.metric.merge([part.arrays for part in parts if part.images]), images, loaded.id, failed)
+
+
+def _write_rows(job: EvaluateJob, scorer: Scorer, sharded: _ShardedSet) -> dict[str, Any]:
+    """Write ``rows.parquet``; return the row metrics' entries of ``metrics.json``, and the rows that failed in one."""
+    table = aggregate.rows_table(
+        sharded.images, [shard.scores for shard in sharded.shards if shard.scores], scorer.columns
     )
-
-
-def _rows(job: EvaluateJob, scorer: Scorer, side: _Side) -> dict[str, Any]:
-    """Write ``rows.parquet``; the row metrics' entries of ``metrics.json``, and the rows that one of them lacks."""
-    table = aggregate.rows_table(side.images, [shard.scores for shard in side.shards if shard.scores], scorer.columns)
     storage.write_table(storage.join(job.output, ROWS_FILE), table)
     found = [
         {
             "name": metric.name,
-            "values": aggregate.of_scores(table, loaded.columns),
+            "values": aggregate.summarize_scores(table, loaded.columns),
             "id": row_metric_id(metric, scorer.spec.weights),
         }
         for metric, loaded in zip(job.row_metrics, scorer.row_metrics, strict=True)
     ]
-    return {"row_metrics": found, "row_errors": aggregate.named(aggregate.failures(table))}
+    return {"row_metrics": found, "row_errors": aggregate.summarize_reasons(aggregate.scoring_errors(table))}
 
 
 def _file_name(name: str) -> str:
-    return name.rpartition(":")[2].lower()  # of package.module:Class the class
+    return name.rpartition(":")[2].lower()  # the class of package.module:Class
 
 
 def _device(executor: Executor) -> str:
-    """Here metrics are only reduced, where Ray does the work."""
+    """Return the device of this process, which only merges states if Ray scores the shards."""
     from retouch.models.devices import best_device
 
     return best_device() if executor == "local" else "cpu"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retouch.errors import ConfigError
 from retouch.execution.edit import run
 from retouch.execution.evaluation import image_sets
-from retouch.execution.evaluation.image_sets import Finished, ImageSet, pixels, read_set, with_requests
+from retouch.execution.evaluation.image_sets import ImageRef, ImageSet, decode_images, read_set, with_requests
 from retouch.manifests import row_sets
 from retouch.outputs import results
 
@@ -38,7 +38,7 @@ def test_a_run_gives_the_images_that_it_made_and_names_the_rows_without_one(tmp_
     found = read_set(output)
     assert sorted(row.key for row in found.rows) == [f"row-{i:03d}" for i in (0, 1, 3, 4, 5, 6)]
     assert found.missing == {"row-002": "failed_to_edit: this prompt cannot be edited"}
-    decoded = {row.key: image for row, image in pixels(found.base, found.rows)}
+    decoded = {row.key: image for row, image in decode_images(found.base, found.rows)}
     assert len(decoded) == 6
     for key, image in decoded.items():
         assert not isinstance(image, str)
@@ -70,7 +70,7 @@ def test_an_image_that_is_gone_or_not_the_recorded_one_comes_with_its_reason(tmp
     gone, changed = found.rows[0], found.rows[1]
     (Path(output) / gone.address).unlink()
     (Path(output) / changed.address).write_bytes(png(picture(99)))
-    read = {row.key: image for row, image in pixels(found.base, found.rows)}
+    read = {row.key: image for row, image in decode_images(found.base, found.rows)}
     assert len(read) == 6
     assert "no image at" in str(read[gone.key])
     assert "is not the image that was recorded" in str(read[changed.key])
@@ -83,7 +83,7 @@ def test_a_folder_or_a_glob_gives_its_images_by_their_place_in_it(tmp_path: Path
     assert [row.key for row in read_set(folder).rows] == ["a", "b#1", "in/a"]
     assert [row.key for row in read_set(f"{folder}/*.[pP]*").rows] == ["a", "b#1"]
     assert [row.key for row in read_set(f"{folder}/**/*.jpg").rows] == ["in/a"]
-    assert all(not isinstance(image, str) for _, image in pixels(None, read_set(folder).rows))
+    assert all(not isinstance(image, str) for _, image in decode_images(None, read_set(folder).rows))
 
 
 def test_a_relative_folder_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_folder_on_other_storage_is_read_alike(place: str) -> None:
 
     storage.write_bytes(f"{place}/x.png", png(picture(3)))
     found = read_set(place)
-    ((row, image),) = pixels(found.base, found.rows)
+    ((row, image),) = decode_images(found.base, found.rows)
     assert row.key == "x"
     assert np.array_equal(image, picture(3))
 
@@ -112,7 +112,7 @@ def test_a_manifest_gives_addresses_and_bytes_and_names_what_is_not_there(tmp_pa
     ]
     pq.write_table(pa.table({"key": ["a", "b", "c"], "image": cells}), tmp_path / "m.parquet")
     found = read_set(str(tmp_path / "m.parquet"))
-    read = {row.key: image for row, image in pixels(found.base, found.rows)}
+    read = {row.key: image for row, image in decode_images(found.base, found.rows)}
     assert np.array_equal(read["a"], picture(0))
     assert np.array_equal(read["b"], picture(5))
     assert list(found.missing) == ["c"]
@@ -154,7 +154,7 @@ def test_of_a_run_of_the_first_rows_the_others_are_not_missing(tmp_path: Path) -
 
 @given(st.integers(1, 50), st.integers(1, 70))
 def test_shards_hold_every_row_once_in_order_and_none_is_empty(rows: int, count: int) -> None:
-    images = ImageSet(None, tuple(Finished(str(i), "", "") for i in range(rows)))
+    images = ImageSet(None, tuple(ImageRef(str(i), "", "") for i in range(rows)))
     shards = images.shards(count)
     assert [row for shard in shards for row in shard] == list(images.rows)
     assert len(shards) == min(rows, count)
@@ -163,5 +163,5 @@ def test_shards_hold_every_row_once_in_order_and_none_is_empty(rows: int, count:
 
 def test_more_images_than_are_read_ahead_come_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_images(tmp_path, *(f"{i}.png" for i in range(11)))
-    monkeypatch.setattr(image_sets, "AHEAD", 4)
-    assert len(list(pixels(None, read_set(folder).rows))) == 11
+    monkeypatch.setattr(image_sets, "PREFETCH", 4)
+    assert len(list(decode_images(None, read_set(folder).rows))) == 11

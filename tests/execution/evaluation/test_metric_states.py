@@ -6,31 +6,31 @@ import numpy as np
 import pytest
 from retouch.errors import ConfigError
 from retouch.execution.evaluation import metric_states
-from retouch.execution.evaluation.metric_states import Kept
+from retouch.execution.evaluation.metric_states import StoredState
 from safetensors.numpy import save_file
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_count_its_id_and_its_failures(place: str) -> None:
     state = {"mean": np.random.default_rng(0).standard_normal(5), "count": np.array([7]), "at": np.ones((2, 3)).T}
     metric_states.write(
-        f"{place}/one.safetensors", Kept(state, 7, {"metric": "fid", "options": {"k": 2}}, {"row é": "gone"})
+        f"{place}/one.safetensors", StoredState(state, 7, {"metric": "fid", "options": {"k": 2}}, {"row é": "gone"})
     )
     found = metric_states.read(f"{place}/one.safetensors")
     assert (found.images, found.id, found.failed) == (7, {"metric": "fid", "options": {"k": 2}}, {"row é": "gone"})
-    assert found.state.keys() == state.keys()
-    assert all(np.array_equal(found.state[name], state[name]) for name in state)
+    assert found.arrays.keys() == state.keys()
+    assert all(np.array_equal(found.arrays[name], state[name]) for name in state)
 
 
 def test_arrays_of_somebody_else_have_no_id(tmp_path: Path) -> None:
     save_file({"means": np.zeros(3)}, tmp_path / "theirs.safetensors")
     found = metric_states.read(str(tmp_path / "theirs.safetensors"))
-    assert (found.images, found.id, list(found.state)) == (0, {}, ["means"])
+    assert (found.images, found.id, list(found.arrays)) == (0, {}, ["means"])
 
 
 def test_a_state_of_no_image_can_be_kept(tmp_path: Path) -> None:
-    metric_states.write(str(tmp_path / "none.safetensors"), Kept({}, 0, {"metric": "fid"}, {"a": "broken"}))
+    metric_states.write(str(tmp_path / "none.safetensors"), StoredState({}, 0, {"metric": "fid"}, {"a": "broken"}))
     found = metric_states.read(str(tmp_path / "none.safetensors"))
-    assert (found.images, dict(found.state), found.failed) == (0, {}, {"a": "broken"})
+    assert (found.images, dict(found.arrays), found.failed) == (0, {}, {"a": "broken"})
 
 
 def test_what_is_no_state_is_said_in_one_line(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_what_is_no_state_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_notes_of_shards_add() -> None:
-    parts = [Kept({}, 3, {}, {"a": "x"}), Kept({}, 4, {}, {"b": "y"})]
-    assert metric_states.merge_notes(parts) == (7, {"a": "x", "b": "y"})
+    parts = [StoredState({}, 3, {}, {"a": "x"}), StoredState({}, 4, {}, {"b": "y"})]
+    assert metric_states.merge_counts(parts) == (7, {"a": "x", "b": "y"})
 
 
 def test_equal_parts_have_equal_digests_and_others_have_not() -> None:

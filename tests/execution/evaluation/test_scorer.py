@@ -42,7 +42,7 @@ def test_a_shards_state_is_of_the_features_of_its_images(tmp_path: Path) -> None
     kept = metric_states.read(shard.states[0])
     assert (kept.images, kept.failed) == (4, {})
     expected = np.mean([picture(i).reshape(-1, 3).mean(0) for i in range(4)], axis=0)
-    np.testing.assert_allclose(kept.state["mean"], expected, rtol=1e-6)
+    np.testing.assert_allclose(kept.arrays["mean"], expected, rtol=1e-6)
 
 
 def test_images_that_cannot_be_read_or_have_no_features_are_named_in_the_state(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_shard_of_which_nothing_can_be_read_has_an_empty_state(tmp_path: Path)
     shard = shard_of(tmp_path, str(tmp_path / "images"))
     Scorer(ScoreSpec((COLOUR,)), "cpu").score(shard)
     kept = metric_states.read(shard.states[0])
-    assert (kept.images, dict(kept.state), list(kept.failed)) == (0, {}, ["a"])
+    assert (kept.images, dict(kept.arrays), list(kept.failed)) == (0, {}, ["a"])
 
 
 def test_row_metrics_see_the_finished_image_beside_its_source_and_mask(tmp_path: Path) -> None:

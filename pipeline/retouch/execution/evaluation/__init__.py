@@ -1,1 +1,1 @@
-"""Evaluate finished image sets: shards, metric states, aggregates."""
+"""Parts of an evaluation: sets of images, scoring of shards, states of set metrics, and their aggregation."""

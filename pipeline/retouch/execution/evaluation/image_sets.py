@@ -1,4 +1,4 @@
-"""A finished set of images: which there are, which are not and why, and their pixels. Knows no metric.
+"""Sets of images to evaluate: which images exist, which are missing and why, and their pixels.
 
 A set is a run's output (``run.json`` and its results table), a Parquet manifest, or a folder or glob of image files.
 """
@@ -6,6 +6,7 @@ A set is a run's output (``run.json`` and its results table), a Parquet manifest
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,65 +24,65 @@ from retouch.outputs import image_paths, results
 from retouch.outputs.run_record import RUN_FILE, read_run
 from retouch.schema import REQUEST_COLUMNS, Pixels
 
-THREADS: Final = 8  # images fetched and decoded side by side while the network works
-AHEAD: Final = 64  # images in memory at once: 200 MB of 1024 x 1024
+THREADS: Final = 8  # images fetched and decoded in parallel while the network computes
+PREFETCH: Final = 64  # images in memory at once: 200 MB of 1024 x 1024
 
 
 @dataclass(frozen=True)
-class Finished:
-    """One image that there is, or should be."""
+class ImageRef:
+    """One image of a set, by its address."""
 
     key: str
-    address: str  # full, or relative to its set's base; "" where ``data`` has the file's bytes
-    identity: str  # what changes when the content does
+    address: str  # absolute, or relative to the set's base; "" if ``data`` has the file's bytes
+    identity: str  # changes if the content does
     data: bytes | None = None
-    request: Mapping[str, Any] | None = None  # the manifest's row, where it is asked for
+    request: Mapping[str, Any] | None = None  # the manifest's row, if ``with_requests`` added it
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one set, those of one file together."""
+    """A set of images; those in one file are adjacent."""
 
-    base: str | None  # the output that addresses are relative to, of a run's
-    rows: tuple[Finished, ...]
-    missing: Mapping[str, str] = field(default_factory=dict)  # key to the reason why it has no image
-    run: Mapping[str, Any] = field(default_factory=dict)  # run.json, of a run's output
+    base: str | None  # a run's output, to which addresses are relative; else None
+    rows: tuple[ImageRef, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)  # key to the reason why its image is missing
+    run: Mapping[str, Any] = field(default_factory=dict)  # run.json, if the set is a run's output
 
-    def shards(self, count: int) -> list[tuple[Finished, ...]]:
-        """At most ``count`` parts of nearly equal size, in order; none is empty."""
+    def shards(self, count: int) -> list[tuple[ImageRef, ...]]:
+        """Return at most ``count`` parts of nearly equal size, in order, none of them empty."""
         parts = np.array_split(np.arange(len(self.rows)), max(1, min(count, len(self.rows))))
         return [self.rows[part[0] : part[-1] + 1] for part in parts if len(part)]
 
 
 def read_set(source: str, statuses: Sequence[str] = ("success",)) -> ImageSet:
-    """Look a set up; no image is read.
+    """Return the images of a set, without reading them.
 
     Args:
         source: a run's output, a ``.parquet`` manifest, a folder or a glob of image files.
-        statuses: of a run, the rows whose images count.
+        statuses: of a run, rows with these belong to the set.
 
     Raises:
-        ConfigError: there is no image.
+        ConfigError: the set has no image.
         ManifestError: the manifest cannot be read as one.
     """
     path = storage.local_path(source)
     source = source if path is None else str(path)  # workers have other working directories
     if storage.exists(storage.join(source, RUN_FILE)):
-        found = _run(source, statuses)
+        found = _set_of_run(source, statuses)
     elif source.endswith(".parquet"):
-        found = _manifest(source)
+        found = _set_of_manifest(source)
     else:
-        found = _files(source)
+        found = _set_of_files(source)
     if not found.rows:
         why = f"; {len(found.missing)} rows have none, {_first(found.missing)}" if found.missing else ""
-        raise ConfigError(f"no image at {source}{why}; give a run's output, a manifest, a folder or a glob")
+        raise ConfigError(f"no image at {source}{why}; name a run's output, a manifest, a folder or a glob")
     return found
 
 
 def with_requests(found: ImageSet, sources: str | Sequence[str]) -> ImageSet:
-    """The set with each image's manifest row; a row without an image is missing there.
+    """Return the set with each image's manifest row. A row without an image counts as missing.
 
-    A run knows itself what it was asked for, so of its output no more rows are missing.
+    A run's output records its own requests, so other rows of the manifest are not missing there.
 
     Raises:
         ManifestError: the manifest cannot be read as one.
@@ -95,20 +96,20 @@ def with_requests(found: ImageSet, sources: str | Sequence[str]) -> ImageSet:
     return replace(found, rows=rows, missing={**found.missing, **absent})
 
 
-def pixels(base: str | None, rows: Sequence[Finished]) -> Iterator[tuple[Finished, Pixels | str]]:
-    """Each image decoded, [H,W,3] uint8, or the reason why it cannot be; read ahead while the caller works."""
+def decode_images(base: str | None, rows: Sequence[ImageRef]) -> Iterator[tuple[ImageRef, Pixels | str]]:
+    """Yield each image decoded, [H,W,3] uint8, or the error message; images are prefetched while the caller works."""
     with ThreadPoolExecutor(THREADS) as threads:
-        for start in range(0, len(rows), AHEAD):
-            files: dict[str, list[Finished]] = {}
-            for row in rows[start : start + AHEAD]:
+        for start in range(0, len(rows), PREFETCH):
+            files: dict[str, list[ImageRef]] = {}
+            for row in rows[start : start + PREFETCH]:
                 file = row.key if base is None else image_paths.file_of(row.address)
                 files.setdefault(file, []).append(row)
-            for group in threads.map(lambda group: _decoded(base, group), files.values()):
+            for group in threads.map(lambda group: _decode_file(base, group), files.values()):
                 yield from group
 
 
-def _decoded(base: str | None, rows: Sequence[Finished]) -> list[tuple[Finished, Pixels | str]]:
-    """The images that rest in one file."""
+def _decode_file(base: str | None, rows: Sequence[ImageRef]) -> list[tuple[ImageRef, Pixels | str]]:
+    """Return the images of one file, decoded."""
     try:
         if base is None:
             data: Mapping[str, bytes | None] = {
@@ -118,69 +119,68 @@ def _decoded(base: str | None, rows: Sequence[Finished]) -> list[tuple[Finished,
             data = image_paths.read_images(base, [row.address for row in rows])
     except RetouchError as error:
         return [(row, f"{type(error).__name__}: {error}") for row in rows]
-    return [(row, _pixels_or_reason(row, data[row.address])) for row in rows]
+    return [(row, _decode_image(row, data[row.address])) for row in rows]
 
 
-def _pixels_or_reason(row: Finished, data: bytes | None) -> Pixels | str:
+def _decode_image(row: ImageRef, data: bytes | None) -> Pixels | str:
     try:
         if data is None:
             raise ObjectMissing(f"no image at {row.address}")
         if row.identity.startswith("sha256:") and row.identity != f"sha256:{hashlib.sha256(data).hexdigest()}":
-            raise LoadError(f"{row.address} is not the image that was recorded")
+            raise LoadError(f"{row.address} differs from its recorded sha256")
         return codec.decode_image(data).pixels
-    except Exception as error:  # whatever a decoder raises is this row's
+    except Exception as error:  # a decoder may raise anything, and it concerns only this image
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _run(output: str, statuses: Sequence[str]) -> ImageSet:
+def _set_of_run(output: str, statuses: Sequence[str]) -> ImageSet:
     table = results.read(output, ["key", "status", "output", "sha256", "error_message"])
     rows, missing = [], {}
     for row in table.to_pylist():
         if row["status"] in statuses and row["output"]:
-            rows.append(Finished(row["key"], row["output"], f"sha256:{row['sha256']}"))
+            rows.append(ImageRef(row["key"], row["output"], f"sha256:{row['sha256']}"))
         else:
             missing[row["key"]] = f"{row['status']}: {row['error_message'] or 'not among the statuses that count'}"
     answered = set(table["key"].to_pylist())
     missing |= {
         key: "not answered yet" for key in results.read_requests(output)["key"].to_pylist() if key not in answered
     }
-    # Those of one tar shard together, so that it is fetched by one part.
+    # Images of one tar shard are adjacent, so that few parts fetch it.
     rows.sort(key=lambda row: (image_paths.file_of(row.address), row.key))
     return ImageSet(output, tuple(rows), missing, read_run(output))
 
 
-def _manifest(source: str) -> ImageSet:
+def _set_of_manifest(source: str) -> ImageSet:
     table = reader.read(source).table
     cells = [image_source(cell) for cell in table["image"].to_pylist()]
     identities = storage.identities(cell for cell in cells if isinstance(cell, str) and cell)
     rows, missing = [], {}
     for key, cell in zip(table["key"].to_pylist(), cells, strict=True):
         if isinstance(cell, bytes):
-            rows.append(Finished(key, "", f"sha256:{hashlib.sha256(cell).hexdigest()}", cell))
+            rows.append(ImageRef(key, "", f"sha256:{hashlib.sha256(cell).hexdigest()}", cell))
         elif cell and (identity := identities[cell]) is not None:
-            rows.append(Finished(key, cell, identity))
+            rows.append(ImageRef(key, cell, identity))
         else:
             missing[key] = f"no image at {cell}" if cell else "the image cell is empty"
     return ImageSet(None, tuple(rows), missing)
 
 
-def _files(source: str) -> ImageSet:
+def _set_of_files(source: str) -> ImageSet:
     listed = storage.list_files(source) if storage.is_folder(source) else storage.glob(source)
     found = sorted(file for file in listed if file.lower().endswith(codec.SUFFIXES))
-    folder = source if storage.is_folder(source) else _before_signs(source)
+    folder = source if storage.is_folder(source) else _glob_folder(source)
     # A key is the path inside the folder without its ending, so that it can be found in a manifest.
     keys = [file.removeprefix(folder).lstrip("/").rpartition(".")[0] for file in found]
     twice = [key for key, times in Counter(keys).items() if times > 1]
     if twice:
         raise ConfigError(f"{source} has {len(twice)} images under two endings, first {twice[0]}; keep one of each")
     identities = storage.identities(found)
-    return ImageSet(None, tuple(Finished(k, f, identities[f] or "") for k, f in zip(keys, found, strict=True)))
+    return ImageSet(None, tuple(ImageRef(k, f, identities[f] or "") for k, f in zip(keys, found, strict=True)))
 
 
-def _before_signs(pattern: str) -> str:
-    """The folder of a glob that no sign stands in."""
-    plain = pattern[: min((pattern.index(sign) for sign in "*?[" if sign in pattern), default=len(pattern))]
-    return plain.rpartition("/")[0]
+def _glob_folder(pattern: str) -> str:
+    """Return the folder of a glob before its first wildcard."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _first(missing: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a set metric keeps of a shard, as a file: arrays and a note of what they are. Knows no metric."""
+"""Files of set metrics' states: arrays, and in the metadata which metric and images they are of."""
 
 from __future__ import annotations
 
@@ -16,51 +16,53 @@ from safetensors.numpy import load, save
 from retouch import storage
 from retouch.errors import ConfigError, ObjectMissing
 
-NOTE: Final = "retouch"  # the entry of the file's metadata
-_HEADER: Final = 8  # bytes of a safetensors file that give its header's length
+NOTE: Final = "retouch"  # key in the file's metadata
+_HEADER: Final = 8  # bytes at the start of a safetensors file with the length of its header
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The state of some images, and which of them could not be counted."""
+class StoredState:
+    """A set metric's state over some images."""
 
-    state: Mapping[str, npt.NDArray[Any]]  # empty where no image could be
-    images: int
-    id: Mapping[str, Any]  # of the metric; states of another id do not go together
-    failed: Mapping[str, str] = field(default_factory=dict)  # key to reason
+    arrays: Mapping[str, npt.NDArray[Any]]  # empty if no image was counted
+    images: int  # that were counted
+    id: Mapping[str, Any]  # of the metric; states with different ids cannot be merged
+    failed: Mapping[str, str] = field(default_factory=dict)  # key to the reason why an image was not counted
 
 
-def write(uri: str, kept: Kept) -> None:
-    """Put a state in place whole."""
-    note = json.dumps({"images": kept.images, "id": kept.id, "failed": dict(kept.failed)}, sort_keys=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in kept.state.items()}
+def write(uri: str, state: StoredState) -> None:
+    """Write a state as one file, whole or not at all."""
+    note = json.dumps({"images": state.images, "id": state.id, "failed": dict(state.failed)}, sort_keys=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
     storage.write_bytes(uri, save(arrays, {NOTE: note}))
 
 
-def read(uri: str) -> Kept:
-    """A state that ``write`` put there, or arrays that somebody else made: those have no id and no count.
+def read(uri: str) -> StoredState:
+    """Return a state that ``write`` wrote, or arrays from elsewhere, which have no id and no count.
 
     Raises:
-        ConfigError: there is no such file, or it is no safetensors file.
+        ConfigError: the file does not exist, or is not a safetensors file.
     """
     try:
         data = storage.read_bytes(uri)
         note = _metadata(data).get(NOTE)
         facts: dict[str, Any] = json.loads(note) if note else {"images": 0, "id": {}, "failed": {}}
-        return Kept(load(data), facts["images"], facts["id"], facts["failed"])
+        return StoredState(load(data), facts["images"], facts["id"], facts["failed"])
     except ObjectMissing:
-        raise ConfigError(f"no state at {uri}; name a .safetensors file that an evaluation kept") from None
+        raise ConfigError(
+            f"no state at {uri}; name a .safetensors file from an evaluation's reference/ folder"
+        ) from None
     except (SafetensorError, ValueError, KeyError) as error:
         raise ConfigError(f"{uri} holds no state of a metric: {' '.join(str(error).split())[:120]}") from None
 
 
 def digest(*parts: Any) -> str:
-    """12 hex digits of JSON values: names what decides a state, so that a file of that name need not be doubted."""
+    """Return 12 hex digits of JSON values. Files are named by what determines them, so an existing file is valid."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def merge_notes(parts: Sequence[Kept]) -> tuple[int, dict[str, str]]:
-    """Images and failures of several states together."""
+def merge_counts(parts: Sequence[StoredState]) -> tuple[int, dict[str, str]]:
+    """Return the number of images and the failures of several states together."""
     failed = {key: reason for part in parts for key, reason in part.failed.items()}
     return sum(part.images for part in parts), failed
 

@@ -1,6 +1,6 @@
-"""Loaded metrics over one shard of finished images: features to states, scores to rows. Knows neither Ray nor sets.
+"""Score one shard of images: a state for each set metric, a table for the row metrics.
 
-Runs the same in this process and in a task of a cluster. What a shard yields lies on storage before it is reported.
+Runs in this process or in a task of a cluster. A shard's files are written before it is reported as done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from retouch import plugins, storage
 from retouch.errors import ConfigError, EditError
 from retouch.execution.evaluation import image_sets
 from retouch.execution.evaluation import metric_states as states
-from retouch.execution.evaluation.image_sets import Finished
+from retouch.execution.evaluation.image_sets import ImageRef
 from retouch.jobs.config import MaskSpec, MetricSpec, Weights
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure
@@ -25,33 +25,33 @@ from retouch.models import weights
 from retouch.plugins import Metric, SetMetric
 from retouch.schema import Batch, Pixels
 
-HASH_DIGITS = 12  # of a weights file's sha256 that an id shows
+HASH_DIGITS = 12  # of a weights file's sha256 in a metric's id
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """What a scorer loads."""
+    """What a ``Scorer`` loads."""
 
     metrics: tuple[MetricSpec, ...]
     row_metrics: tuple[MetricSpec, ...] = ()
-    weights: Weights | None = None  # of metrics that name none
+    weights: Weights | None = None  # for metrics that name none
     mask: MaskSpec = field(default_factory=MaskSpec)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images that are scored together, and the files that are to be made of them; plain data."""
+    """Images that are scored together, and the addresses of the files to write."""
 
     name: str
     base: str | None
-    rows: tuple[Finished, ...]
-    states: Mapping[int, str]  # number of a set metric to its state's address
+    rows: tuple[ImageRef, ...]
+    states: Mapping[int, str]  # index of a set metric to the address of its state
     scores: str | None = None  # address of the row metrics' table
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A set metric ready for work, and what says what its numbers are."""
+class LoadedMetric:
+    """A loaded set metric, and the id that tells whether two of its values are comparable."""
 
     name: str
     metric: SetMetric
@@ -59,7 +59,7 @@ class Loaded:
 
 
 class Scorer:
-    """Owns loaded metrics on one device."""
+    """Metrics loaded on one device."""
 
     def __init__(self, spec: ScoreSpec, device: str) -> None:
         self.spec = spec
@@ -68,99 +68,99 @@ class Scorer:
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
-        """Of the row metrics, name to Arrow type."""
+        """Columns of the row metrics, name to Arrow type."""
         return {n: t for metric in self.row_metrics for n, t in plugins.column_types(metric.columns).items()}
 
     def score(self, shard: Shard) -> str:
-        """Make a shard's files, and return its name. An image that cannot be scored is named in them.
+        """Write a shard's files and return its name. They list the images that could not be scored.
 
         Raises:
-            StorageError: they could not be written.
+            StorageError: a file could not be written.
         """
         features: dict[int, list[npt.NDArray[np.float32]]] = {number: [] for number in shard.states}
         failed: dict[int, dict[str, str]] = {number: {} for number in shard.states}
         rows: list[dict[str, Any]] = []
-        for row, image in image_sets.pixels(shard.base, shard.rows):
+        for row, image in image_sets.decode_images(shard.base, shard.rows):
             for number in shard.states:
                 try:
-                    features[number].append(self.set_metrics[number].metric.features(_there(image)))
+                    features[number].append(self.set_metrics[number].metric.features(_require_pixels(image)))
                 except EditError as error:
                     failed[number][row.key] = str(error)
             if shard.scores is not None:
-                rows.append(self._scored(row, image))
+                rows.append(self._score_row(row, image))
         for number, address in shard.states.items():
             found, metric = features[number], self.set_metrics[number]
             state = metric.metric.state(np.stack(found)) if found else {}
-            states.write(address, states.Kept(state, len(found), metric.id, failed[number]))
+            states.write(address, states.StoredState(state, len(found), metric.id, failed[number]))
         if shard.scores is not None:
             _write_rows(shard.scores, rows, self.columns)
         return shard.name
 
-    def _scored(self, row: Finished, image: Pixels | str) -> dict[str, Any]:
+    def _score_row(self, row: ImageRef, image: Pixels | str) -> dict[str, Any]:
         scored: dict[str, Any] = {"key": row.key}
         try:
-            batch, edited = _batch(row, _there(image), self.spec.mask)
+            batch, edited = _batch(row, _require_pixels(image), self.spec.mask)
         except EditError as error:
             return {**scored, "error": str(error)}
         errors = []
         for spec, metric in zip(self.spec.row_metrics, self.row_metrics, strict=True):
             try:
                 scored |= metric.score_batch(batch, edited[None])[0]
-            except Exception as error:  # whatever a metric raises is this row's and this metric's
+            except Exception as error:  # a metric may raise anything, and it concerns only this row's scores
                 errors.append(f"{spec.name}: {Failure.of(error, 'score').message}")
         return {**scored, "error": "; ".join(errors) or None}
 
 
-def weights_of(metric: MetricSpec, default: Weights | None) -> weights.Resolved:
-    """A metric's weights on this machine.
+def resolve_weights(metric: MetricSpec, default: Weights | None) -> weights.Resolved:
+    """Return a metric's weights as local files.
 
     Raises:
-        WeightsError: one that is not there.
+        WeightsError: a file is missing.
     """
     return weights.resolve(metric.weights if metric.weights is not None else default or {})
 
 
 def row_metric_id(metric: MetricSpec, default: Weights | None) -> dict[str, Any]:
-    """What decides a row metric's numbers: its name, options and the content of all weights that it was given."""
-    return _identified(metric, weights_of(metric, default).sha256)
+    """Return what determines a row metric's scores: its name, its options and the sha256 of all its weights."""
+    return _metric_id(metric, resolve_weights(metric, default).sha256)
 
 
-def _load_set_metric(spec: MetricSpec, default: Weights | None, device: str) -> Loaded:
+def _load_set_metric(spec: MetricSpec, default: Weights | None, device: str) -> LoadedMetric:
     found: Any = plugins.find("set_metrics", spec.name)
-    resolved = weights_of(spec, default)
-    metric: SetMetric = _loaded(found, spec, resolved, device)
+    resolved = resolve_weights(spec, default)
+    metric: SetMetric = _load(found, spec, resolved, device)
     used = {role: sha for role, sha in resolved.sha256.items() if role.removesuffix(".json") in metric.roles}
-    return Loaded(spec.name, metric, {**_identified(spec, used), **metric.id})
+    return LoadedMetric(spec.name, metric, {**_metric_id(spec, used), **metric.id})
 
 
 def _load_row_metric(spec: MetricSpec, default: Weights | None, device: str) -> Metric:
-    metric: Metric = _loaded(plugins.find("metrics", spec.name), spec, weights_of(spec, default), device)
+    metric: Metric = _load(plugins.find("metrics", spec.name), spec, resolve_weights(spec, default), device)
     return metric
 
 
-def _loaded(found: Any, spec: MetricSpec, resolved: weights.Resolved, device: str) -> Any:
+def _load(found: Any, spec: MetricSpec, resolved: weights.Resolved, device: str) -> Any:
     try:
         return found.load(resolved.files, device, **spec.options)
     except TypeError as error:
         raise ConfigError(f"metric {spec.name}: options {spec.options}: {error}") from error
 
 
-def _identified(spec: MetricSpec, sha256: Mapping[str, str]) -> dict[str, Any]:
+def _metric_id(spec: MetricSpec, sha256: Mapping[str, str]) -> dict[str, Any]:
     short = {role: digest[:HASH_DIGITS] for role, digest in sorted(sha256.items())}
     return {"metric": spec.name, "options": spec.options, "weights": short}
 
 
-def _there(image: Pixels | str) -> Pixels:
+def _require_pixels(image: Pixels | str) -> Pixels:
     if isinstance(image, str):
         raise EditError(image)
     return image
 
 
-def _batch(row: Finished, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels]:
-    """A row's request at native size as a batch of one.
+def _batch(row: ImageRef, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels]:
+    """Return a row's request at its original size as a batch of one.
 
     Raises:
-        EditError: no request, its files cannot be read, or the edited image is of another size.
+        EditError: the row has no request, its files cannot be read, or the edited image has another size.
     """
     if row.request is None:
         raise EditError("the manifest has no row of this key")
