@@ -165,7 +165,7 @@ class _Job:
 
 
 def _looked_over(rows: reader.Manifest, doctor: _Manifest | _Job, sample: int | None) -> Checkup:
-    table = rows.table if sample is None else rows.table.take(strata.chosen(rows.table["key"].to_pylist(), sample))
+    table = rows.table if sample is None else rows.table.take(strata.sample_rows(rows.table["key"].to_pylist(), sample))
     requests = table.select([n for n in (*REQUEST_COLUMNS, *deferred_images.COLUMNS) if n in table.column_names])
     failed: dict[str, Failure] = {}
     found: dict[str, list[str]] = defaultdict(list)

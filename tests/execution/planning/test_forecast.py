@@ -1,4 +1,4 @@
-"""A forecast is arithmetic: what must hold of it holds for every job, probe and number of actors."""
+"""Properties of a forecast that hold for every job, probe and number of actors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def work(rows: int, rows_per_block: int = 4, **changes: Any) -> Work:
         "kinds": (0,) * rows,
         "shares": {(0, 0): 1.0} if rows else {},
         "rows_per_block": lambda actors: rows_per_block,
-        "entries_a_row": 4,
-        "entries_a_pass": 8,
+        "entries_per_row": 4,
+        "entries_per_pass": 8,
         "megapixels": 0.5,
     }
     return Work(**{**facts, **changes})
@@ -57,7 +57,7 @@ def test_a_job_without_rows_takes_nothing_and_costs_nothing() -> None:
     assert found.image_bytes == found.table_bytes == found.edit_seconds == 0.0
 
 
-def test_the_figures_of_a_plain_job_are_those_that_one_reckons_by_hand() -> None:
+def test_the_forecast_of_a_plain_job_equals_a_calculation_by_hand() -> None:
     """32 rows of 4 candidates are 16 passes of 8 entries; two actors do 8 each."""
     (found,) = forecast(work(32), measured(), [2], PRICES).predictions
     assert found.wall.value == pytest.approx(4 + 20 + 1 + 8 * 8 + 2)
@@ -86,7 +86,7 @@ def test_more_actors_than_blocks_are_not_started_and_not_paid_for() -> None:
 def test_a_pass_that_is_not_full_takes_as_long_as_a_full_one() -> None:
     assert forecast(work(1), measured(), [1], PRICES).edit_seconds == pytest.approx(8.0)
     assert forecast(work(2), measured(), [1], PRICES).edit_seconds == pytest.approx(8.0)
-    many = work(1, entries_a_row=20)
+    many = work(1, entries_per_row=20)
     assert forecast(many, measured(), [1], PRICES).edit_seconds == pytest.approx(3 * 8.0)
 
 
@@ -96,7 +96,7 @@ def test_kinds_do_not_share_passes_and_each_has_its_own_seconds() -> None:
     assert forecast(mixed, both, [1], PRICES).edit_seconds == pytest.approx(88.0)
 
 
-def test_what_was_not_probed_is_taken_for_the_nearest_and_named() -> None:
+def test_what_was_not_probed_is_estimated_from_the_nearest_and_listed() -> None:
     rows = work(4, shares={(0, 0): 0.5, (0, 2): 0.25, (1, 0): 0.25}, kinds=(0, 0, 0, 1))
     found = forecast(rows, measured(), [1], PRICES)
     assert found.guessed == ((0, 2), (1, 0))
@@ -105,8 +105,10 @@ def test_what_was_not_probed_is_taken_for_the_nearest_and_named() -> None:
 
 
 def test_in_one_process_decoding_and_writing_wait_for_the_editor() -> None:
-    beside, in_turn = (forecast(work(32, in_turn=turn), measured(), [1], PRICES).predictions[0] for turn in (0, 1))
-    assert in_turn.wall.value - beside.wall.value == pytest.approx(32 * 0.3)
+    parallel, sequential = (
+        forecast(work(32, sequential=turn), measured(), [1], PRICES).predictions[0] for turn in (0, 1)
+    )
+    assert sequential.wall.value - parallel.wall.value == pytest.approx(32 * 0.3)
 
 
 def test_rows_that_would_fail_are_not_edited() -> None:
@@ -133,7 +135,7 @@ def test_passes_that_differ_widen_the_bounds() -> None:
     assert alike.value == pytest.approx(apart.value)
     assert apart.high > alike.high
     single = forecast(work(64), measured(passes={(0, 0): (8.0,)}), [2], PRICES).predictions[0].wall
-    assert single.high > alike.high, "one pass alone tells little"
+    assert single.high > alike.high, "one pass alone is weak evidence"
 
 
 seconds = st.floats(0.0, 1e4, allow_nan=False)
@@ -146,10 +148,10 @@ probes = st.builds(
 
 
 @given(probes, st.integers(0, 300), st.integers(1, 70), st.integers(1, 9), st.lists(st.integers(1, 80), min_size=1))
-def test_every_figure_lies_within_its_bounds_and_none_is_negative(
+def test_every_estimate_is_within_its_bounds_and_none_is_negative(
     probe: Measured, rows: int, block: int, candidates: int, actors: list[int]
 ) -> None:
-    found = forecast(work(rows, block, entries_a_row=candidates), probe, actors, PRICES)
+    found = forecast(work(rows, block, entries_per_row=candidates), probe, actors, PRICES)
     for span in figures(found):
         assert 0.0 <= span.low <= span.value <= span.high
     for one in found.predictions:
@@ -176,7 +178,7 @@ def test_the_end_is_between_an_even_share_and_one_block_more(blocks: list[float]
     assert even * (1 - 1e-9) <= found <= even + max(blocks, default=0.0) * (1 + 1e-9)
 
 
-def test_the_simulation_gives_each_block_to_whoever_is_free_first() -> None:
+def test_the_simulation_gives_each_block_to_the_actor_that_is_free_first() -> None:
     blocks = [5.0, 1.0, 1.0, 4.0, 2.0]
     free = [(0.0, actor) for actor in range(2)]
     for seconds in blocks:

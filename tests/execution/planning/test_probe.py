@@ -12,7 +12,7 @@ from retouch.errors import ConfigError, WeightsError
 from retouch.execution.plan import make_plan
 from retouch.execution.planning.forecast import Measured
 from retouch.execution.planning.probe import PASSES, _place, probe, rows_a_pass
-from retouch.execution.planning.strata import strata
+from retouch.execution.planning.strata import stratify
 from retouch.jobs.config import EditJob
 
 from tests.helpers.datasets import painter_job, write_dataset
@@ -20,7 +20,7 @@ from tests.helpers.datasets import painter_job, write_dataset
 
 def probed(job: EditJob, **options: Any) -> Measured:
     plan = make_plan(job)
-    return probe(plan, strata(plan.todo, range(plan.left)), **{"executor": "local", **options})
+    return probe(plan, stratify(plan.todo, range(plan.left)), **{"executor": "local", **options})
 
 
 def tree(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from retouch.execution.check import Checkup, rows_left
 from retouch.execution.plan import Plan
 from retouch.execution.planning.forecast import Forecast, Measured, Prediction, Span, Work, forecast
 from retouch.execution.planning.probe import probe
-from retouch.execution.planning.strata import Strata, chosen, size_name, strata
+from retouch.execution.planning.strata import Strata, sample_rows, size_name, stratify
 from retouch.jobs.prices import Prices, unknown
 
 
@@ -133,7 +133,7 @@ def cost_report(
     checkup: Checkup | None = None
     if plan.left:
         keys = plan.todo["key"].to_pylist()
-        groups = strata(plan.todo, chosen(keys, plan.left if sample is None else sample))
+        groups = stratify(plan.todo, sample_rows(keys, plan.left if sample is None else sample))
         # Probe before the check: the check's imports would make this process's start-up look shorter than a run's.
         measured = probe(plan, groups, executor=executor, address=address)
         checkup = rows_left(plan, sample)
@@ -141,11 +141,11 @@ def cost_report(
         kinds=groups.of_row if groups else (),
         shares=groups.shares() if groups else {},
         rows_per_block=plan.rows_per_block,
-        entries_a_row=plan.job.candidates,
-        entries_a_pass=plan.job.ray.batch_size,
+        entries_per_row=plan.job.candidates,
+        entries_per_pass=plan.job.ray.batch_size,
         megapixels=groups.mean_megapixels if groups else 0.0,
         edited=1 - len(checkup.failed) / max(checkup.read, 1) if checkup else 1.0,
-        in_turn=executor == "local",
+        sequential=executor == "local",
     )
     predicted = forecast(work, measured, _actors(counts, measured), prices)
     return CostReport(plan, prices, executor, groups, measured, checkup, predicted)

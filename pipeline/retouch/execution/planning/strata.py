@@ -1,6 +1,7 @@
-"""Rows that cost alike: by what decides a pass (checkpoint, parameters, exemplar) and by the source's size.
+"""Strata: rows with similar cost, grouped by kind of forward pass and by size of the source image.
 
-What decides a pass is in the manifest, for every row. Sizes are in the image files: the heads of a sample are read.
+The kind (checkpoint, parameters, exemplar) is in the manifest for every row. Sizes are read from the image headers of a
+sample of rows.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from retouch.imaging import codec
 from retouch.manifests import deferred_images
 from retouch.manifests.columns import image_source
 
-THREADS: Final = 16  # heads fetched side by side
+THREADS: Final = 16  # headers fetched in parallel
 _SHOWN: Final = 40  # characters of parameters in a name
 
 
 @dataclass(frozen=True, order=True)
-class Kind:
-    """What decides what a pass costs; rows of one kind may share passes."""
+class PassKind:
+    """What determines the cost of a forward pass. Rows of one kind may share passes."""
 
     checkpoint: str = ""
     params: str = ""  # JSON, as the manifest has it
@@ -36,7 +37,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Short name for reports."""
         shown = self.params if len(self.params) <= _SHOWN else f"{self.params[:_SHOWN]}..."
         parts = [self.checkpoint.rpartition("/")[2], shown, "exemplar" if self.exemplar else ""]
         return " ".join(part for part in parts if part) or "all alike"
@@ -44,14 +45,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Strata:
-    """The rows of a table by kind, and what a sample says of their sizes."""
+    """The rows of a table by kind of pass, and the sizes of a sample of them."""
 
-    kinds: tuple[Kind, ...]  # commonest first
-    of_row: tuple[int, ...]  # place in ``kinds`` of every row's
-    megapixels: Mapping[int, float]  # row to its source's size, of those of the sample whose file has a head
+    kinds: tuple[PassKind, ...]  # most frequent first
+    of_row: tuple[int, ...]  # each row's index into ``kinds``
+    megapixels: Mapping[int, float]  # row to the size of its source, for readable rows of the sample
 
     def shares(self) -> dict[tuple[int, int], float]:
-        """(kind, size class) to its share of all rows; together 1. Kinds are counted, sizes are the sample's."""
+        """Return (kind, size class) to its share of all rows; shares sum to 1. Sizes are estimated from the sample."""
         total = len(self.of_row)
         everywhere = Counter(map(size_class, self.megapixels.values())) or Counter({0: 1})
         found: dict[tuple[int, int], float] = {}
@@ -63,62 +64,62 @@ class Strata:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def size_of(self, row: int) -> int | None:
-        """A row's size class; None where its file was not looked at, or could not be."""
+        """Return a row's size class; None if its header was not read or not readable."""
         return size_class(self.megapixels[row]) if row in self.megapixels else None
 
     @property
     def mean_megapixels(self) -> float:
-        """Of a row; 0 where the sample has no image with a head."""
+        """Mean size of the sample's sources; 0 if none is readable."""
         return sum(self.megapixels.values()) / max(len(self.megapixels), 1)
 
 
 def size_class(megapixels: float) -> int:
-    """The n for which the size is over 2^(n-1) and at most 2^n megapixels."""
+    """Return the n with 2^(n-1) < size <= 2^n megapixels."""
     return math.ceil(math.log2(max(megapixels, 2.0**-10)))
 
 
 def size_name(size: int) -> str:
-    """``up to 0.5 MP``."""
+    """Return ``up to 0.5 MP``."""
     return f"up to {2.0**size:.3g} MP"
 
 
-def strata(table: pa.Table, rows: Sequence[int]) -> Strata:
-    """Sort a table's rows by what they cost.
+def stratify(table: pa.Table, rows: Sequence[int]) -> Strata:
+    """Group a table's rows by their cost.
 
     Args:
-        table: a manifest's rows.
-        rows: the sample whose images' heads are read.
+        table: rows of a manifest.
+        rows: the sample whose image headers are read.
     """
     found = _kinds(table)
     order = tuple(kind for kind, _ in sorted(Counter(found).items(), key=lambda item: (-item[1], item[0])))
-    places = {kind: place for place, kind in enumerate(order)}
+    indices = {kind: index for index, kind in enumerate(order)}
     cells = deferred_images.filled(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = dict(zip(rows, threads.map(_megapixels, cells), strict=True))
     known = {row: size for row, size in sizes.items() if size is not None}
-    return Strata(order, tuple(places[kind] for kind in found), known)
+    return Strata(order, tuple(indices[kind] for kind in found), known)
 
 
-def chosen(keys: Sequence[str], count: int) -> list[int]:
-    """Places of ``count`` rows, drawn by a hash of their keys: from all over, and the same ones every time."""
-    digests = {place: hashlib.sha256(key.encode()).digest() for place, key in enumerate(keys)}
-    return sorted(sorted(digests, key=lambda place: digests[place])[:count])
+def sample_rows(keys: Sequence[str], count: int) -> list[int]:
+    """Return the indices of ``count`` rows, chosen by a hash of their keys: spread out, and always the same ones."""
+    digests = {row: hashlib.sha256(key.encode()).digest() for row, key in enumerate(keys)}
+    return sorted(sorted(digests, key=lambda row: digests[row])[:count])
 
 
-def _kinds(table: pa.Table) -> list[Kind]:
+def _kinds(table: pa.Table) -> list[PassKind]:
     empty = [None] * table.num_rows
     checkpoints, params = (
         table[name].to_pylist() if name in table.column_names else empty for name in ("checkpoint", "params")
     )
     exemplars = table["exemplar"].is_valid().to_pylist() if "exemplar" in table.column_names else empty
     return [
-        Kind(checkpoint or "", text or "", bool(exemplar))
+        PassKind(checkpoint or "", text or "", bool(exemplar))
         for checkpoint, text, exemplar in zip(checkpoints, params, exemplars, strict=True)
     ]
 
 
 def _megapixels(cell: Any) -> float | None:
-    """Of an image cell, from the head of its file."""
+    """Return the size of an image cell from its file's header; None if it is not readable."""
     source = image_source(cell)
     if not source:
         return None
@@ -126,5 +127,5 @@ def _megapixels(cell: Any) -> float | None:
         with io.BytesIO(source) if isinstance(source, bytes) else storage.open_input(source) as file:
             height, width = codec.size_of(file)
     except (LoadError, StorageError, OSError, TypeError, ValueError):
-        return None  # the doctor and the run say what it is
+        return None  # check and run report what is wrong with it
     return height * width / 1e6
