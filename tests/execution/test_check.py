@@ -35,11 +35,11 @@ def in_a_file(job: EditJob, folder: Path) -> str:
 
 def agreed(job: EditJob, folder: Path) -> dict[str, tuple[str, str]]:
     """Status and error of each row that fails, of which doctor and run say the same."""
-    told = {key: (failure.status, failure.type) for key, failure in check(in_a_file(job, folder)).failed.items()}
+    found = {key: (failure.status, failure.type) for key, failure in check(in_a_file(job, folder)).failed.items()}
     run(job, executor="local", console=Console(file=io.StringIO()))
     rows = results.read(job.output).to_pylist()
-    assert told == {row["key"]: (row["status"], row["error_type"]) for row in rows if row["error_type"]}
-    return told
+    assert found == {row["key"]: (row["status"], row["error_type"]) for row in rows if row["error_type"]}
+    return found
 
 
 def translating(folder: Path, manifest: Path, **editor: Any) -> EditJob:
@@ -74,7 +74,7 @@ def test_the_text_counts_failures_by_class_with_first_keys_and_reasons() -> None
         "  and 2 more",
         "failed_to_edit, EditError: 1",
         f"  '{'k' * 60}...': too long",
-        "hint: animated: 'a', 'b', 'c' and 1 more: the file holds more than one picture; the first is used",
+        "hint: animated: 'a', 'b', 'c' and 1 more: the file contains several frames; only the first is used",
         "hint: column x",
     ]
 
@@ -180,7 +180,7 @@ def test_the_command_ends_with_what_was_found(
     pq.write_table(table.set_column(1, "image", [["files/0.png", "gone.png"]]), tmp_path / "bad.parquet")
     with pytest.raises(SystemExit) as ended:
         main(["check", str(tmp_path / f"{target}.parquet"), "--sample", "2"])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert ended.value.code == code
-    assert said.out.startswith(f"2 rows read: {2 - code} fine, {code} would fail\n" if code < 2 else "")
-    assert said.err.count("\n") == (code == 2)
+    assert printed.out.startswith(f"2 rows read: {2 - code} fine, {code} would fail\n" if code < 2 else "")
+    assert printed.err.count("\n") == (code == 2)

@@ -1,4 +1,4 @@
-"""Hints are given where something looks amiss, and not where it only looks unusual."""
+"""Hints apply to likely mistakes, and not to what only looks unusual."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from retouch.execution import check_hints
-from retouch.execution.check_hints import least_tokens, looks_inverted
+from retouch.execution.check_hints import looks_inverted, min_tokens
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 
@@ -27,7 +27,7 @@ def of_files(mask: bytes | None = None, prompt: str | None = None, image: bytes 
     spec = DecodeSpec(frozenset({"mask"}), MaskSpec(**how))
     sample = decode({"key": "k", "fingerprint": "", **files}, spec)
     assert sample.failure is None
-    return list(check_hints.of_row(sample, files, prompt, spec.mask))
+    return list(check_hints.hints_for_row(sample, files, prompt, spec.mask))
 
 
 def edges(mask: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_a_black_object_on_white_looks_inverted_and_a_large_white_one_does_not()
     assert not looks_inverted(everything)
     assert not looks_inverted(nothing)
     large = nothing.copy()
-    large[2:, 3:] = True  # over half, but two borders are its own
+    large[2:, 3:] = True  # over half, but it touches two borders only
     assert not looks_inverted(large)
     assert not looks_inverted(edges(everything.copy()))
     frame = everything.copy()
@@ -52,13 +52,13 @@ def test_a_black_object_on_white_looks_inverted_and_a_large_white_one_does_not()
     assert not looks_inverted(frame)
 
 
-def test_a_job_that_inverts_its_masks_hears_of_those_that_were_right() -> None:
+def test_a_job_that_inverts_its_masks_gets_hints_for_those_that_were_right() -> None:
     right, inverted = bad_files.stored(bad_files.box()), bad_files.stored(bad_files.box(value=0, ground=255))
     assert (of_files(right), of_files(inverted)) == ([], ["mask-inverted"])
     assert (of_files(right, invert=True), of_files(inverted, invert=True)) == (["mask-inverted"], [])
 
 
-def test_noise_is_told_of_only_where_it_is_left_out() -> None:
+def test_noise_gets_a_hint_only_if_it_is_not_edited() -> None:
     image = bad_files.stored(bad_files.picture(90, 130))
     assert of_files(bad_files.noisy_mask(), image=image) == ["mask-noisy"]
     assert of_files(bad_files.noisy_mask(), image=image, threshold=1) == []
@@ -66,26 +66,26 @@ def test_noise_is_told_of_only_where_it_is_left_out() -> None:
     assert of_files(bad_files.stored(clean, "JPEG", quality=100), image=image) == []
 
 
-def test_a_mask_in_an_alpha_channel_is_looked_at_there() -> None:
+def test_a_mask_in_an_alpha_channel_is_checked_there() -> None:
     soft = bad_files.box()
     soft[0, :] = 100
     assert of_files(bad_files.alpha_mask(soft)) == ["mask-noisy"]
     assert of_files(bad_files.alpha_mask(bad_files.box())) == []
 
 
-def test_a_turned_image_is_told_of_unless_the_mask_was_drawn_upon_it_as_it_is_seen() -> None:
+def test_a_rotated_image_gets_a_hint_unless_the_mask_was_drawn_on_it_as_displayed() -> None:
     def image(orientation: int, height: int = 24, width: int = 32) -> bytes:
         return bad_files.turned(bad_files.picture(height, width), orientation)
 
     upright, as_stored = bad_files.stored(bad_files.box(32, 24)), bad_files.stored(bad_files.box(24, 32))
     assert of_files(upright, image=image(6)) == []
     assert of_files(as_stored, image=image(6)) == ["mask-resized", "turned-alone"]
-    assert of_files(as_stored, image=image(3)) == ["turned-alone"]  # half a turn keeps the size, which tells nothing
+    assert of_files(as_stored, image=image(3)) == ["turned-alone"]  # half a turn keeps the size, which is no evidence
     assert of_files(bad_files.stored(bad_files.box(24, 24)), image=image(6, 24, 24)) == ["turned-alone"]
     assert of_files(bad_files.turned(bad_files.box(), 3, "PNG"), image=image(3)) == []
 
 
-def test_the_preview_behind_a_phones_jpeg_makes_no_animation() -> None:
+def test_the_preview_in_a_phones_jpeg_is_no_animation() -> None:
     pictures = [Image.fromarray(bad_files.picture()), Image.fromarray(bad_files.picture(6, 8))]
     phones = bad_files.stored(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
     assert of_files(image=phones) == []
@@ -104,11 +104,11 @@ def test_the_preview_behind_a_phones_jpeg_makes_no_animation() -> None:
         ("7" * 76, ["prompt-long"]),
     ],
 )
-def test_prompts_that_are_empty_or_surely_too_long_are_told_of(prompt: str | None, due: list[str]) -> None:
+def test_prompts_that_are_empty_or_certainly_too_long_get_a_hint(prompt: str | None, due: list[str]) -> None:
     assert of_files(prompt=prompt) == due
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(string.printable))
-def test_no_more_tokens_are_told_than_clip_makes(text: str) -> None:
-    assert least_tokens(text) <= len(TOKENIZER.encode(text)) + 2
+def test_the_lower_bound_of_tokens_is_never_above_clips_count(text: str) -> None:
+    assert min_tokens(text) <= len(TOKENIZER.encode(text)) + 2

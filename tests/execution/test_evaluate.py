@@ -149,7 +149,7 @@ def test_an_interrupted_call_resumes_with_the_shards_that_are_left(
     assert len(Colour.seen) == ROWS - 2 + 12
 
 
-def test_another_image_option_or_weight_is_computed_anew(made: str, real: str) -> None:
+def test_another_image_option_or_weight_is_computed_again(made: str, real: str) -> None:
     quiet(job_of(made, real))
     Colour.seen.clear()
     (Path(real) / "0.png").write_bytes(png(picture(77, 16, 16)))
@@ -231,9 +231,9 @@ def test_each_metric_may_have_its_own_reference(made: str, real: str) -> None:
     assert values(done).keys() == {"colour", "count"}
 
 
-def test_what_is_wrong_is_said_before_anything_is_written(made: str, real: str, tmp_path: Path) -> None:
+def test_a_wrong_job_is_refused_before_anything_is_written(made: str, real: str, tmp_path: Path) -> None:
     for job, line in (
-        (job_of(made), "compares with a reference: give the job one"),
+        (job_of(made), "needs a reference; set reference in the job"),
         (job_of(made, str(tmp_path / "nowhere")), "no image at"),
         (job_of(str(tmp_path / "nowhere"), real), "no image at"),
         (job_of(made, real, metrics=["fud"]), "no set metric named 'fud'"),
@@ -258,11 +258,11 @@ def test_the_command_prints_the_numbers_and_what_is_missing(made: str, real: str
     path.write_text(
         yaml.safe_dump(job_of(made, real, row_metrics=["tests.helpers.painters:Redness"]).model_dump(mode="json"))
     )
-    said = CliRunner().invoke(app, ["evaluate", str(path), "--executor", "local"])
-    assert said.exit_code == 0, said.output
-    assert f"images: {ROWS - 2}, 2 failed_to_edit" in said.output
-    assert f"{ROWS - 2} images against 12" in said.output
-    assert "redness" in said.output
+    called = CliRunner().invoke(app, ["evaluate", str(path), "--executor", "local"])
+    assert called.exit_code == 0, called.output
+    assert f"images: {ROWS - 2}, 2 failed_to_edit" in called.output
+    assert f"{ROWS - 2} images against 12" in called.output
+    assert "redness" in called.output
     refused = CliRunner().invoke(app, ["run", str(path)])
     assert isinstance(refused.exception, ConfigError)
     assert "is of kind evaluate; run: retouch evaluate" in str(refused.exception)

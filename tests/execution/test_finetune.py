@@ -43,7 +43,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
 
 
-def diary(folder: Path) -> list[dict[str, Any]]:
+def event_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
@@ -58,8 +58,8 @@ def test_every_target_gets_its_own_file_and_a_second_call_leaves_them(files: dic
     before = {path: path.stat().st_mtime_ns for path in networks.iterdir()}
     assert tuned(data).targets == found.targets
     assert {path: path.stat().st_mtime_ns for path in networks.iterdir()} == before
-    told = [event["event"] for event in diary(tmp_path / "out")]
-    assert told == ["started", "finished target", "finished target", "finished"] * 2
+    names = [event["event"] for event in event_log(tmp_path / "out")]
+    assert names == ["started", "finished target", "finished target", "finished"] * 2
     with pytest.raises(OutputError, match="holds a job of kind finetune, which has no rows"):
         read_status(str(tmp_path / "out"))
     more = {**data, "targets": [*data["targets"], {"name": "third", "source_prompt": "red", "prompt": "at"}]}
@@ -85,7 +85,7 @@ def test_a_target_is_the_job_with_its_own_params_manifest_and_texts(files: dict[
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("params={steps: 3}", "target cat: params.steps: unknown key"),
         ("targets.1.params={t_0: 1000}", "t_0 is 1000"),
@@ -98,7 +98,7 @@ def test_a_target_is_the_job_with_its_own_params_manifest_and_texts(files: dict[
     ],
 )
 def test_a_wrong_job_is_one_line_and_code_2(
-    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     from retouch.cli.app import main
 
@@ -109,7 +109,7 @@ def test_a_wrong_job_is_one_line_and_code_2(
     assert ended.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("retouch: ")
-    assert said in line
+    assert message in line
     assert not (tmp_path / "out" / "networks").exists()
 
 
@@ -153,17 +153,19 @@ def test_an_interruption_reports_the_finished_targets_and_the_same_call_resumes(
     ) as error:
         tuned(data)
     assert error.value.exit_code == 3
-    assert diary(tmp_path / "out")[-1]["targets"] == ["cat"]
+    assert event_log(tmp_path / "out")[-1]["targets"] == ["cat"]
     monkeypatch.undo()
     assert tuned(data).targets.keys() == {"cat", "own"}
 
 
-def test_a_target_that_fails_is_in_the_diary_and_those_before_it_stay(files: dict[str, str], tmp_path: Path) -> None:
+def test_a_target_that_fails_is_in_the_event_log_and_those_before_it_stay(
+    files: dict[str, str], tmp_path: Path
+) -> None:
     data = job(tmp_path, files, write_rows(tmp_path))
     data["targets"][1] = {"name": "own", "source_prompt": "red", "prompt": "red"}
     with pytest.raises(StopRun, match="target own"):
         tuned(data)
-    last = diary(tmp_path / "out")[-1]
+    last = event_log(tmp_path / "out")[-1]
     assert (last["event"], last["targets"]) == ("stopped", ["cat"])
     assert "target own" in last["reason"]
     assert hashes(tmp_path / "out" / "networks").keys() == {"cat"}

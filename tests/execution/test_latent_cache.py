@@ -74,7 +74,7 @@ def test_an_unreachable_storage_is_logged_once_and_fails_no_row(
                 assert kept.get("a") is None
                 kept.put("a", LATENT)
     assert len(tries) == 2
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["latent cache disabled"] * 2
+    assert [record.message.partition(" for")[0] for record in caplog.records] == ["latent cache disabled"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def samples(checkpoints: tuple[str, ...] = ("tuned", "other")) -> list[Sample]:
     ]
 
 
-def answered(spec: EngineSpec, rows: list[Sample]) -> tuple[int, list[bytes]]:
+def edit_rows(spec: EngineSpec, rows: list[Sample]) -> tuple[int, list[bytes]]:
     """Passes of the source network, and the images."""
     engine, passes = Engine(spec, "cpu"), []
     editor: Any = engine.editor
@@ -115,27 +115,27 @@ def answered(spec: EngineSpec, rows: list[Sample]) -> tuple[int, list[bytes]]:
 
 
 def test_a_second_engine_inverts_nothing_and_returns_the_same(family: dict[str, str], tmp_path: Path) -> None:
-    passes, images = answered(engine_spec(family, tmp_path), samples())
+    passes, images = edit_rows(engine_spec(family, tmp_path), samples())
     assert passes == 2 * 5  # two batches of the three images, one inversion each, whatever the targets
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
-    assert answered(engine_spec(family, tmp_path), samples()) == (0, images)
-    assert answered(engine_spec(family, tmp_path), samples(("third",)))[0] == 0
-    assert answered(engine_spec(family, None), samples()) == (passes, images)
+    assert edit_rows(engine_spec(family, tmp_path), samples()) == (0, images)
+    assert edit_rows(engine_spec(family, tmp_path), samples(("third",)))[0] == 0
+    assert edit_rows(engine_spec(family, None), samples()) == (passes, images)
 
 
 def test_a_damaged_file_is_inverted_again_alone(family: dict[str, str], tmp_path: Path) -> None:
-    _, images = answered(engine_spec(family, tmp_path), samples())
+    _, images = edit_rows(engine_spec(family, tmp_path), samples())
     first, *_ = sorted(tmp_path.rglob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:100])
-    assert answered(engine_spec(family, tmp_path), samples()) == (5, images)
-    assert answered(engine_spec(family, tmp_path), samples()) == (0, images)
+    assert edit_rows(engine_spec(family, tmp_path), samples()) == (5, images)
+    assert edit_rows(engine_spec(family, tmp_path), samples()) == (0, images)
 
 
 def test_another_source_network_or_batch_size_finds_nothing(family: dict[str, str], tmp_path: Path) -> None:
-    answered(engine_spec(family, tmp_path / "latents"), samples())
+    edit_rows(engine_spec(family, tmp_path / "latents"), samples())
     other = {**family, "unet": write_unet(tmp_path / "unet.safetensors", tuned=9)}
-    assert answered(engine_spec(other, tmp_path / "latents"), samples())[0] > 0
-    assert answered(engine_spec(family, tmp_path / "latents", batch_size=4), samples())[0] > 0
+    assert edit_rows(engine_spec(other, tmp_path / "latents"), samples())[0] > 0
+    assert edit_rows(engine_spec(family, tmp_path / "latents", batch_size=4), samples())[0] > 0
 
 
 def test_where_latents_are_kept_decides_no_fingerprint_and_may_change_between_runs() -> None:

@@ -113,21 +113,21 @@ def test_an_image_that_was_replaced_is_measured(output: str, levels: int, verdic
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "text"),
     [
         (None, "is missing in the output"),
         (b"none", "cannot be read"),
         (png(picture(1, 8, 8)), "8x8 of 3 and 24x20 of 3"),
     ],
 )
-def test_an_image_that_is_gone_or_another_is_different(output: str, data: bytes | None, said: str) -> None:
+def test_an_image_that_is_gone_or_another_is_different(output: str, data: bytes | None, text: str) -> None:
     if data is None:
         image_of(output).unlink()
     else:
         image_of(output).write_bytes(data)
     again = rerun(output, KEY)
     assert again.verdict == DIFFERENT
-    assert said in again.text()
+    assert text in again.text()
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -230,15 +230,15 @@ def test_the_command_ends_with_0_1_and_2_and_saves_the_image(
     image = str(tmp_path / "again.png")
     assert ended(output, KEY, "--save", image)[0] == 0
     assert Path(image).read_bytes() == image_of(output).read_bytes()
-    code, said = ended(output, "row-003", "--save", str(tmp_path / "none.png"))
+    code, text = ended(output, "row-003", "--save", str(tmp_path / "none.png"))
     assert (code, (tmp_path / "none.png").exists()) == (0, False)
-    assert "no image to save" in said
-    code, said = ended(output, KEY, "--set", "seed=9")
+    assert "no image to save" in text
+    code, text = ended(output, KEY, "--set", "seed=9")
     assert code == 1
-    assert said.startswith(f"{KEY}: different: ")
-    code, said = ended(output, "none")
+    assert text.startswith(f"{KEY}: different: ")
+    code, text = ended(output, "none")
     assert code == 2
-    assert said.count("\n") == 1
+    assert text.count("\n") == 1
 
 
 def quickstart(folder: Path, rows: int) -> EditJob:

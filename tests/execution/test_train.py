@@ -69,7 +69,7 @@ def test_the_output_tells_what_was_learned_from_what(tmp_path: Path) -> None:
 
 
 def test_a_training_that_stops_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    """It stops because a row of a late update cannot be read, and goes on when that row is mended."""
+    """It stops because a row of a late update cannot be read, and resumes when that row is repaired."""
     whole = here(train_job(tmp_path, output=str(tmp_path / "whole"), params={"steps": 6}))
     images = {path: path.read_bytes() for path in (tmp_path / "files").iterdir()}
     job = train_job(tmp_path, params={"steps": 6}, max_failure_rate=0.0)
@@ -99,12 +99,14 @@ def test_a_finished_training_is_left_as_it_is_and_more_steps_go_on_from_it(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"seed": 4}, "differs in seed"), ({"params": {"condition_drop": 0.5}}, "differs in params")],
 )
-def test_an_output_that_holds_another_training_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_an_output_that_holds_another_training_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     here(train_job(tmp_path))
-    with pytest.raises(OutputError, match=said):
+    with pytest.raises(OutputError, match=message):
         here(train_job(tmp_path, **changes))
 
 
@@ -121,7 +123,7 @@ def test_an_output_that_holds_another_kind_of_run_or_was_begun_elsewhere_is_refu
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"params": {"stepz": 3}}, ConfigError, r"params\.stepz: unknown key; did you mean steps\?"),
         ({"params": {"image_size": 18}}, ConfigError, "these networks take multiples of 4"),
@@ -130,9 +132,9 @@ def test_an_output_that_holds_another_kind_of_run_or_was_begun_elsewhere_is_refu
     ],
 )
 def test_a_wrong_job_stops_in_one_line(
-    tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said) as raised:
+    with pytest.raises(error, match=message) as raised:
         here(train_job(tmp_path, **changes))
     assert "\n" not in str(raised.value)
 

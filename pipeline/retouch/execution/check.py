@@ -204,7 +204,7 @@ def _look(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, list[st
         return sample, []
     files = {name: whole[name] for name in columns if isinstance(whole[name], bytes)}
     prompt = request.get("prompt") if "prompt" in spec.inputs else None
-    return sample, list(hints.of_row(sample, files, prompt, spec.mask))
+    return sample, list(hints.hints_for_row(sample, files, prompt, spec.mask))
 
 
 def _at_hand(cell: Any, column: str) -> Any:

@@ -1,4 +1,4 @@
-"""What may be amiss with a row that fails nothing, told from its files and its pixels. Knows no job and no storage."""
+"""Hints for ``retouch check``: signs that a valid row may not be what its author meant."""
 
 from __future__ import annotations
 
@@ -14,74 +14,74 @@ from retouch.jobs.config import MaskSpec
 from retouch.manifests.samples import Sample
 from retouch.schema import Mask
 
-# Name to what it means and what would do, in the order in which they are told.
+# Name to meaning and fix, in the order of the report.
 HINTS: Final[Mapping[str, str]] = {
-    "mask-inverted": "most of the image is white, up to its borders, and what is drawn is black. White is edited; "
-    "where black was meant, the job wants mask: {invert: true}",
+    "mask-inverted": "the mask is white up to its borders, with a black object inside. White is edited; if black marks "
+    "what to edit, set mask: {invert: true} in the job",
     "mask-covers-all": "the mask is white everywhere, so all of the image is edited",
-    "mask-noisy": "many pixels of the mask are neither black nor over its threshold (JPEG noise, soft edges). They are "
-    "not edited; the original authors' code edits all that is not black, as mask: {threshold: 1} does",
-    "mask-resized": "the mask has another size than its image and is brought to it",
-    "turned-alone": "EXIF turns one of image and mask and not the other, so they may not lie on each other",
-    "animated": "the file holds more than one picture; the first is used",
+    "mask-noisy": "many pixels of the mask are neither black nor above its threshold (JPEG noise, soft edges). They "
+    "are not edited; the original authors' code edits every pixel that is not black, as mask: {threshold: 1} does",
+    "mask-resized": "the mask is resized to its image, which has another size",
+    "turned-alone": "EXIF rotates the image or the mask and not the other, so they may not be aligned",
+    "animated": "the file contains several frames; only the first is used",
     "prompt-blank": "the prompt is empty, so no text guides; Blended Diffusion then removes what is in the region",
-    "prompt-long": "the prompt has more than CLIP's 77 tokens: metrics cut it, Blended Diffusion refuses it",
+    "prompt-long": "the prompt has more than CLIP's 77 tokens: metrics truncate it, Blended Diffusion fails the row",
 }
 TOKENS: Final = 77  # of OpenAI's CLIP, start and end included
-_MOSTLY: Final = 0.5  # share that is white from which a mask may be inverted
-_BORDER: Final = 0.95  # share of the outermost pixels that are white in one that is: an object may reach over an edge
-_NOISE: Final = 1.01  # pixels that are not black, over those that are edited
-_PIECE: Final = re.compile(r"[A-Za-z]+|[0-9]")  # is one token of CLIP's or more, whatever stands around it
+_MOSTLY: Final = 0.5  # smallest white share of an inverted mask
+_BORDER: Final = 0.95  # smallest white share of its border pixels: an object may cross an edge
+_NOISE: Final = 1.01  # ratio of pixels that are not black to those that are edited
+_TOKEN: Final = re.compile(r"[A-Za-z]+|[0-9]")  # each match is at least one CLIP token, whatever surrounds it
 
 
-def of_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None, how: MaskSpec) -> Iterator[str]:
-    """Names of the hints that a row is due.
+def hints_for_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None, how: MaskSpec) -> Iterator[str]:
+    """Yield the names of the hints that apply to a row.
 
     Args:
-        sample: the row as it was decoded, without a failure.
-        files: what was read for it, by column.
-        prompt: as the manifest has it; None where there is none, or nobody reads it.
+        sample: the decoded row, without a failure.
+        files: its files' bytes, by column.
+        prompt: of the manifest; None if it has none or the editor does not use it.
         how: how the mask was read.
     """
     glances = {name: codec.glance(data) for name, data in files.items()}
     if "mask" in files and sample.mask is not None:
         plane = codec.mask_plane(files["mask"], source=how.source)
-        yield from _of_mask(plane, sample.mask, how)
-        if _lie_askew(plane, sample.mask, glances["image"].orientation, glances["mask"].orientation):
+        yield from _mask_hints(plane, sample.mask, how)
+        if _may_be_misaligned(plane, sample.mask, glances["image"].orientation, glances["mask"].orientation):
             yield "turned-alone"
     if any(glance.animated for glance in glances.values()):
         yield "animated"
     if prompt is not None and not prompt.strip():
         yield "prompt-blank"
-    if prompt is not None and least_tokens(prompt) > TOKENS:
+    if prompt is not None and min_tokens(prompt) > TOKENS:
         yield "prompt-long"
 
 
-def least_tokens(text: str) -> int:
-    """How many tokens CLIP makes of a text at least, start and end included; told without its vocabulary.
+def min_tokens(text: str) -> int:
+    """Return a lower bound on a text's CLIP tokens, including start and end, without CLIP's vocabulary.
 
-    Words and digits of ASCII are counted; rare words, other scripts and punctuation take more tokens than are told.
+    Counts ASCII words and digits. Rare words take more than one token; other scripts and punctuation are not counted.
     """
     plain = html.unescape(html.unescape(text))  # as CLIP's tokenizer does first
-    return len(_PIECE.findall(plain)) + 2
+    return len(_TOKEN.findall(plain)) + 2
 
 
 def looks_inverted(mask: Mask) -> bool:
-    """Whether a mask [H, W] is mostly True, so is its border, and something inside is not."""
+    """Return whether a mask [H, W] and its border are mostly True, and something inside is not."""
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     return bool(not mask.all() and mask.mean() > _MOSTLY and border.mean() >= _BORDER)
 
 
-def _lie_askew(plane: codec.Plane, mask: Mask, *orientations: int) -> bool:
-    """Whether EXIF turns one file alone, and sizes do not show that the other one was made to lie on it."""
-    turns = [orientation for orientation in orientations if orientation != 1]
-    if len(turns) != 1:
+def _may_be_misaligned(plane: codec.Plane, mask: Mask, *orientations: int) -> bool:
+    """Return whether EXIF rotates only one of the files, and their sizes do not show that they are aligned."""
+    rotations = [orientation for orientation in orientations if orientation != 1]
+    if len(rotations) != 1:
         return False
-    changes_size = turns[0] > 4 and mask.shape[0] != mask.shape[1]  # 5 to 8 are quarter turns
+    changes_size = rotations[0] > 4 and mask.shape[0] != mask.shape[1]  # 5 to 8 are quarter rotations
     return not (changes_size and plane.shape == mask.shape)
 
 
-def _of_mask(plane: codec.Plane, mask: Mask, how: MaskSpec) -> Iterator[str]:
+def _mask_hints(plane: codec.Plane, mask: Mask, how: MaskSpec) -> Iterator[str]:
     if mask.all():
         yield "mask-covers-all"
     if looks_inverted(mask):

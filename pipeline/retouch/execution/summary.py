@@ -1,4 +1,4 @@
-"""How a run ended: counts, money, time, and how a notebook shows them. Knows no plan and no row."""
+"""The summary of a finished run: counts, cost, time, and its display in a notebook."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ _ROW: Final = Markup('<tr><th scope="row" style="text-align:left">{name}</th><td
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended, over all rows of its output."""
+    """Result of a run, over all rows of its output."""
 
     name: str
     output: str
     rows: int
     statuses: dict[str, int]
-    answered_now: int  # rows that this call answered
-    seconds: float  # of this call, the start of Ray and the loading of models included
-    edit_seconds: float  # inside the engine, summed over rows
+    answered_now: int  # rows that this call finished
+    seconds: float  # of this call, including the start of Ray and the loading of models
+    edit_seconds: float  # in the engine, summed over rows
     report: str
     failure_rate: float
     max_failure_rate: float
-    carried: int  # rows whose answers this call took over from earlier runs
-    changes: dict[str, int]  # rows by what became of them since the run before
-    drift: tuple[Drift, ...]  # of scores, against earlier nights; empty where there are none
+    carried: int  # rows that this call carried over from earlier runs
+    changes: dict[str, int]  # rows by how they differ from the run before
+    drift: tuple[Drift, ...]  # of scores since earlier runs; empty if there are none
     fail_on_drift: bool
-    cost: float | None  # of all runs of the output; None where a device's price is not known
+    cost: float | None  # of all runs of the output; None if a device's price is unknown
     currency: str
-    funnel: Funnel  # how many rows came how far
-    device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by the device's name
+    funnel: Funnel  # how many rows passed each stage
+    device_seconds: dict[str, float]  # of this call: GPU-seconds, or core-seconds, by name of the device
     timing: dict[str, float]  # of this call, as ``Stopwatch.parts`` has it
 
     @property
     def images_per_second(self) -> float:
-        """Answered rows a second of this call."""
+        """Finished rows per second of this call."""
         return self.answered_now / self.seconds if self.seconds else 0.0
 
     @property
     def exit_code(self) -> int:
-        """0 where the failure budget held, and where that matters no score moved; else 1."""
+        """1 if more rows failed than the job allows, or if scores drifted and the job asks to fail then; else 0."""
         over = self.failure_rate > self.max_failure_rate
         return int(over or (self.fail_on_drift and bool(self.moved)))
 
     def record(self) -> dict[str, Any]:
-        """Plain data, as ``summary.json`` keeps it beside the workers' figures."""
+        """Return plain data for ``summary.json``, credentials masked."""
         return redacted_all({**asdict(self), "images_per_second": self.images_per_second, "exit_code": self.exit_code})
 
     @property
     def moved(self) -> tuple[Drift, ...]:
-        """Scores that are not spread as in earlier nights."""
+        """Scores that drifted."""
         return tuple(score for score in self.drift if score.moved)
 
     def _repr_html_(self) -> str:
-        """Rows by status, pace, money and where the gallery is, for notebooks."""
+        """Return a table for notebooks: rows by status, speed, cost, and where output and gallery are."""
         shown = {status: str(rows) for status, rows in self.statuses.items() if rows}
         if self.carried:
             shown["carried over"] = str(self.carried)
-        shown["answered now"] = f"{self.answered_now} in {self.seconds:.1f} s, {self.images_per_second:.2f} rows/s"
+        shown["finished now"] = f"{self.answered_now} in {self.seconds:.1f} s, {self.images_per_second:.2f} rows/s"
         if self.cost is not None:
             shown["cost"] = f"{self.cost:.2f} {self.currency}"
         if self.moved:

@@ -57,14 +57,14 @@ def test_other_statuses_count_where_the_job_says_so(tmp_path: Path) -> None:
     assert len(read_set(job.output, ("success", "failed_quality")).rows) == 8
 
 
-def test_rows_that_were_never_answered_are_missing(tmp_path: Path) -> None:
+def test_rows_without_a_result_are_missing(tmp_path: Path) -> None:
     output = finished_run(tmp_path)
     asked = pa.table({"key": ["new"], "fingerprint": ["f"]}, schema=row_sets.SCHEMA)
     results.write_requests(output, asked)
-    assert read_set(output).missing["new"] == "not answered yet"
+    assert read_set(output).missing["new"] == "not done yet"
 
 
-def test_an_image_that_is_gone_or_not_the_recorded_one_comes_with_its_reason(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_or_not_the_recorded_one_has_an_error_message(tmp_path: Path) -> None:
     output = finished_run(tmp_path)
     found = read_set(output)
     gone, changed = found.rows[0], found.rows[1]
@@ -73,7 +73,7 @@ def test_an_image_that_is_gone_or_not_the_recorded_one_comes_with_its_reason(tmp
     read = {row.key: image for row, image in decode_images(found.base, found.rows)}
     assert len(read) == 6
     assert "no image at" in str(read[gone.key])
-    assert "is not the image that was recorded" in str(read[changed.key])
+    assert "differs from its recorded sha256" in str(read[changed.key])
     assert sum(isinstance(image, str) for image in read.values()) == 2
 
 
