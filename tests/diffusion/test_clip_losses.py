@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from retouch.diffusion.clip_losses import (
-    LEAST,
+    MIN_ARGUMENT,
     absolute_error,
     clip_view,
     direction_loss,
@@ -101,10 +101,10 @@ def test_the_negative_log_is_finite_with_a_finite_slope_and_never_falls(numbers:
     values = negative_log(losses)
     values.sum().backward()
     assert losses.grad is not None
-    assert values.max().item() <= -log(LEAST) + 1e-5
+    assert values.max().item() <= -log(MIN_ARGUMENT) + 1e-5
     assert (values.diff() >= 0).all()
     assert (losses.grad >= 0).all()
-    assert losses.grad.max().item() <= 0.51 / LEAST
+    assert losses.grad.max().item() <= 0.51 / MIN_ARGUMENT
 
 
 def test_an_edit_opposite_to_the_text_gives_a_finite_gradient_to_the_embedding() -> None:

@@ -16,7 +16,7 @@ SPECS = sorted(name.split(".")[1] for name in TENSORS if name.endswith(".timeste
 QUANTITIES = sorted(
     name.removeprefix("out.")
     for name, kept in TENSORS.items()
-    if name.startswith("out.") and kept.dtype == torch.float64
+    if name.startswith("out.") and kept.dtype == torch.float64 and not name.endswith("_next")  # which no sampler reads
 )
 
 

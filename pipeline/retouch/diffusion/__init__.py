@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, steps, noise, guidance. Knows no network, no image file and no editor."""
+"""The mathematics of diffusion: noise schedules, sampling steps, seeded noise, guidance and losses."""

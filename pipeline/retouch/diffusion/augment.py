@@ -1,4 +1,4 @@
-"""Extending augmentations: many warped views of an image, differentiably. Knows no encoder and no loss.
+"""Extending augmentations: many warped views of an image, differentiably.
 
 A loss averaged over views that see the image turned, shifted and in perspective cannot be lowered by a pattern that
 only one exact framing shows (Avrahami et al. 2022, section 3.3). The views' parameters come from each entry's own
@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from retouch.diffusion.noise import Draws, sent
+from retouch.diffusion.noise import Draws, to_device
 
 STREAM = "augmentation"
-_NUMBERS = 13  # uniforms a view: affine fires, angle, dx, dy; perspective fires, four corners' x and y
+_NUMBERS = 13  # uniforms per view: whether affine, angle, dx, dy; whether perspective, four corners' x and y
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far the views wander. Ranges are those of Blended Diffusion's published run."""
+    """Ranges of the views' transforms; the defaults are those of Blended Diffusion's published run."""
 
-    affine: float = 0.7  # probability; 0 leaves the paper's projective transform alone
+    affine: float = 0.7  # probability; 0 leaves only the paper's projective transform
     degrees: float = 15.0  # rotation to either side, about the centre
     shift: float = 0.1  # of the side, to either side
-    translate: Literal["both", "vertical"] = "both"  # "vertical" is what the published code's scalar came to
+    translate: Literal["both", "vertical"] = "both"  # "vertical" is the effect of the published code's scalar
     perspective: float = 0.7  # probability
     distortion: float = 0.7  # each corner moves inwards by up to this share of half the side: 58 % padding on average
 
 
 def extended(x: Tensor, views: int, draws: Draws, augmentation: Augmentation) -> Tensor:
-    """Views of each image, entry by entry: [B,C,H,W] -> [B*views,C,H,W], row b*views+v. View 0 is the image itself.
+    """Return views of each image: [B,C,H,W] -> [B*views,C,H,W], row b*views+v. View 0 is the image itself.
 
     Args:
         x: images in [-1, 1]; padding is 0, mid-grey.
         views: 1 or more; 1 draws nothing.
         draws: source of the views' parameters.
-        augmentation: the ranges.
+        augmentation: ranges of the transforms.
     """
     if views == 1:
         return x
@@ -53,10 +53,10 @@ def extended(x: Tensor, views: int, draws: Draws, augmentation: Augmentation) ->
 
 
 def affine_sources(numbers: Tensor, size: tuple[int, int], augmentation: Augmentation) -> Tensor:
-    """Where an affine view's pixels come from: [..., 4] uniforms -> [..., 3, 3]; the identity if it does not fire."""
+    """Return the matrices from a view's pixels to the image's, affine: [..., 4] uniforms -> [..., 3, 3]."""
     height, width = size
-    fires = (numbers[..., 0] < augmentation.affine).double()
-    signed = (2 * numbers[..., 1:] - 1) * fires[..., None]
+    applies = (numbers[..., 0] < augmentation.affine).double()
+    signed = (2 * numbers[..., 1:] - 1) * applies[..., None]
     angle = torch.deg2rad(signed[..., 0] * augmentation.degrees)
     dx = signed[..., 1] * augmentation.shift * width * (augmentation.translate == "both")
     dy = signed[..., 2] * augmentation.shift * height
@@ -69,20 +69,20 @@ def affine_sources(numbers: Tensor, size: tuple[int, int], augmentation: Augment
 
 
 def perspective_sources(numbers: Tensor, size: tuple[int, int], augmentation: Augmentation) -> Tensor:
-    """Where a perspective view's pixels come from: [..., 9] uniforms -> [..., 3, 3].
+    """Return the matrices from a view's pixels to the image's, perspective: [..., 9] uniforms -> [..., 3, 3].
 
-    The image's corners land inside the frame; the homography leads from there back to the corners.
+    The image's corners move inside the frame; the homography maps them back to the corners.
     """
     height, width = size
-    fires = (numbers[..., 0] < augmentation.perspective).double()
+    applies = (numbers[..., 0] < augmentation.perspective).double()
     corners = torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=torch.float64)
     centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
-    inwards = numbers[..., 1:].reshape(*numbers.shape[:-1], 4, 2) * fires[..., None, None] * augmentation.distortion
+    inwards = numbers[..., 1:].reshape(*numbers.shape[:-1], 4, 2) * applies[..., None, None] * augmentation.distortion
     return homography(corners + inwards * (centre - corners), corners)
 
 
 def homography(points: Tensor, images: Tensor) -> Tensor:
-    """The projective map [..., 3, 3] that takes four points [..., 4, 2] to their images [..., 4, 2]."""
+    """Return the projective map [..., 3, 3] from four points [..., 4, 2] to their images [..., 4, 2]."""
     x, y = points.unbind(-1)
     u, v = images.expand_as(points).unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
@@ -93,17 +93,17 @@ def homography(points: Tensor, images: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, sources: Tensor, padding: Literal["zeros", "border"]) -> Tensor:
-    """Each pixel of the result read bilinearly where its matrix says.
+    """Return x warped by bilinear sampling.
 
     Args:
         x: [N,C,H,W].
-        sources: [N,3,3], maps a pixel (column, row, 1) of the result to one of x; float64.
-        padding: what lies outside x.
+        sources: [N,3,3] float64, map a pixel (column, row, 1) of the result to one of x.
+        padding: the values outside x.
     """
     height, width = x.shape[-2:]
     # To grid_sample's coordinates before the cast: float32 then rounds numbers near 1, not pixel numbers.
     to_unit = torch.tensor([[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]], dtype=torch.float64)
-    matrix = sent((to_unit @ sources).to(x.dtype), x.device)[:, :, :, None, None]
+    matrix = to_device((to_unit @ sources).to(x.dtype), x.device)[:, :, :, None, None]
     column = torch.arange(width, device=x.device, dtype=x.dtype).view(1, 1, width)
     row = torch.arange(height, device=x.device, dtype=x.dtype).view(1, height, 1)
     u, v, w = (matrix[:, i, 0] * column + matrix[:, i, 1] * row + matrix[:, i, 2] for i in range(3))

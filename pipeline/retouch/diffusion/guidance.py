@@ -1,6 +1,6 @@
-"""Guidance by a loss's gradient, and the losses. Knows no text, network or mask semantics: embeddings and images only.
+"""Guidance of a denoiser by a loss's gradient, and losses of images and embeddings.
 
-Losses return one number an entry, [B]; only sums are differentiated, so entry i's gradient depends on entry i alone.
+Losses return one number per entry, [B]; only sums are differentiated, so entry i's gradient depends on entry i alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Loss = Callable[[Tensor, Tensor, Timestep], Tensor]  # (x_t, x0, t) -> [B]
 
 
 def by_gradient(denoise: Denoise, loss: Loss, schedule: Schedule) -> Denoise:
-    """Guides by -d loss / d x_t, through the network.
+    """Return a denoiser guided by -d loss / d x_t, through the network.
 
-    One pass serves the step and the gradient: what the step reads is the same prediction, cut from the graph.
+    One forward pass serves the step and the gradient; the step gets the same prediction, detached.
     """
 
     def guided(x_t: Tensor, t: Timestep) -> Prediction:
@@ -36,7 +36,7 @@ def by_gradient(denoise: Denoise, loss: Loss, schedule: Schedule) -> Denoise:
 
 
 def by_x0_gradient(denoise: Denoise, loss: Loss, schedule: Schedule) -> Denoise:
-    """Guides by -d loss / d x0 with x_t held fixed: the network is not differentiated (half the time and memory)."""
+    """Return a denoiser guided by -d loss / d x0 at fixed x_t: no backward pass (half the time and memory)."""
 
     def guided(x_t: Tensor, t: Timestep) -> Prediction:
         with torch.no_grad():
@@ -51,7 +51,7 @@ def by_x0_gradient(denoise: Denoise, loss: Loss, schedule: Schedule) -> Denoise:
 
 
 def only_for(denoise: Denoise, guided: Tensor) -> Denoise:
-    """Drops the gradient of the entries where ``guided`` [B] is False: exactly zero, whatever the loss made of them."""
+    """Return a denoiser with a gradient of exactly zero (NaN, too) for entries whose ``guided`` [B] is False."""
 
     def partly(x_t: Tensor, t: Timestep) -> Prediction:
         prediction = denoise(x_t, t)
@@ -64,28 +64,28 @@ def only_for(denoise: Denoise, guided: Tensor) -> Denoise:
 
 
 def spherical_distance(u: Tensor, v: Tensor) -> Tensor:
-    """2 arcsin^2(|u - v| / 2) of the unit vectors along the last axis; 0 to pi^2/2."""
+    """Return 2 arcsin^2(|u - v| / 2) of the unit vectors along the last axis; 0 to pi^2/2."""
     chord: Tensor = torch.linalg.vector_norm(F.normalize(u, dim=-1) - F.normalize(v, dim=-1), dim=-1)
     return (chord / 2).clamp(max=1.0).arcsin().square() * 2  # rounding takes opposite vectors' chord past 2
 
 
 def cosine_distance(u: Tensor, v: Tensor) -> Tensor:
-    """1 - cos of the angle along the last axis; 0 to 2."""
+    """Return 1 - cos of the angle along the last axis; 0 to 2."""
     return 1 - (F.normalize(u, dim=-1) * F.normalize(v, dim=-1)).sum(dim=-1)
 
 
 def range_loss(x0: Tensor) -> Tensor:
-    """Mean square by which each image leaves [-1, 1], [B]."""
+    """Return the mean square by which each image exceeds [-1, 1], [B]."""
     return (x0 - x0.clamp(-1, 1)).square().flatten(1).mean(dim=1)
 
 
 def square_error(x: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of each image, [B]."""
+    """Return the mean squared difference of each image, [B]."""
     return (x - target).square().flatten(1).mean(dim=1)
 
 
 def blend_input(schedule: Schedule, x_t: Tensor, x0: Tensor, t: int) -> Tensor:
-    """The mix f x0 + (1-f) x_t, f = sqrt(1 - alphas_cumprod[t]): nearly x0 where noise rules, nearly x_t at the end."""
+    """Return f x0 + (1-f) x_t, f = sqrt(1 - alphas_cumprod[t]): nearly x0 at high noise, nearly x_t at the end."""
     f = sqrt(1.0 - float(schedule.alphas_cumprod[t]))
     return f * x0 + (1 - f) * x_t
 

@@ -1,4 +1,4 @@
-"""Weights of a mix of networks by noise level, as a job gives them. Knows no tensor: jobs are checked without torch."""
+"""Checks a job's weights of a mix of networks, without importing torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from retouch.errors import ConfigError
 
 
 def check_weights(weights_at: Mapping[int, Sequence[float]], networks: int) -> None:
-    """Whether a hybrid of so many networks can be made.
+    """Raise ConfigError unless the weights define a hybrid of this number of networks at every t.
 
     Raises:
-        ConfigError: a threshold's weights are not one a network or have no sum, or some t lies below every threshold.
+        ConfigError: a threshold has not one weight per network or no positive sum, or some t is below every threshold.
     """
     for threshold, weights in weights_at.items():
         if len(weights) != networks:

@@ -1,8 +1,8 @@
-"""Randomness that belongs to the request: named streams, one generator an entry. Knows nothing of what is drawn for.
+"""Randomness that belongs to the request: named streams with one generator per entry.
 
 Draws are made on the CPU and moved, so that an entry's noise depends on its seed alone: not on its batch mates, their
-number, or the device. Each stream has its own generators, so that a stream which is no longer drawn from (a background
-that is not blended, say) leaves the others as they were.
+number, or the device. Each stream has its own generators, so that a stream that is not used (a background that is not
+blended, for example) leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Generator, Tensor
 
 
 class Draws(Protocol):
-    """What the editors draw from: ``Noise``, or given numbers in a test."""
+    """A source of random tensors: ``Noise``, or recorded numbers in a test."""
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Standard normal float32 [B, *shape] on the device."""
+        """Return standard normal float32 [B, *shape] on the device."""
 
     def uniform(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Uniform in [0, 1), float64 [B, *shape], on the CPU: parameters, not pixels."""
+        """Return uniform numbers in [0, 1), float64 [B, *shape], on the CPU: parameters, not pixels."""
 
     def integers(self, stream: str, high: int) -> Tensor:
-        """Uniform in 0..high-1, int64 [B], on the device."""
+        """Return uniform numbers in 0..high-1, int64 [B], on the device."""
 
 
 class Noise:
@@ -37,16 +37,16 @@ class Noise:
         self._streams: dict[str, list[Generator]] = {}
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Standard normal float32 [B, *shape] on the device."""
-        return self._moved(self._drawn(stream, lambda one: torch.randn(tuple(shape), generator=one)))
+        """Return standard normal float32 [B, *shape] on the device."""
+        return self._to_device(self._drawn(stream, lambda one: torch.randn(tuple(shape), generator=one)))
 
     def uniform(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Uniform in [0, 1), float64 [B, *shape], on the CPU."""
+        """Return uniform numbers in [0, 1), float64 [B, *shape], on the CPU."""
         return self._drawn(stream, lambda one: torch.rand(tuple(shape), generator=one, dtype=torch.float64))
 
     def integers(self, stream: str, high: int) -> Tensor:
-        """Uniform in 0..high-1, int64 [B], on the device."""
-        return self._moved(self._drawn(stream, lambda one: torch.randint(high, (), generator=one)))
+        """Return uniform numbers in 0..high-1, int64 [B], on the device."""
+        return self._to_device(self._drawn(stream, lambda one: torch.randint(high, (), generator=one)))
 
     def _drawn(self, stream: str, draw: Callable[[Generator], Tensor]) -> Tensor:
         if stream not in self._streams:
@@ -54,16 +54,16 @@ class Noise:
             self._streams[stream] = [Generator("cpu").manual_seed(seed) for seed in seeds]
         return torch.stack([draw(one) for one in self._streams[stream]])
 
-    def _moved(self, drawn: Tensor) -> Tensor:
-        return sent(drawn, self._device)
+    def _to_device(self, drawn: Tensor) -> Tensor:
+        return to_device(drawn, self._device)
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU's on the device. The copy waits for no kernel before it: what is drawn next overlaps."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on the device. The copy does not wait for running kernels, so the next draw overlaps it."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A seed in 0..2**63-1 for a purpose of its own, the same on every machine."""
+    """Return a seed in 0..2**63-1 for one purpose, the same on every machine."""
     text = "\x1f".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

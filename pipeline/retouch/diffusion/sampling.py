@@ -1,4 +1,4 @@
-"""Walks x along a schedule: predictions, the DDPM and DDIM steps, one loop. Knows no network, loss, mask or prompt.
+"""Sampling along a schedule: predictions, the DDPM and DDIM steps, and the loop.
 
 A *denoiser* is a function ``(x_t, t) -> Prediction`` with all conditioning inside; guidance wraps it. ``t`` is a step
 of the schedule, one int for the whole batch or an int64 tensor [B]. x is NCHW, float32.
@@ -22,10 +22,10 @@ Timestep = int | Tensor  # one for the batch, or int64 [B]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says of x_t.
+    """A denoiser's prediction at x_t.
 
-    ``log_variance`` is that of the step to t-1 where the network learned it, else None. ``grad`` is the gradient of
-    log p(condition | x_t), i.e. *minus* that of a loss; None where nothing guides.
+    ``log_variance`` is that of the step to t-1 if the network learned it, else None. ``grad`` is the gradient of
+    log p(condition | x_t), i.e. *minus* that of a loss; None without guidance.
     """
 
     eps: Tensor  # [B,C,H,W]
@@ -35,7 +35,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Stepped:
-    """x after a step, and the clean image that the step saw in x_t."""
+    """x after a step, and the clean image that the step predicted from x_t."""
 
     x: Tensor
     x0: Tensor
@@ -43,11 +43,11 @@ class Stepped:
 
 Denoise = Callable[[Tensor, Timestep], Prediction]
 Step = Callable[[Tensor, Prediction, Timestep, Timestep, Tensor | None], Stepped]
-Network = Callable[..., Tensor]  # (x [B,C,H,W], timesteps [B]), and classes [B] where it has them
+Network = Callable[..., Tensor]  # (x [B,C,H,W], timesteps [B]), and classes [B] if it has them
 
 
 def gather(values: F64, t: Timestep, like: Tensor) -> Tensor | float:
-    """``values[t]``: a float for one t, a tensor [B,1,1,1] for many."""
+    """Return ``values[t]``: a float for one t, a tensor [B,1,1,1] for many."""
     if isinstance(t, int):
         return float(values[t])
     chosen = torch.from_numpy(values)[t.cpu()].to(like.device, like.dtype)
@@ -55,37 +55,37 @@ def gather(values: F64, t: Timestep, like: Tensor) -> Tensor | float:
 
 
 def q_sample(schedule: Schedule, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-    """x0 noised to level t (Ho et al. 2020, eq. 4)."""
+    """Return x0 noised to level t (Ho et al. 2020, eq. 4)."""
     signal = gather(np.sqrt(schedule.alphas_cumprod), t, x0)
     return signal * x0 + gather(np.sqrt(1.0 - schedule.alphas_cumprod), t, x0) * noise
 
 
 def predict_x0(schedule: Schedule, x_t: Tensor, t: Timestep, eps: Tensor) -> Tensor:
-    """The clean image that x_t holds if its noise is eps. Not clamped."""
+    """Return the clean image in x_t if its noise is eps. Not clamped."""
     scale = gather(np.sqrt(1.0 / schedule.alphas_cumprod), t, x_t)
     return scale * x_t - gather(np.sqrt(1.0 / schedule.alphas_cumprod - 1.0), t, x_t) * eps
 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Timestep) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    """Return the mean of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7)."""
     from_x0 = gather(schedule.posterior_mean_coef1, t, x_t) * x0
     return from_x0 + gather(schedule.posterior_mean_coef2, t, x_t) * x_t
 
 
 def learned_range(schedule: Schedule, t: Timestep, v: Tensor) -> Tensor:
-    """Log-variance that v, about [-1, 1], picks between the posterior's and beta (Nichol and Dhariwal 2021, eq. 15)."""
+    """Return the log-variance between the posterior's and beta at v in about [-1, 1] (Nichol 2021, eq. 15)."""
     share = (v + 1) / 2
     upper = gather(np.log(schedule.betas), t, v)
     return share * upper + (1 - share) * gather(schedule.posterior_log_variance_clipped, t, v)
 
 
 def fixed_small(schedule: Schedule) -> F64:
-    """Log-variance of the posterior, for networks that learned none."""
+    """Return the posterior's log-variance, for networks that learned none."""
     return schedule.posterior_log_variance_clipped
 
 
 def fixed_large(schedule: Schedule) -> F64:
-    """Log-variance beta (the posterior's at t = 0), for networks that learned none."""
+    """Return log-variance beta (the posterior's at t = 0), for networks that learned none."""
     return np.asarray(np.log(np.append(schedule.posterior_variance[1:2], schedule.betas[1:])))
 
 
@@ -97,15 +97,15 @@ def denoiser(
     variance: Literal["range", "raw"] = "range",
     labels: Callable[[], Tensor] | None = None,
 ) -> Denoise:
-    """Wraps a network: gives it its own timesteps, splits off the learned variance.
+    """Return a denoiser that calls a network with its own timesteps and splits off the learned variance.
 
     Args:
-        network: emits eps [B,C,H,W], or eps and v [B,2C,H,W] with ``learn_sigma``.
-        schedule: the (respaced) process that is walked.
-        learn_sigma: whether v is there.
-        variance: v picks from ``learned_range``, which is what such networks are trained for; ``raw``: v is taken for
-            the log-variance itself, as DiffusionCLIP's published code does in its ``ddpm`` branch.
-        labels: draws the classes [B] of one pass; None gives the network no class.
+        network: returns eps [B,C,H,W], or eps and v [B,2C,H,W] with ``learn_sigma``.
+        schedule: the (respaced) schedule to sample along.
+        learn_sigma: whether the network returns v.
+        variance: ``range`` passes v to ``learned_range``, as such networks are trained; ``raw`` takes v as the
+            log-variance itself, as DiffusionCLIP's published code does in its ``ddpm`` branch.
+        labels: draws the classes [B] of one pass; None passes no class to the network.
     """
 
     def denoise(x_t: Tensor, t: Timestep) -> Prediction:
@@ -127,9 +127,9 @@ def _network_timesteps(schedule: Schedule, t: Timestep, x_t: Tensor) -> Tensor:
 
 
 def ddpm(schedule: Schedule, fixed_log_variance: Callable[[Schedule], F64] = fixed_small) -> Step:
-    """Ancestral step t -> t-1; a gradient shifts the mean by variance x grad (Dhariwal and Nichol 2021, alg. 1).
+    """Return the step t -> t-1; a gradient shifts the mean by variance x grad (Dhariwal and Nichol 2021, alg. 1).
 
-    ``x0`` of the result is the unguided one. ``t_next`` is always t-1: walk a respaced schedule for longer strides.
+    ``x0`` of the result is the unguided one. ``t_next`` is always t-1: use a respaced schedule for longer strides.
     """
     fallback = fixed_log_variance(schedule)
 
@@ -151,7 +151,7 @@ def ddpm(schedule: Schedule, fixed_log_variance: Callable[[Schedule], F64] = fix
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Step:
-    """Step t -> t_next (Song et al. 2021, eq. 12); a gradient shifts eps (Dhariwal and Nichol 2021, alg. 2).
+    """Return the step t -> t_next (Song et al. 2021, eq. 12); a gradient shifts eps (Dhariwal and Nichol 2021, alg. 2).
 
     ``t_next`` may be any step: smaller to denoise (-1 = clean), larger to invert (N = pure noise; with eta 0 only).
     ``x0`` of the result is the guided one. With eta 0 no noise is needed.
@@ -177,7 +177,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Step:
 
 
 def _filled(value: Tensor | float, like: Tensor) -> Tensor:
-    """A number as a tensor that is filled on the device: copied there, it would wait for all work before it."""
+    """Return a number as a tensor filled on the device, because a copy to it would wait for all running kernels."""
     if isinstance(value, Tensor):
         return value
     return torch.full((), value, dtype=like.dtype, device=like.device)
@@ -198,16 +198,16 @@ def sample(
     noise: Callable[[], Tensor] | None = None,
     after_step: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Stepped:
-    """Takes x along a path of timesteps, one network pass a step.
+    """Take x along a path of timesteps, one network pass per step.
 
     Args:
-        denoise: predicts at each point of the path but the last.
+        denoise: called at each point of the path but the last.
         x: [B,C,H,W] at level ``timesteps[0]``.
-        timesteps: where x stands, in order, and last where it ends: ``[74, ..., 0, -1]`` denoises to the clean image,
-            an ascending path inverts.
+        timesteps: the path of x with both ends: ``[74, ..., 0, -1]`` denoises to the clean image, an ascending path
+            inverts.
         step: ``ddpm(...)`` or ``ddim(...)``.
         noise: draws one step's noise [B,C,H,W]; None for deterministic steps.
-        after_step: replaces x after each step, given the t that the step started from.
+        after_step: replaces x after each step; its second argument is the t before the step.
 
     Returns:
         x at the end (after ``after_step``) and the last step's x0.
@@ -217,10 +217,10 @@ def sample(
         stepped = step(x, denoise(x, t), t, t_next, noise() if noise else None)
         x = after_step(stepped.x, t) if after_step else stepped.x
     if stepped is None:
-        raise ValueError("a path of timesteps has two points or more")
+        raise ValueError("a path of timesteps needs at least two points")
     return Stepped(x, stepped.x0)
 
 
 def downward(schedule: Schedule, skip: int = 0) -> range:
-    """The path from the noisiest step but ``skip`` down to the clean image: N-skip-1, ..., 0, -1."""
+    """Return the path from the noisiest step, without the first ``skip``, to the clean image: N-skip-1, ..., 0, -1."""
     return range(len(schedule) - skip - 1, -2, -1)

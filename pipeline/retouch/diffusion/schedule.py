@@ -1,8 +1,7 @@
-"""Noise schedules and their respacing, in float64. Knows neither networks nor tensors.
+"""Noise schedules and their respacing, in float64.
 
-Everything here is indexed by t, the step of *this* schedule (0 = least noise). ``timestep_map[t]`` is the timestep that
-a network was trained on; only the wrapper of a network reads it, so that a respaced index is never guessed back from
-a timestep.
+Everything is indexed by t, the step of *this* schedule (0 = least noise). ``timestep_map[t]`` is the timestep that a
+network was trained on; only the wrapper of a network reads it, so a respaced index is never inferred from a timestep.
 """
 
 from __future__ import annotations
@@ -45,18 +44,13 @@ class Schedule:
         return np.append(1.0, self.alphas_cumprod[:-1])
 
     @cached_property
-    def alphas_cumprod_next(self) -> F64:
-        """``alphas_cumprod`` one step noisier; 0 at the last t."""
-        return np.append(self.alphas_cumprod[1:], 0.0)
-
-    @cached_property
     def posterior_variance(self) -> F64:
         """Variance of q(x_{t-1} | x_t, x_0); 0 at t = 0."""
         return np.asarray(self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
 
     @cached_property
     def posterior_log_variance_clipped(self) -> F64:
-        """Its logarithm, with t = 1 repeated at t = 0, where the variance is 0."""
+        """Logarithm of the posterior variance, with t = 1 repeated at t = 0, where the variance is 0."""
         return np.asarray(np.log(np.append(self.posterior_variance[1:2], self.posterior_variance[1:])))
 
     @cached_property
@@ -72,20 +66,20 @@ class Schedule:
 
 
 def linear(steps: int = 1000) -> Schedule:
-    """Betas evenly spaced from 1e-4 to 0.02, both scaled by 1000/steps (Ho et al. 2020; scaled as in Dhariwal 2021)."""
+    """Return betas evenly spaced from 1e-4 to 0.02 (Ho et al. 2020), times 1000/steps (Dhariwal and Nichol 2021)."""
     scale = 1000 / steps
     return from_betas(np.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=np.float64))
 
 
 def cosine(steps: int = 1000) -> Schedule:
-    """Squared-cosine ``alphas_cumprod`` with betas capped at 0.999 (Nichol and Dhariwal 2021, eq. 17)."""
+    """Return squared-cosine ``alphas_cumprod`` with betas capped at 0.999 (Nichol and Dhariwal 2021, eq. 17)."""
     u = np.arange(steps + 1, dtype=np.float64) / steps
     alphas_cumprod = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return from_betas(np.minimum(1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999))
 
 
 def scaled_linear(steps: int = 1000) -> Schedule:
-    """Betas whose square roots are evenly spaced from 0.00085 to 0.012 (latent diffusion)."""
+    """Return betas whose square roots are evenly spaced from 0.00085 to 0.012 (latent diffusion)."""
     return from_betas(np.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=np.float64) ** 2)
 
 
@@ -93,10 +87,10 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {"linear": linear, "cosine": c
 
 
 def named(name: str, steps: int = 1000) -> Schedule:
-    """The schedule of this name.
+    """Return the schedule of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in SCHEDULES:
         raise ConfigError(f"no noise schedule named {name!r}; there are: {', '.join(sorted(SCHEDULES))}")
@@ -104,20 +98,20 @@ def named(name: str, steps: int = 1000) -> Schedule:
 
 
 def from_betas(betas: F64) -> Schedule:
-    """A schedule whose t is the network's own timestep."""
+    """Return a schedule whose t is the network's own timestep."""
     return Schedule(betas=betas, timestep_map=np.arange(len(betas)))
 
 
 def respace(schedule: Schedule, steps: int | str) -> Schedule:
-    """Fewer steps over the same noise levels: ``alphas_cumprod`` is preserved at the steps that stay.
+    """Return a schedule with fewer steps over the same noise levels: ``alphas_cumprod`` is preserved at those kept.
 
     Args:
         schedule: the process to thin out.
-        steps: ``100`` or ``"100"``: so many, both ends included; ``"10,10"``: so many from each of equal sections;
+        steps: ``100`` or ``"100"``: that many, both ends included; ``"10,10"``: that many from each of equal sections;
             ``"ddim25"``: an integer stride from 0 (its last step is not the schedule's).
 
     Raises:
-        ConfigError: ``steps`` is none of these, or asks for more steps than there are.
+        ConfigError: ``steps`` is none of these, or more than the schedule has.
     """
     kept = _kept_steps(len(schedule), str(steps).strip())
     alphas_cumprod = schedule.alphas_cumprod[kept]

@@ -1,4 +1,4 @@
-"""Faster solvers of the same walk, by the library that has them. Knows no network, context or mask."""
+"""Multistep solvers from diffusers, which need fewer steps than DDIM."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def solve(
     steps: int,
     record: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Takes x from noise to the clean image by a multistep solver of order 2, one network pass a step.
+    """Return the clean image from noise x by a multistep solver of order 2, one network pass per step.
 
     Args:
-        solver: ``dpm++`` (Lu et al. 2022, 2M) or ``unipc`` (Zhao et al. 2023, bh2); both serve with 15 to 25 steps.
+        solver: ``dpm++`` (Lu et al. 2022, 2M) or ``unipc`` (Zhao et al. 2023, bh2); 15 to 25 steps are enough for both.
         denoise: predicts eps; gradients are not used.
         x: [B,C,H,W], unit normal.
-        schedule: that the network was trained on; the steps are spread over all of it.
+        schedule: the one the network was trained on; the steps are spread over all of it.
         steps: network passes, at most the schedule's length.
-        record: sees x and the timestep that each step started from.
+        record: called with x after each step and the timestep before it.
     """
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler  # here: they take seconds
 
     kind: Any = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}[solver]
-    # Karras' spacing: 20 steps end within 1.5 % of the deviation of normal data that have 0.5, even spacing 8.5 % off.
+    # Karras' spacing: on normal data with deviation 0.5, 20 steps end within 1.5 % of it, even spacing 8.5 % off.
     scheduler = kind(trained_betas=schedule.betas.tolist(), solver_order=2, use_karras_sigmas=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the library hands a tensor to numpy in an old way
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers passes a tensor to numpy in a deprecated way
         scheduler.set_timesteps(steps)
     for t in cast(Tensor, scheduler.timesteps):
         eps = denoise(x, int(t)).eps
