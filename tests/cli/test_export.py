@@ -60,4 +60,4 @@ def test_what_cannot_be_meant_ends_with_2_and_leaves_nothing(
     assert ended(output, str(dest), "--format", "tar") == 2
     assert ended(output, str(dest)) == 2
     assert not dest.exists()
-    assert "retouch: rows of status 'filtered' have no image" in capsys.readouterr().err
+    assert "retouch: --status 'filtered': rows of this status have no image" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_an_image_that_stays_in_its_manifest_is_found_there(tmp_path: Path, monk
 def test_a_row_that_failed_or_is_not_there_says_so(output: str) -> None:
     with pytest.raises(OutputError, match="row 'row-002' has no image: failed_to_edit, EditError: this prompt cannot"):
         read_edited(output, "row-002")
-    with pytest.raises(OutputError, match="has no answer to a row 'row-9'"):
+    with pytest.raises(OutputError, match="has no result for row 'row-9'"):
         read_edited(output, "row-9")
 
 

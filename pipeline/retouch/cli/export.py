@@ -56,11 +56,10 @@ def export(
     ] = None,
 ) -> None:
     """Export finished edits as a dataset: WebDataset tar shards, Parquet for Hugging Face datasets, or plain files."""
-    from retouch.outputs.export.export import Request
-    from retouch.outputs.export.export import export as write
+    from retouch.outputs.export.dataset import ExportRequest, export_dataset
     from retouch.outputs.export.shard_writer import Limits
 
-    request = Request(
+    request = ExportRequest(
         output=output,
         dest=dest.rstrip("/"),
         format=format_,
@@ -74,13 +73,13 @@ def export(
         overwrite=overwrite,
         manifest=manifest,
     )
-    done = write(request, lambda line: typer.echo(line, err=True))
+    done = export_dataset(request, lambda line: typer.echo(line, err=True))
     for note in done.notes:
         typer.echo(note, err=True)
-    for row in done.lacking[:SHOWN]:
+    for row in done.skipped[:SHOWN]:
         typer.echo(f"left out: {row.key}: {row.reason}: {row.detail}", err=True)
-    if len(done.lacking) > SHOWN:
-        typer.echo(f"and {len(done.lacking) - SHOWN} more, all listed in {dest}/export.json", err=True)
+    if len(done.skipped) > SHOWN:
+        typer.echo(f"and {len(done.skipped) - SHOWN} more, all listed in {dest}/export.json", err=True)
     typer.echo(done.text())
     typer.echo(f"dataset: {dest}")
     raise typer.Exit(done.exit_code)

@@ -15,4 +15,4 @@ def report(
     """Write a run's gallery as one self-contained page, report.html; with several outputs, compare.html."""
     from retouch.outputs.report.gallery import write
 
-    typer.echo(write(outputs[0], beside=outputs[1:]))
+    typer.echo(write(outputs[0], others=outputs[1:]))

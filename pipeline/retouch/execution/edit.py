@@ -30,6 +30,7 @@ from retouch.outputs.event_log import EventLog, read_calls
 from retouch.outputs.lease import Lease
 from retouch.outputs.report import funnel, gallery
 from retouch.outputs.report.selection import score_columns
+from retouch.outputs.run_record import SUMMARY_FILE
 from retouch.schema import FAILURES, STATUSES, SUCCESS
 
 Execute = Callable[[Plan, RunObserver], Iterator[pa.Table]]
@@ -207,7 +208,7 @@ class EditRun:
             raise Interrupted(f"{len(missing)} rows have no result, first {pc.min(missing)}; {RESUME}")
         summary = self._summary(rows, tracker)
         figures, spent = telemetry.as_record(self._totals), self.meter.facts()
-        write_record(output, gallery.SUMMARY_FILE, {**summary.record(), "figures": figures})
+        write_record(output, SUMMARY_FILE, {**summary.record(), "figures": figures})
         gallery.write(output, plan.job.manifests)
         self.events.write(
             "finished",
@@ -240,7 +241,7 @@ class EditRun:
             fail_on_drift=plan.job.drift.fail,
             cost=self.meter.total,
             currency=spent["currency"],
-            funnel=funnel.funnel(rows),
+            funnel=funnel.make_funnel(rows),
             device_seconds=spent["seconds"],
             timing=self._watch.phases(),
         )

@@ -18,10 +18,9 @@ from retouch import storage
 from retouch.errors import OutputError
 from retouch.manifests import row_sets
 from retouch.outputs import image_paths, lease, results
-from retouch.outputs.run_record import RUN_FILE, differences, read_run
+from retouch.outputs.run_record import RUN_FILE, SUMMARY_FILE, differences, read_run
 from retouch.schema import FAILED_QUALITY, FAILURES
 
-SUMMARY_FILE: Final = "summary.json"  # only a run that finished has one
 MAY_DIFFER: Final = ("manifest", "name")  # of a run's identity: every night may have a manifest of its own
 _COLUMNS: Final = ("key", "fingerprint", "status", "error_type", "attempts")
 RetryFilter = Callable[[pa.Table], pa.ChunkedArray]  # result rows to a mask of those that are edited again

@@ -1,6 +1,6 @@
-"""One edit as a program holds it: the source, the mask, the edited images, and how a notebook shows them.
+"""One edited row in memory: source, mask and candidates, with its view in a notebook.
 
-Every text on the page comes from somebody's manifest and is escaped. Knows neither editors nor Ray.
+Texts in the view come from manifests and are escaped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from retouch.outputs.run_record import read_run
 from retouch.schema import RESULT_FIELDS, Mask, Pixels
 
 Plane = npt.NDArray[np.uint8]  # [H, W]
-_SHOWN: Final = 8  # scores in a notebook's caption
+_MAX_SCORES: Final = 8  # in a notebook's caption
 
 _PAGE: Final = Markup(
     '<div style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">{figures}</div>'
@@ -45,13 +45,13 @@ class Candidate:
     """One edited image."""
 
     image: Pixels  # [H, W, 3] at the source's size; equal to the source outside the mask, bit for bit
-    number: int  # of the tries
+    number: int  # among the row's candidates
     seed: int
     scores: Mapping[str, Any] = field(default_factory=dict)  # of the editor and the metrics, by column
     alpha: Plane | None = None  # [H, W] where the source has an alpha channel
 
     def to_pil(self) -> Pillow.Image:
-        """As a Pillow image, RGB or RGBA."""
+        """Return the image as a Pillow image, RGB or RGBA."""
         shown = Pillow.fromarray(self.image)
         if self.alpha is not None:
             shown.putalpha(Pillow.fromarray(self.alpha))
@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Edited:
-    """What an editor made of one image: its candidates, the best first."""
+    """The edits of one image: its candidates, best first."""
 
     source: Pixels  # [H, W, 3], upright
     mask: Mask  # [H, W], True = edited
@@ -75,7 +75,7 @@ class Edited:
 
     @property
     def seed(self) -> int:
-        """The best candidate's own seed."""
+        """The best candidate's seed."""
         return self.candidates[0].seed
 
     @property
@@ -84,35 +84,33 @@ class Edited:
         return self.candidates[0].scores
 
     def to_pil(self) -> Pillow.Image:
-        """The best candidate as a Pillow image."""
+        """Return the best candidate as a Pillow image."""
         return self.candidates[0].to_pil()
 
     def save(self, uri: str) -> None:
-        """Write the best candidate to any fsspec address, byte for byte as a run with this format would.
+        """Write the best candidate to a path or URL, with the same bytes as a run with this image format.
 
         Args:
             uri: ends with ``.png``, ``.webp`` (without loss) or ``.jpg`` (not exact outside the mask).
 
         Raises:
-            OutputError: another ending.
+            OutputError: the URI has another ending.
             StorageError: it could not be written.
         """
         ending = uri.rpartition(".")[2].lower().replace("jpeg", "jpg")
         formats = {extension: name for name, extension in codec.EXTENSIONS.items()}
         if ending not in formats:
-            raise OutputError(
-                f"{uri} does not end with {', '.join(f'.{name}' for name in formats)}; give it one of these"
-            )
+            raise OutputError(f"{uri} does not end with {', '.join(f'.{name}' for name in formats)}; use one of these")
         best = self.candidates[0]
         storage.write_bytes(uri, codec.encode(best.image, formats[ending], alpha=best.alpha))
 
     def __repr__(self) -> str:
         height, width = self.source.shape[:2]
-        parts = [f"{width}x{height}", repr(self.prompt), f"seed {self.seed}", *_said(self.scores)]
-        return f"Edited({', '.join(parts)}; {len(self.candidates)} candidates)"
+        facts = [f"{width}x{height}", repr(self.prompt), f"seed {self.seed}", *_score_texts(self.scores)]
+        return f"Edited({', '.join(facts)}; {len(self.candidates)} candidates)"
 
     def _repr_html_(self) -> str:
-        """Source, mask and edits side by side, for notebooks."""
+        """Return source, mask and edits side by side as HTML, for notebooks."""
         pictures = [("source", thumbnail(self.source))]
         if self.exemplar is not None:
             pictures.append(("exemplar", thumbnail(self.exemplar)))
@@ -122,50 +120,48 @@ class Edited:
             name = "edit" if rank == 0 else f"candidate {candidate.number}"
             pictures.append((name, thumbnail(candidate.image, candidate.alpha)))
         figures = Markup("").join(_figure(name, picture) for name, picture in pictures)
-        caption = " · ".join([*([self.prompt] if self.prompt else []), *_said(self.scores), f"seed {self.seed}"])
+        caption = " · ".join([*([self.prompt] if self.prompt else []), *_score_texts(self.scores), f"seed {self.seed}"])
         return str(_PAGE.format(figures=figures, caption=caption))
 
     def _repr_png_(self) -> bytes:
-        """The best candidate, small, for consoles that show no HTML."""
+        """Return the best candidate as a small PNG, for consoles without HTML."""
         best = self.candidates[0]
         return small_png(best.image, best.alpha)
 
 
 def read_edited(output: str, key: str) -> Edited:
-    """One row of a run, from storage: its source and mask by the manifest, its images by the results.
+    """Read one row of a run: its source and mask from the manifest, its images from the output.
 
     Args:
         output: a run's output folder.
         key: of a row that has an image there.
 
     Raises:
-        OutputError: there is no run, no answer of this key, or none with an image: the reason is said.
+        OutputError: the folder holds no run, or the row has no image.
         StorageError: an image cannot be read.
-        RowError: the source cannot be had any more.
+        RowError: the source can no longer be read.
     """
     record = read_run(output)["job"]
     table = results.read(output)
-    answer = _row(table, key)
-    if answer is None:
-        raise OutputError(f"{output} has no answer to a row {key!r}; read_results lists the keys")
-    if not answer["output"]:
-        raise OutputError(
-            f"row {key!r} has no image: {answer['status']}, {answer['error_type']}: {answer['error_message']}"
-        )
+    row = _row(table, key)
+    if row is None:
+        raise OutputError(f"{output} has no result for row {key!r}; read_results lists the keys")
+    if not row["output"]:
+        raise OutputError(f"row {key!r} has no image: {row['status']}, {row['error_type']}: {row['error_message']}")
     request = _row(reader.read(record["manifest"], far=True).table, key)
     if request is None:
-        raise OutputError(f"the manifest of {output} has no row {key!r} any more, so its source is not known")
+        raise OutputError(f"the manifest of {output} no longer has row {key!r}, so its source is unknown")
     sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset({"exemplar"}), MaskSpec(**record["mask"])))
     if sample.failure is not None:
         raise sample.failure.error()
     assert sample.source is not None
     assert sample.mask is not None
     known = {*RESULT_FIELDS.names, *request}
-    scores = {name: value for name, value in answer.items() if name not in known}
+    scores = {name: value for name, value in row.items() if name not in known}
     return Edited(
         source=sample.source,
         mask=sample.mask,
-        candidates=[_candidate(output, kept, scores) for kept in (answer, *(answer["runners_up"] or ()))],
+        candidates=[_candidate(output, kept, scores) for kept in (row, *(row["runners_up"] or ()))],
         prompt=sample.prompt,
         exemplar=sample.exemplar,
     )
@@ -179,7 +175,7 @@ def _row(table: Any, key: str) -> dict[str, Any] | None:
 
 def _candidate(output: str, kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
     image = codec.decode_image(image_paths.read_image(output, kept["output"]), "output")
-    scores = best if "runners_up" in kept else {}  # the table has those of the best one alone
+    scores = best if "runners_up" in kept else {}  # the table has only the best candidate's
     return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha)
 
 
@@ -188,6 +184,6 @@ def _figure(name: str, picture: Picture) -> Markup:
     return _FIGURE.format(name=name, uri=picture.uri, width=picture.width, height=picture.height, rendering=rendering)
 
 
-def _said(scores: Mapping[str, Any]) -> list[str]:
+def _score_texts(scores: Mapping[str, Any]) -> list[str]:
     numbers = [(name, value) for name, value in scores.items() if isinstance(value, int | float)]
-    return [f"{name} {value:.4g}" for name, value in numbers if math.isfinite(value)][:_SHOWN]
+    return [f"{name} {value:.4g}" for name, value in numbers if math.isfinite(value)][:_MAX_SCORES]

@@ -11,6 +11,7 @@ from retouch import storage
 from retouch.errors import OutputError, StorageError
 
 RUN_FILE: Final = "run.json"
+SUMMARY_FILE: Final = "summary.json"  # only a run that finished has one
 
 
 def read_run(output: str) -> dict[str, Any]:

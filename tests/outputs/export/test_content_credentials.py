@@ -21,7 +21,7 @@ from retouch.cli.app import main
 from retouch.errors import ConfigError, EditError
 from retouch.imaging import codec
 from retouch.outputs.export.content_credentials import FACTS, Signer, Signing
-from retouch.outputs.export.provenance import SOURCE_TYPE, of_row, stamped
+from retouch.outputs.export.provenance import SOURCE_TYPE, describe_row, stamp
 
 from tests.helpers.datasets import picture
 from tests.outputs.export.outputs import KEYS, edited, finished
@@ -99,7 +99,7 @@ def read(data: bytes, kind: str, anchor: str | None = None) -> tuple[str, dict[s
 @pytest.mark.parametrize("kind", list(KEYS_OF))
 def test_every_kind_of_key_signs_what_a_reader_trusts_by_the_root(tmp_path: Path, kind: str) -> None:
     signing, anchor = credentials(tmp_path, kind)
-    data = Signer(signing).signed(codec.encode(picture(1)), "png", of_row(RECORD, ROW))
+    data = Signer(signing).sign(codec.encode(picture(1)), "png", describe_row(RECORD, ROW))
     assert read(data, "image/png", anchor)[0] == "Trusted"
     _, other = credentials(tmp_path / "other")
     assert read(data, "image/png", other)[0] != "Trusted"
@@ -108,9 +108,9 @@ def test_every_kind_of_key_signs_what_a_reader_trusts_by_the_root(tmp_path: Path
 @pytest.mark.parametrize("kind", list(codec.EXTENSIONS))
 def test_every_format_keeps_its_pixels_and_says_who_made_it_and_how(tmp_path: Path, kind: str) -> None:
     signing, _ = credentials(tmp_path)
-    extension, facts = codec.EXTENSIONS[kind], of_row(RECORD, ROW)
-    before = stamped(codec.encode(picture(1), kind), facts)
-    after = Signer(signing).signed(before, extension, facts)
+    extension, facts = codec.EXTENSIONS[kind], describe_row(RECORD, ROW)
+    before = stamp(codec.encode(picture(1), kind), facts)
+    after = Signer(signing).sign(before, extension, facts)
     assert np.array_equal(codec.decode_image(after).pixels, codec.decode_image(before).pixels)
     state, claim = read(after, f"image/{'jpeg' if extension == 'jpg' else extension}")
     assert state == "Valid"
@@ -125,7 +125,7 @@ def test_every_format_keeps_its_pixels_and_says_who_made_it_and_how(tmp_path: Pa
 
 def test_a_pixel_changed_afterwards_breaks_the_claim(tmp_path: Path) -> None:
     signing, _ = credentials(tmp_path)
-    data = bytearray(Signer(signing).signed(codec.encode(picture(1), "jpeg"), "jpg", {}))
+    data = bytearray(Signer(signing).sign(codec.encode(picture(1), "jpeg"), "jpg", {}))
     data[-20] ^= 1
     assert read(bytes(data), "image/jpeg")[0] == "Invalid"
 
@@ -134,7 +134,7 @@ def test_threads_may_share_a_signer(tmp_path: Path) -> None:
     signer = Signer(credentials(tmp_path)[0])
     with ThreadPoolExecutor(8) as threads:
         made = list(
-            threads.map(lambda n: signer.signed(codec.encode(picture(n)), "png", {"retouch:key": str(n)}), range(24))
+            threads.map(lambda n: signer.sign(codec.encode(picture(n)), "png", {"retouch:key": str(n)}), range(24))
         )
     for n, data in enumerate(made):
         state, claim = read(data, "image/png")
@@ -144,12 +144,12 @@ def test_threads_may_share_a_signer(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_not_signed(tmp_path: Path) -> None:
     with pytest.raises(EditError, match="not signed"):
-        Signer(credentials(tmp_path)[0]).signed(b"nothing", "png", {})
+        Signer(credentials(tmp_path)[0]).sign(b"nothing", "png", {})
 
 
 def test_a_key_of_another_certificate_is_found_before_the_first_row(tmp_path: Path) -> None:
     ours, other = credentials(tmp_path / "a")[0], credentials(tmp_path / "b")[0]
-    with pytest.raises(ConfigError, match="sign nothing"):
+    with pytest.raises(ConfigError, match="cannot sign"):
         Signer(Signing(ours.certificates, other.key))
 
 
@@ -157,10 +157,10 @@ def test_files_that_cannot_sign_are_named(tmp_path: Path) -> None:
     signing, _ = credentials(tmp_path)
     with pytest.raises(ConfigError, match=r"--c2pa-key .*none\.pem: No such file"):
         Signer(Signing(signing.certificates, str(tmp_path / "none.pem")))
-    with pytest.raises(ConfigError, match="no private key in PEM"):
+    with pytest.raises(ConfigError, match="not a PEM private key"):
         Signer(Signing(signing.certificates, signing.certificates))
     (tmp_path / "k1.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256K1())))
-    with pytest.raises(ConfigError, match="P-256, RSA or Ed25519 would do"):
+    with pytest.raises(ConfigError, match="use EC P-256, RSA or Ed25519"):
         Signer(Signing(signing.certificates, str(tmp_path / "k1.pem")))
 
 
@@ -187,4 +187,4 @@ def test_a_certificate_without_its_key_is_refused(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as end:
         main(["export", "runs/none", str(tmp_path / "set"), "--format", "folder", "--c2pa-certificates", "chain.pem"])
     assert end.value.code == 2
-    assert "go together" in capsys.readouterr().err
+    assert "needed together" in capsys.readouterr().err

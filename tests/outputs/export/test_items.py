@@ -12,8 +12,8 @@ from retouch.imaging import codec
 from retouch.manifests import deferred_images, reader, row_sets
 from retouch.outputs import results
 from retouch.outputs.export import items as module
-from retouch.outputs.export.items import Item, Origin, items
-from retouch.outputs.export.row_filter import Choice, choose
+from retouch.outputs.export.items import Item, RunSource, read_items
+from retouch.outputs.export.row_filter import Choice, choose_rows
 from retouch.outputs.run_record import read_run
 
 from tests.helpers.datasets import picture, png
@@ -21,7 +21,7 @@ from tests.outputs.export.outputs import KEYS, finished
 
 
 def chosen(output: str) -> Choice:
-    return choose(results.read(output), row_sets.none(), row_sets.none())
+    return choose_rows(results.read(output), row_sets.none(), row_sets.none())
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_no_more_rows_are_in_memory_than_are_asked_for_at_once(
     monkeypatch.setattr(module, "AHEAD", 2)
     choice = chosen(output)
     read.clear()
-    leaving = items(Origin(output, read_run(output)), choice, "edited")
+    leaving = read_items(RunSource(output, read_run(output)), choice, "edited")
     for number in (1, 2, 3):
         assert len(next(leaving)) == 2
         assert read.total() == 2 * number
@@ -56,7 +56,7 @@ def test_a_shard_is_read_once_for_all_its_rows(tmp_path: Path, read: Counter[str
     output = finished(tmp_path, 6, sink="tar")
     choice = chosen(output)
     read.clear()
-    found = [item for some in items(Origin(output, read_run(output)), choice, "edited") for item in some]
+    found = [item for some in read_items(RunSource(output, read_run(output)), choice, "edited") for item in some]
     assert [item.key for item in found] == choice.rows["key"].to_pylist()
     assert all(isinstance(item, Item) for item in found)
     assert sorted(times for times in read.values() if times) == [1, 1], "blocks of three rows"
@@ -67,7 +67,7 @@ def test_a_source_of_another_size_or_other_pixels_outside_the_mask_is_no_pair(tm
     table = reader.read(str(tmp_path / "manifest.parquet")).table
     (tmp_path / "files/0.png").write_bytes((tmp_path / "files/1.png").read_bytes())
     choice = chosen(output)
-    found = [item for some in items(Origin(output, read_run(output), table), choice, "pairs") for item in some]
+    found = [item for some in read_items(RunSource(output, read_run(output), table), choice, "pairs") for item in some]
     assert len(found) == 2
     lacking = [item for item in found if not isinstance(item, Item)]
     assert [item.reason for item in lacking] == ["source not as edited"]
@@ -83,7 +83,7 @@ def test_pairs_of_a_manifest_that_no_memory_holds_are_read_from_its_file(
     output = finished(tmp_path, 5, image=pictures)
     table = reader.read(str(tmp_path / "manifest.parquet"), far=True).table
     assert deferred_images.FILE in table.column_names
-    leaving = items(Origin(output, read_run(output), table), chosen(output), "pairs")
+    leaving = read_items(RunSource(output, read_run(output), table), chosen(output), "pairs")
     found = {item.key: item for some in leaving for item in some if isinstance(item, Item)}
     sources = {key: codec.decode_image(item.files["source"]).pixels for key, item in found.items()}
     assert list(sources) == KEYS[:5], "in the manifest's order"

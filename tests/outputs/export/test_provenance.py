@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from retouch.imaging import codec
-from retouch.outputs.export.provenance import LONGEST, SOURCE_TYPE, of_row, stamped
+from retouch.outputs.export.provenance import LONGEST, SOURCE_TYPE, describe_row, stamp
 
 from tests.helpers.datasets import picture
 
@@ -44,7 +44,7 @@ def packet(image: Image.Image) -> dict[str, str]:
 def test_every_format_says_what_it_is_in_iptcs_words_and_keeps_its_pixels(kind: str, alpha: bool) -> None:
     plane = np.arange(480, dtype=np.uint8).reshape(20, 24) if alpha and kind != "jpeg" else None
     data = codec.encode(picture(1), kind, alpha=plane)
-    after = stamped(data, of_row(RECORD, ROW))
+    after = stamp(data, describe_row(RECORD, ROW))
     assert len(after) > len(data)
     image = opened(after)
     before = codec.decode_image(data)
@@ -59,7 +59,7 @@ def test_every_format_says_what_it_is_in_iptcs_words_and_keeps_its_pixels(kind: 
 
 
 def test_a_png_has_it_as_plain_texts_too() -> None:
-    image = opened(stamped(codec.encode(picture(1)), of_row(RECORD, {**ROW, "prompt": "赤い円"})))
+    image = opened(stamp(codec.encode(picture(1)), describe_row(RECORD, {**ROW, "prompt": "赤い円"})))
     texts = image.text  # type: ignore[attr-defined]
     assert texts["Software"] == "Retouch 1.2"
     assert (texts["retouch:job"], texts["retouch:key"], texts["retouch:seed"]) == ("night", "k", "7")
@@ -71,21 +71,21 @@ def test_a_png_has_it_as_plain_texts_too() -> None:
 @given(prompt=st.text(max_size=60) | st.text("<>&\"'\0\n]", max_size=60), kind=st.sampled_from(list(codec.EXTENSIONS)))
 def test_whatever_a_prompt_holds_the_file_can_be_read_and_the_packet_is_xml(prompt: str, kind: str) -> None:
     data = codec.encode(picture(2), kind)
-    after = stamped(data, of_row(RECORD, {**ROW, "prompt": prompt}))
+    after = stamp(data, describe_row(RECORD, {**ROW, "prompt": prompt}))
     assert np.array_equal(codec.decode_image(after).pixels, codec.decode_image(data).pixels)
     assert packet(opened(after))[f"{IPTC}DigitalSourceType"] == SOURCE_TYPE
 
 
 def test_a_text_that_no_segment_holds_is_cut() -> None:
-    after = stamped(codec.encode(picture(2), "jpeg"), of_row(RECORD, {**ROW, "prompt": "&" * 100_000}))
+    after = stamp(codec.encode(picture(2), "jpeg"), describe_row(RECORD, {**ROW, "prompt": "&" * 100_000}))
     assert packet(opened(after))[f"{IPTC}AIPromptInformation"] == "&" * LONGEST
 
 
 def test_credentials_are_in_none_of_it() -> None:
-    facts = of_row(RECORD, {**ROW, "prompt": "from https://user:geheim-123@host/x.png"})
+    facts = describe_row(RECORD, {**ROW, "prompt": "from https://user:geheim-123@host/x.png"})
     assert "geheim" not in json.dumps(facts)
     assert "***" in facts["retouch:prompt"]
 
 
 def test_a_file_of_another_kind_is_left_as_it_is() -> None:
-    assert stamped(b"no image", of_row(RECORD, ROW)) == b"no image"
+    assert stamp(b"no image", describe_row(RECORD, ROW)) == b"no image"

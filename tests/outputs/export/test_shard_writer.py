@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from retouch.errors import ConfigError
-from retouch.outputs.export.shard_writer import as_json, name_of, record_columns
+from retouch.outputs.export.shard_writer import as_json, file_name, record_columns
 
 
 @given(st.lists(st.text(max_size=8) | st.text("./%_-\\", max_size=8), unique=True, max_size=8))
 def test_names_hold_no_dot_and_no_slash_and_no_two_keys_share_one(keys: list[str]) -> None:
-    names = [name_of(key) for key in keys]
+    names = [file_name(key) for key in keys]
     assert len(set(names)) == len(keys)
     assert all(name and not set(name) & set("./\\") and not name.startswith("_") for name in names)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
-from retouch.outputs.report.funnel import STATIONS, funnel
+from retouch.outputs.report.funnel import STATIONS, make_funnel
 from retouch.schema import STATUSES, SUCCESS
 
 STAGES = ("decode", "prepare", "edit", "score", "encode", "write")
@@ -18,7 +18,7 @@ def table(*rows: tuple[str, str | None, int | None]) -> pa.Table:
 
 
 def test_rows_are_counted_where_they_were_lost() -> None:
-    found = funnel(
+    found = make_funnel(
         table(
             (SUCCESS, None, 2),
             (SUCCESS, None, 1),
@@ -42,7 +42,7 @@ def test_rows_are_counted_where_they_were_lost() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(STATUSES), st.sampled_from(STAGES) | st.none(), st.integers(0, 9))))
 def test_the_counts_add_up_whatever_the_table_holds(rows: list) -> None:
-    found = funnel(table(*rows))
+    found = make_funnel(table(*rows))
     assert [one.name for one in found.stations] == list(STATIONS)
     counts = [one.rows for one in found.stations]
     assert counts[0] == len(rows)

@@ -30,6 +30,7 @@ from retouch.manifests.samples import Failure, Sample
 from retouch.models.embedded.scenes import draw_scene, edit_task
 from retouch.outputs import results
 from retouch.outputs.report import gallery as report
+from retouch.outputs.run_record import SUMMARY_FILE
 from retouch.schema import FAILED_QUALITY, FAILED_TO_EDIT, results_schema
 
 NASTY = """<script>alert("x")</script> & 'quotes' "too" \u202e</p>"""
@@ -102,7 +103,7 @@ def carry_out(job: EditJob, finish: bool = True) -> str:
     if finish:
         results.compact(job.output)
         summary = {"answered_now": plan.total, "seconds": 12.5, "images_per_second": 2.5, "edit_seconds": 10.0}
-        storage.write_bytes(storage.join(job.output, report.SUMMARY_FILE), json.dumps(summary).encode())
+        storage.write_bytes(storage.join(job.output, SUMMARY_FILE), json.dumps(summary).encode())
     return job.output
 
 
@@ -252,7 +253,7 @@ def test_rows_without_an_answer_are_counted_while_the_run_goes_on(tmp_path):
 
     page = Page(page_of(output))
 
-    assert "2 rows = 1 success + 1 not answered yet" in page.text
+    assert "2 rows = 1 success + 1 not done yet" in page.text
     assert "No summary yet" in page.text
 
 
@@ -277,7 +278,7 @@ def test_a_manifest_that_is_gone_leaves_the_outputs(tmp_path):
 
     page = Page(page_of(str(tmp_path / "out")))
 
-    assert "The manifest cannot be read from here" in page.text
+    assert "The manifest cannot be read from this machine" in page.text
     assert "source not readable: manifest cannot be read" in page.text
     assert page.picture("after of row-001").shape == (32, 32, 3)
 
@@ -290,7 +291,7 @@ def test_a_manifest_whose_address_holds_a_token_is_read_where_it_is_given_and_ne
     by_record = page_of(output)
     given = Path(report.write(output, address)).read_text()
 
-    assert "The manifest cannot be read from here" in by_record
+    assert "The manifest cannot be read from this machine" in by_record
     assert edit_task(1).prompt in given
     assert "planted" not in by_record + given
     assert "manifest.parquet?***" in by_record
@@ -302,7 +303,7 @@ def test_a_key_that_left_the_manifest_is_still_shown(tmp_path):
 
     page = Page(page_of(str(tmp_path / "out")))
 
-    assert page.text.count("source not readable: the manifest has no row of this key any more") == 1
+    assert page.text.count("source not readable: the manifest no longer has a row with this key") == 1
     assert page.picture("after of row-001").shape == (32, 32, 3)
 
 

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from retouch import storage
 from retouch.outputs import results
 from retouch.outputs.report import gallery as report
-from retouch.outputs.report.gallery import MOST_PICTURES
+from retouch.outputs.report.gallery import MAX_PICTURES
 
 from tests.outputs.report.test_gallery import CHROMIUM, carry_out, drawn, gallery, in_browser, job_of
 
@@ -133,7 +133,7 @@ def test_rows_are_sorted_by_any_score_and_those_without_it_come_last(small: Path
     known = [score for score in scores if score is not None]
     assert known == sorted(known, reverse=True)
     assert scores[len(known) :] == [None] * (len(before) - len(known))
-    page.choose("sort", "the order here")
+    page.choose("sort", "page order")
     assert page.shown() == before
 
 
@@ -215,7 +215,7 @@ def test_nothing_runs_out_of_the_page_on_any_screen(
 def test_ten_thousand_rows_make_a_page_of_under_ten_megabytes_with_the_rows_worth_a_look(
     large: Path, opened: Any
 ) -> None:
-    assert MOST_PICTURES / 4 < large.stat().st_size < 10_000_000
+    assert MAX_PICTURES / 4 < large.stat().st_size < 10_000_000
     page = opened(large)
     assert len(page.shown()) == 50, "the random ones come first"
     page.choose("view", "Worst by clip_score: the 50 with the lowest clip_score")
@@ -225,7 +225,7 @@ def test_ten_thousand_rows_make_a_page_of_under_ten_megabytes_with_the_rows_wort
     ]
     assert max(scores) < 1.0
     assert len(scores) == 50
-    page.choose("view", "all that are here")
+    page.choose("view", "all on this page")
     assert len(page.shown()) > 150
     assert "9000 success" in page.page.inner_text("header")
 
@@ -233,7 +233,7 @@ def test_ten_thousand_rows_make_a_page_of_under_ten_megabytes_with_the_rows_wort
 def test_runs_on_the_same_keys_are_shown_side_by_side(tmp_path: Path, opened: Any) -> None:
     gallery(tmp_path, [drawn(seed) for seed in range(4)])
     other = carry_out(job_of(tmp_path, name="another-editor", output=str(tmp_path / "other")))
-    file = report.write(str(tmp_path / "out"), beside=[other])
+    file = report.write(str(tmp_path / "out"), others=[other])
     assert file.endswith("/compare.html")
     page = opened(Path(file)).page
     assert page.locator(".tile").count() == 4

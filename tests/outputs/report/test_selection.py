@@ -1,7 +1,15 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from retouch.outputs.report.selection import A_CLASS, ALL_UP_TO, RANDOM, RANKED, lower_is_worse, score_columns, sections
+from retouch.outputs.report.selection import (
+    ALL_UP_TO,
+    MAX_PER_CLASS,
+    RANDOM,
+    RANKED,
+    choose_sections,
+    lower_is_worse,
+    score_columns,
+)
 from retouch.schema import RESULT_FIELDS, results_schema
 
 SCHEMA = results_schema({"clip_score": pa.float64()}, pa.schema([("ground", pa.string())]))
@@ -22,7 +30,7 @@ def table(count: int, failed: int = 0) -> pa.Table:
 
 def chosen_keys(results: pa.Table, **thresholds: dict[str, float]) -> dict[str, list[str]]:
     keys = results["key"].to_pylist()
-    return {s.title: [keys[i] for i in s.rows] for s in sections(results, ["clip_score"], thresholds)}
+    return {s.title: [keys[i] for i in s.rows] for s in choose_sections(results, ["clip_score"], thresholds)}
 
 
 def test_few_rows_are_all_shown_in_their_order():
@@ -32,7 +40,7 @@ def test_few_rows_are_all_shown_in_their_order():
 
 
 def test_no_rows_give_no_section():
-    assert sections(table(0), ["clip_score"], {}) == []
+    assert choose_sections(table(0), ["clip_score"], {}) == []
 
 
 def test_many_rows_give_random_ones_the_worst_the_best_and_failures_of_each_class():
@@ -40,14 +48,14 @@ def test_many_rows_give_random_ones_the_worst_the_best_and_failures_of_each_clas
 
     chosen = chosen_keys(results)
 
-    assert [len(keys) for keys in chosen.values()] == [RANDOM, RANKED, RANKED, 3 * A_CLASS]
+    assert [len(keys) for keys in chosen.values()] == [RANDOM, RANKED, RANKED, 3 * MAX_PER_CLASS]
     scores = dict(zip(results["key"].to_pylist(), results["clip_score"].to_pylist(), strict=True))
     known = sorted(score for score in scores.values() if score is not None)
     assert [scores[key] for key in chosen["Worst by clip_score"]] == known[:RANKED]
     assert [scores[key] for key in chosen["Best by clip_score"]] == known[::-1][:RANKED]
     assert all(scores[key] is None for key in chosen["Failures"])
     kinds = [int(key[1:]) % 3 for key in chosen["Failures"]]
-    assert sorted(kinds) == [0] * A_CLASS + [1] * A_CLASS + [2] * A_CLASS
+    assert sorted(kinds) == [0] * MAX_PER_CLASS + [1] * MAX_PER_CLASS + [2] * MAX_PER_CLASS
 
 
 def test_the_random_rows_depend_on_keys_alone():
@@ -89,7 +97,7 @@ def test_scores_are_the_columns_that_are_neither_ours_nor_the_callers():
 def test_a_run_without_scores_has_no_worst_rows():
     results = table(300).drop_columns(["clip_score"])
 
-    assert [section.title for section in sections(results, [], {})] == ["Random rows"]
+    assert [section.title for section in choose_sections(results, [], {})] == ["Random rows"]
 
 
 def test_a_score_that_is_no_finite_number_ranks_no_row_and_further_scores_rank_fewer():
@@ -97,7 +105,7 @@ def test_a_score_that_is_no_finite_number_ranks_no_row_and_further_scores_rank_f
     other = pa.array([float("nan"), float("inf"), None, *range(297)], pa.float64())
     results = results.append_column("clip_distance", other)
     keys = results["key"].to_pylist()
-    chosen = {s.title: [keys[i] for i in s.rows] for s in sections(results, ["clip_score", "clip_distance"], {})}
+    chosen = {s.title: [keys[i] for i in s.rows] for s in choose_sections(results, ["clip_score", "clip_distance"], {})}
     assert chosen["Worst by clip_distance"] == keys[::-1][: len(chosen["Worst by clip_distance"])]
     assert 0 < len(chosen["Best by clip_distance"]) < RANKED
     assert not {"k0", "k1", "k2"} & {*chosen["Worst by clip_distance"], *chosen["Best by clip_distance"]}

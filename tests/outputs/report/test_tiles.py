@@ -6,7 +6,7 @@ from PIL import Image
 from retouch import storage
 from retouch.imaging import codec
 from retouch.jobs.config import MaskSpec
-from retouch.outputs.report.tiles import Tile, make_tile, reader
+from retouch.outputs.report.tiles import Tile, image_reader, make_tile
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 MASK = np.zeros((32, 32), bool)
@@ -39,7 +39,7 @@ def tile(folder, edited: np.ndarray | None = None, recorded: int = 0, **more: ob
     }
     asked = request(**more)
     how = {"mask": MaskSpec(), "missing": "?", "scores": ["score", "grade"], "columns": ["ground"]}
-    return make_tile(reader(str(folder), [answer]), answer, asked, **how)
+    return make_tile(image_reader(str(folder), [answer]), answer, asked, **how)
 
 
 def names(made: Tile) -> list[str]:
@@ -78,7 +78,7 @@ def test_a_change_since_the_run_is_said(tmp_path):
 def test_a_source_of_another_size_than_the_output_is_said(tmp_path):
     made = tile(tmp_path, np.zeros((16, 20, 3), np.uint8))
 
-    assert made.notes == ["the source is 32x32 now, the output 20x16"]
+    assert made.notes == ["the source is now 32x32, the output 20x16"]
 
 
 @pytest.mark.parametrize("mask", [b"no image", file(np.zeros((32, 32), np.uint8))])

@@ -1,1 +1,1 @@
-"""Finished edits as datasets that other projects' libraries read."""
+"""Exports of a run's images as datasets that other libraries read."""

@@ -1,7 +1,7 @@
-"""Content Credentials of an exported image: what made it, signed by whoever exports (C2PA). Knows no row and no format.
+"""Content Credentials (C2PA) for exported images: a signed claim of what made them.
 
-The claim says in IPTC's words that a trained model composed the image, with which editor and prompt, and binds that to
-the file's bytes: a changed pixel breaks it. Signing is c2pa-rs's, by its Python package, which is the extra ``c2pa``.
+The claim states with IPTC's terms that a trained model composed the image, with which editor and prompt, and is bound
+to the file's bytes: a changed pixel invalidates it. Signing is done by c2pa-rs, installed by the extra ``c2pa``.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from retouch.imaging import codec
 from retouch.outputs.export.provenance import SOURCE_TYPE
 
 KINDS: Final = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
-FACTS: Final = "io.retouch.edit"  # label of our own assertion; C2PA wants them named like packages
-# By a curve's name; c2pa-rs signs with no others.
+FACTS: Final = "io.retouch.edit"  # label of our assertion; C2PA names them like packages
+# By curve; c2pa-rs supports no others.
 _CURVES: Final = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
 @dataclass(frozen=True)
 class Signing:
-    """What an export is signed with."""
+    """The certificate and key that an export is signed with."""
 
-    certificates: str  # PEM file: the signer's certificate, then those that lead to a root
-    key: str  # PEM file of its private key, without a password
-    timestamps: str | None = None  # address of a time-stamping authority (RFC 3161), which is asked for every image
+    certificates: str  # PEM file: the signer's certificate, then its chain
+    key: str  # PEM file of the private key, without a password
+    timestamps: str | None = None  # URL of a time-stamping authority (RFC 3161), called for every image
 
 
 class Signer:
-    """Signs image files. May be used by several threads at once."""
+    """Signs image files; thread-safe."""
 
     def __init__(self, signing: Signing) -> None:
-        """Read certificates and key, and see that they can sign.
+        """Load certificate and key, and check that they can sign.
 
         Raises:
-            ConfigError: the extra is not installed, a file is missing or none of its kind, or they do not fit.
+            ConfigError: the extra is not installed, a file is missing or invalid, or key and certificate do not match.
         """
         self._c2pa = _library()
         certificates, key = _read(signing.certificates, "certificates"), _read(signing.key, "key")
@@ -50,50 +50,50 @@ class Signer:
         try:
             self._context = self._c2pa.Context(settings, self._c2pa.Signer.from_info(info))
         except self._c2pa.C2paError as error:
-            raise _refused(signing, error) from None
+            raise _cannot_sign(signing, error) from None
         try:
-            # A key of another certificate is found now, not at the first row.
-            self.signed(codec.encode(np.zeros((1, 1, 3), np.uint8)), "png", {})
+            # So that a key of another certificate fails here and not at the first row.
+            self.sign(codec.encode(np.zeros((1, 1, 3), np.uint8)), "png", {})
         except EditError as error:
-            raise _refused(signing, error) from None
+            raise _cannot_sign(signing, error) from None
 
-    def signed(self, data: bytes, extension: str, facts: Mapping[str, str]) -> bytes:
-        """The file with its signed claim; two calls never give the same bytes, since each claim has its own number.
+    def sign(self, data: bytes, extension: str, facts: Mapping[str, str]) -> bytes:
+        """Return the file with a signed claim; the bytes differ from call to call, since each claim has its own ID.
 
         Args:
             data: an image file.
             extension: its kind: png, jpg or webp.
-            facts: what is said of it, by name, as ``provenance.of_row`` has them.
+            facts: from ``provenance.describe_row``.
 
         Raises:
             EditError: it cannot be signed.
         """
-        to = io.BytesIO()
+        out = io.BytesIO()
         try:
             with self._c2pa.Builder(json.dumps(_claim(facts)), self._context) as builder:
-                builder.sign(KINDS[extension], io.BytesIO(data), to)
+                builder.sign(KINDS[extension], io.BytesIO(data), out)
         except self._c2pa.C2paError as error:
             raise EditError(f"not signed: {error}") from None
-        return to.getvalue()
+        return out.getvalue()
 
 
 def _claim(facts: Mapping[str, str]) -> dict[str, Any]:
     tool, _, version = facts.get("Software", "Retouch").partition(" ")
     created: dict[str, Any] = {
-        # The claim of the source, if it has one, is not carried over: it was decoded, cropped and put together anew.
+        # A claim of the source is not carried over: its pixels were decoded, cropped and composed again.
         "action": "c2pa.created",
         "digitalSourceType": SOURCE_TYPE,
         "softwareAgent": {"name": facts.get("retouch:editor", tool)},
     }
     if prompt := facts.get("retouch:prompt"):
         created["description"] = prompt
-    said = {name.removeprefix("retouch:"): text for name, text in facts.items() if name.startswith("retouch:")}
+    own = {name.removeprefix("retouch:"): text for name, text in facts.items() if name.startswith("retouch:")}
     return {
         "claim_generator_info": [{"name": tool, **({"version": version} if version else {})}],
         "title": facts.get("retouch:key", ""),
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
-            {"label": FACTS, "data": said},
+            {"label": FACTS, "data": own},
         ],
     }
 
@@ -114,7 +114,7 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _algorithm(key: bytes, path: str) -> str:
-    """C2PA's name of what a private key signs with."""
+    """Return C2PA's name for a private key's algorithm."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -122,18 +122,16 @@ def _algorithm(key: bytes, path: str) -> str:
     try:
         loaded = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
-        raise ConfigError(f"--c2pa-key {path} is no private key in PEM without a password: {error}") from None
+        raise ConfigError(f"--c2pa-key {path}: not a PEM private key without a password: {error}") from None
     if isinstance(loaded, ed25519.Ed25519PrivateKey):
         return "ed25519"
     if isinstance(loaded, rsa.RSAPrivateKey):
         return "ps256"
     if isinstance(loaded, ec.EllipticCurvePrivateKey) and loaded.curve.name in _CURVES:
         return _CURVES[loaded.curve.name]
-    raise ConfigError(f"--c2pa-key {path} is of a kind that C2PA does not know; EC P-256, RSA or Ed25519 would do")
+    raise ConfigError(f"--c2pa-key {path}: C2PA does not support this kind of key; use EC P-256, RSA or Ed25519")
 
 
-def _refused(signing: Signing, error: Exception) -> ConfigError:
+def _cannot_sign(signing: Signing, error: Exception) -> ConfigError:
     reason = " ".join(str(error).removeprefix("not signed: ").split())
-    return ConfigError(
-        f"--c2pa-certificates {signing.certificates} with --c2pa-key {signing.key} sign nothing: {reason}"
-    )
+    return ConfigError(f"--c2pa-certificates {signing.certificates} and --c2pa-key {signing.key} cannot sign: {reason}")

@@ -1,4 +1,4 @@
-"""The README of an exported dataset: a dataset card, whose header tells Hugging Face's ``datasets`` what is what."""
+"""The README of an exported dataset: a Hugging Face dataset card, with the metadata that ``datasets`` reads."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ FILES: Final[Mapping[Format, list[str]]] = {
 }
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _WORDS: Final[Mapping[Layout, str]] = {
-    "edited": "one edited image a row",
-    "pairs": "source, mask, instruction and edited image of each row",
+    "edited": "one edited image per row",
+    "pairs": "source, mask, instruction and edited image per row",
 }
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says."""
+    """The facts on a card."""
 
     name: str  # of the dataset's folder
     format: Format
     layout: Layout
     record: Mapping[str, Any]  # run.json
     rows: int
-    columns: Mapping[str, str]  # name to type, of those beside the images
-    selected: str  # which rows these are, in words
+    columns: Mapping[str, str]  # name to type, without the images
+    selected: str  # the selection of rows, in words
     stamped: bool
     signed: bool
 
 
-def card(facts: Facts) -> str:
-    """The README's text; the same facts give the same text."""
+def render_card(facts: Facts) -> str:
+    """Return the README's text; deterministic."""
     job = facts.record["job"]
     header = {
         "pretty_name": job["name"],
@@ -65,7 +65,7 @@ def card(facts: Facts) -> str:
                 f"{facts.rows} rows, {_WORDS[facts.layout]}, exported by Retouch as {facts.format}: {facts.selected}.",
                 f"Editor `{job['editor']['name']}`, run seed {job['seed']}.",
                 "",
-                "In the folder that holds this one:",
+                "From the parent folder:",
                 "",
                 "```python",
                 "import datasets",
@@ -73,7 +73,7 @@ def card(facts: Facts) -> str:
                 f'dataset = datasets.load_dataset({json.dumps(f"./{facts.name}")}, split="train")',
                 "```",
                 "",
-                *_by_others(facts),
+                *_webdataset_usage(facts),
                 *_columns(facts),
                 "",
                 *_notes(facts),
@@ -87,11 +87,11 @@ def _path(patterns: list[str]) -> str | list[str]:
     return patterns[0] if len(patterns) == 1 else patterns
 
 
-def _by_others(facts: Facts) -> list[str]:
+def _webdataset_usage(facts: Facts) -> list[str]:
     if facts.format != "webdataset":
         return []
     return [
-        "With `webdataset` (the shards' names, rows and sizes are in `export.json`):",
+        "With `webdataset` (`export.json` lists the shards with rows and sizes):",
         "",
         "```python",
         "import glob, webdataset",
@@ -118,16 +118,14 @@ def _columns(facts: Facts) -> list[str]:
 
 
 def _notes(facts: Facts) -> list[str]:
-    notes = (
-        ["`sha256` is of the run's own file, before anything was written into it."] if "sha256" in facts.columns else []
-    )
+    notes = ["`sha256` is that of the run's file, before metadata was added."] if "sha256" in facts.columns else []
     if facts.layout == "pairs":
-        notes.append("White in a mask is what was edited; sources are upright, at the size of their edits.")
+        notes.append("White in a mask means edited. Sources are upright and have the size of their edits.")
     if facts.stamped:
         notes.append(
-            "Each edited image says in its metadata what made it: job, editor, prompt, seed, hashes of the weights, "
-            "and IPTC's `DigitalSourceType` (composite with trained algorithmic media)."
+            "The metadata of each edited image records job, editor, prompt, seed, hashes of the weights, and IPTC's "
+            "`DigitalSourceType` (composite with trained algorithmic media)."
         )
     if facts.signed:
-        notes.append("Each edited image carries that as signed Content Credentials (C2PA).")
-    return [*notes, "The licence is that of the sources and of the weights; name it here."]
+        notes.append("Each edited image also has it as signed Content Credentials (C2PA).")
+    return [*notes, "License: that of the sources and the weights; add it here."]

@@ -1,4 +1,4 @@
-"""Chosen rows to what leaves of each: checked image files and a record, or why it cannot. Knows no format."""
+"""The rows of an export: their image files, checked against the results, and their records."""
 
 from __future__ import annotations
 
@@ -22,136 +22,138 @@ from retouch.outputs.export import provenance
 from retouch.outputs.export.content_credentials import Signer
 from retouch.outputs.export.row_filter import Choice
 
-CHANGED: Final = "the manifest's row, or a file that it names, is not the one that was answered"
+CHANGED: Final = "the manifest's row, or a file it refers to, has changed since the run"
 Layout = Literal["edited", "pairs"]
-THREADS: Final = 8  # images fetched, checked and encoded side by side
-AHEAD: Final = 32  # rows in memory at once: some 50 MB of 1024 x 1024 as PNG
+THREADS: Final = 8  # rows read, checked and encoded at the same time
+AHEAD: Final = 32  # rows in memory at once: about 50 MB of 1024 x 1024 as PNG
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row that leaves."""
+    """A row to export."""
 
     key: str
-    files: Mapping[str, bytes]  # role (``edited``, in pairs ``source`` and ``mask`` too) to an image file's bytes
-    record: Mapping[str, Any]  # columns that leave with it
+    files: Mapping[str, bytes]  # role (``edited``; in pairs also ``source`` and ``mask``) to an image file's bytes
+    record: Mapping[str, Any]  # exported columns
     prompt: str = ""
     extension: str = "png"  # of ``edited``; source and mask are PNG
 
     def extension_of(self, role: str) -> str:
-        """Of one of its files."""
+        """Return the extension of one of its files."""
         return self.extension if role == "edited" else "png"
 
 
 @dataclass(frozen=True)
-class Lacking:
-    """One row that was to leave and cannot."""
+class SkippedRow:
+    """A row that was chosen but cannot be exported."""
 
     key: str
-    reason: str  # its class, for counting
+    reason: str  # a class of reasons, for counts
     detail: str
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What stands behind the rows."""
+class RunSource:
+    """The run that rows are exported from, and what to add to their images."""
 
     output: str
     record: Mapping[str, Any]  # run.json
-    requests: pa.Table | None = None  # the manifest, for ``deferred_images.filled``; needed for pairs
-    changed: Collection[str] = ()  # keys whose request is not the one that was answered
-    stamp: bool = True  # write where it comes from into each edited image
-    signer: Signer | None = None  # and sign it
+    requests: pa.Table | None = None  # the manifest; needed for pairs
+    changed: Collection[str] = ()  # keys whose request has changed since the run
+    stamp: bool = True  # write provenance into each edited image
+    signer: Signer | None = None  # signs each edited image
 
 
-def items(origin: Origin, choice: Choice, layout: Layout) -> Iterator[list[Item | Lacking]]:
-    """Every chosen row in order, at most ``AHEAD`` at a time.
+def read_items(source: RunSource, choice: Choice, layout: Layout) -> Iterator[list[Item | SkippedRow]]:
+    """Yield every chosen row in order, up to ``AHEAD`` at a time.
 
     Raises:
-        StorageError: an image could not be read after bounded retries; one that is not there is ``Lacking``.
+        StorageError: an image could not be read after bounded retries; one that is missing is a ``SkippedRow``.
     """
     rows, places = choice.rows, None
-    if layout == "pairs" and origin.requests is not None:
-        places = pc.index_in(rows["key"], value_set=origin.requests["key"])
-        order = pc.sort_indices(places)  # as the manifest has them, whose files are read group by group
+    if layout == "pairs" and source.requests is not None:
+        places = pc.index_in(rows["key"], value_set=source.requests["key"])
+        order = pc.sort_indices(places)  # the manifest's order, because its files are read by row group
         rows, places = rows.take(order), places.take(order)
     with ThreadPoolExecutor(THREADS) as threads:
         for start in range(0, rows.num_rows, AHEAD):
             some = rows.slice(start, AHEAD).to_pylist()
-            requests = {} if places is None else _requests(origin.requests, places.slice(start, AHEAD))
+            requests = {} if places is None else _requests(source.requests, places.slice(start, AHEAD))
             files: dict[str, list[dict[str, Any]]] = {}
             for row in some:
                 files.setdefault(image_paths.file_of(row["output"]), []).append(row)
-            work = partial(_items_of, origin, choice.columns, layout, requests)
+            work = partial(_items_of, source, choice.columns, layout, requests)
             yield [item for group in threads.map(work, files.values()) for item in group]
 
 
 def _items_of(
-    origin: Origin,
+    source: RunSource,
     columns: Sequence[str],
     layout: Layout,
     requests: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
-) -> list[Item | Lacking]:
-    """Those whose images rest in one file."""
-    data = image_paths.read_images(origin.output, [row["output"] for row in rows])
-    return [_item(origin, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
+) -> list[Item | SkippedRow]:
+    """Return the items of rows whose images are in the same file."""
+    data = image_paths.read_images(source.output, [row["output"] for row in rows])
+    return [_item(source, row, data.pop(row["output"]), columns, layout, requests.get(row["key"])) for row in rows]
 
 
 def _requests(table: pa.Table, places: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
-    """The manifest's rows at some places, with their images' bytes, by key."""
+    """Return the manifest's rows at these places, with their images' bytes, by key."""
     wanted = table.take(places.drop_null())
     return {row["key"]: row for row in deferred_images.filled(wanted).to_pylist()} if wanted.num_rows else {}
 
 
 def _item(
-    origin: Origin,
+    source: RunSource,
     row: Mapping[str, Any],
     data: bytes | None,
     columns: Sequence[str],
     layout: Layout,
     request: Mapping[str, Any] | None,
-) -> Item | Lacking:
-    key, address = row["key"], row["output"]
+) -> Item | SkippedRow:
+    key, path = row["key"], row["output"]
     try:
         if data is None:
-            raise ObjectMissing(f"no image at {image_paths.locate(origin.output, address)}")
+            raise ObjectMissing(f"no image at {image_paths.locate(source.output, path)}")
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise EditError(f"{image_paths.locate(origin.output, address)} is not the image that was recorded")
-        before = _before(origin, row, data, request) if layout == "pairs" else {}
+            raise EditError(f"{image_paths.locate(source.output, path)} differs from the recorded sha256")
+        before = _before(source, row, data, request) if layout == "pairs" else {}
     except ObjectMissing as error:
-        return Lacking(key, "image missing", str(error))
+        return SkippedRow(key, "image missing", str(error))
     except EditError as error:
-        return Lacking(key, "image is another", str(error))
+        return SkippedRow(key, "image is another", str(error))
     except LoadError as error:
-        return Lacking(key, "source not as edited", str(error))
-    extension = address.rpartition(".")[2].lower()
+        return SkippedRow(key, "source not as edited", str(error))
+    extension = path.rpartition(".")[2].lower()
     try:
-        edited = _with_origin(origin, row, data, extension)
+        edited = _with_provenance(source, row, data, extension)
     except EditError as error:
-        return Lacking(key, "not signed", str(error))
+        return SkippedRow(key, "not signed", str(error))
     record = {name: row[name] for name in columns}
     return Item(key, {**before, "edited": edited}, record, row.get("prompt") or "", extension)
 
 
-def _with_origin(origin: Origin, row: Mapping[str, Any], data: bytes, extension: str) -> bytes:
-    """The image's file with what is to be said of it. Raises EditError where it cannot be signed."""
-    facts = provenance.of_row(origin.record, row)
-    stamped = provenance.stamped(data, facts) if origin.stamp else data
-    return stamped if origin.signer is None else origin.signer.signed(stamped, extension, facts)
+def _with_provenance(source: RunSource, row: Mapping[str, Any], data: bytes, extension: str) -> bytes:
+    """Return the image's file with provenance and signature. Raises EditError if it cannot be signed."""
+    facts = provenance.describe_row(source.record, row)
+    stamped = provenance.stamp(data, facts) if source.stamp else data
+    return stamped if source.signer is None else source.signer.sign(stamped, extension, facts)
 
 
-def _before(origin: Origin, row: Mapping[str, Any], data: bytes, request: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """Source and mask as they were edited: upright, at the image's size, as PNG.
+def _before(
+    source: RunSource, row: Mapping[str, Any], data: bytes, request: Mapping[str, Any] | None
+) -> dict[str, bytes]:
+    """Return source and mask as they were edited: upright, at the image's size, as PNG.
 
     Raises:
-        LoadError: they are not to be had, or not those that were edited.
+        LoadError: they cannot be read, or have changed since the run.
     """
     if request is None:
-        raise LoadError("the manifest has no row of this key any more")
-    if row["key"] in origin.changed:
+        raise LoadError("the manifest no longer has a row with this key")
+    if row["key"] in source.changed:
         raise LoadError(CHANGED)
-    how = MaskSpec.model_validate(origin.record["job"]["mask"])
+    how = MaskSpec.model_validate(source.record["job"]["mask"])
     sample = decode({**request, "fingerprint": row["fingerprint"]}, DecodeSpec(frozenset(), how))
     if sample.failure is not None:
         raise LoadError(f"{sample.failure.type}: {sample.failure.message}")
@@ -160,10 +162,10 @@ def _before(origin: Origin, row: Mapping[str, Any], data: bytes, request: Mappin
     edited = codec.decode_image(data, "edited image").pixels
     if edited.shape != sample.source.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (sample.source, edited))
-        raise LoadError("the source is {} now, the edited image {}".format(*sizes))
+        raise LoadError("the source is now {}, the edited image {}".format(*sizes))
     changed = codec.changed_outside(sample.source, edited, sample.mask)
     if changed and row["background_changed_px"] == 0:
-        raise LoadError(f"source or mask has changed since: {changed} px outside the mask differ now")
+        raise LoadError(f"source or mask has changed since the run: {changed} px outside the mask differ now")
     return {
         "source": codec.encode(sample.source, alpha=sample.alpha),
         "mask": codec.encode_mask(sample.mask),

@@ -1,4 +1,4 @@
-"""Rows to Parquet files with the images inside, as Hugging Face's ``datasets`` decodes them."""
+"""Exports rows as Parquet files that contain the images, as Hugging Face's ``datasets`` decodes them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retouch.outputs.export.items import Item, Layout
-from retouch.outputs.export.shard_writer import IMAGES, PROMPT, Limits, Piece, name_of, record_columns, written
+from retouch.outputs.export.shard_writer import IMAGES, PROMPT, Limits, Shard, file_name, record_columns, write_shard
 
-IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of the feature ``Image``
-GROUP: Final = 100  # rows of a row group, at most: what a reader of one row has to fetch
+IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of the feature ``Image``
+GROUP: Final = 100  # rows per row group, at most: what a reader of one row has to fetch
 GROUP_BYTES: Final = 32 << 20
 
 
 class Parquet:
-    """``data/train-00000.parquet`` and so on."""
+    """Writes ``data/train-00000.parquet`` and so on."""
 
     def __init__(
-        self, dest: str, limits: Limits, say: Callable[[str], None], layout: Layout, columns: pa.Schema
+        self, dest: str, limits: Limits, log: Callable[[str], None], layout: Layout, columns: pa.Schema
     ) -> None:
-        self.dest, self.limits, self.say, self.layout = dest, limits, say, layout
+        self.dest, self.limits, self.log, self.layout = dest, limits, log, layout
         self.schema = schema_of(layout, columns)
-        self._pieces: list[Piece] = []
+        self._shards: list[Shard] = []
         self._open()
 
     def add(self, items: Sequence[Item]) -> None:
-        """Take some rows in; full files are written."""
+        """Add rows; write files that are full."""
         for item in items:
             size = sum(map(len, item.files.values()))
             full = self._rows >= self.limits.rows or self._out.tell() + self._waiting_bytes + size > self.limits.bytes
@@ -42,15 +42,15 @@ class Parquet:
             if len(self._waiting) >= GROUP or self._waiting_bytes >= GROUP_BYTES:
                 self._write_group()
 
-    def close(self) -> list[Piece]:
-        """Write the last file; all files."""
+    def close(self) -> list[Shard]:
+        """Write the last file; return all files."""
         if self._rows:
             self._write()
         self._file.close()
-        return self._pieces
+        return self._shards
 
     def _row(self, item: Item) -> dict[str, object]:
-        name = name_of(item.key)
+        name = file_name(item.key)
         row: dict[str, object] = {
             column: {"bytes": item.files[role], "path": f"{name}.{item.extension_of(role)}"}
             for role, column in IMAGES[self.layout].items()
@@ -69,7 +69,7 @@ class Parquet:
             self._out,
             self.schema,
             compression="zstd",
-            use_dictionary=texts,  # image files neither repeat nor shrink
+            use_dictionary=texts,  # image files neither repeat nor compress
             write_statistics=[name for name in self.schema.names if name not in pictures],
             write_page_index=True,
         )
@@ -82,16 +82,16 @@ class Parquet:
     def _write(self) -> None:
         self._write_group()
         self._file.close()
-        name = f"data/train-{len(self._pieces):05d}.parquet"
-        self._pieces.append(written(self.dest, name, self._out.getvalue(), self._rows, self.say))
+        name = f"data/train-{len(self._shards):05d}.parquet"
+        self._shards.append(write_shard(self.dest, name, self._out.getvalue(), self._rows, self.log))
         self._open()
 
 
 def schema_of(layout: Layout, columns: pa.Schema) -> pa.Schema:
-    """Image columns, then the record's, with what tells ``datasets`` that the former are images.
+    """Return the schema: image columns, then the record's, with metadata that marks images for ``datasets``.
 
     Raises:
-        ConfigError: a column has a name that an image's column needs.
+        ConfigError: a column has the name of an image column.
     """
     names = record_columns(layout, columns.names, ())
     pictures = IMAGES[layout].values()

@@ -1,8 +1,8 @@
-"""Where an image comes from, written into its file: PNG texts, and an XMP packet. Pixels stay as they are.
+"""Provenance in an image's metadata: PNG text chunks and an XMP packet. Pixels are not changed.
 
-The packet says in IPTC's words that the image was edited by generative AI, and how: `Digital Source Type
+The packet states with IPTC's terms that the image was edited by generative AI, and how: `Digital Source Type
 <http://cv.iptc.org/newscodes/digitalsourcetype/>`_ and the AI properties of the IPTC Photo Metadata Standard 2025.1.
-Nothing is decoded: the parts are put between those of the file that is there.
+The image is not decoded: chunks are inserted into the file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from xml.sax.saxutils import escape
 
 from retouch.redaction import redacted
 
-# "Edited using generative AI": media composed with what a trained model made, by inpainting for instance.
+# "Edited using generative AI": composed with the output of a trained model, for example by inpainting.
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-LONGEST: Final = 4000  # characters of one text; a JPEG segment holds 64 KB
+LONGEST: Final = 4000  # characters per text; a JPEG segment holds 64 KB
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8"
 _XMP_IN_JPEG: Final = b"http://ns.adobe.com/xap/1.0/\0"
@@ -27,8 +27,8 @@ _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 _XMP_FLAG, _ALPHA_FLAG = 0x04, 0x10  # of WebP's VP8X
 
 
-def of_row(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
-    """What is to be said of one edited image, by name.
+def describe_row(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts about an edited image, by name.
 
     Args:
         record: ``run.json``.
@@ -48,18 +48,18 @@ def of_row(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
     return {name: redacted(_clean(text)) for name, text in facts.items() if text}
 
 
-def stamped(data: bytes, facts: Mapping[str, str]) -> bytes:
-    """The file with what is said of it; a file that is neither PNG, JPEG nor WebP comes back as it is.
+def stamp(data: bytes, facts: Mapping[str, str]) -> bytes:
+    """Return the file with these facts in its metadata; one that is not PNG, JPEG or WebP is returned unchanged.
 
     Args:
         data: an image file's bytes.
-        facts: from ``of_row``.
+        facts: from ``describe_row``.
     """
     packet = _packet(facts)
     if data.startswith(_PNG):
-        after = len(_PNG) + 12 + 13  # the header chunk, which has to be the first
-        said = b"".join(_text(name, text) for name, text in facts.items())
-        return data[:after] + said + _international("XML:com.adobe.xmp", packet) + data[after:]
+        after = len(_PNG) + 12 + 13  # behind the header chunk, which must stay the first
+        texts = b"".join(_text(name, text) for name, text in facts.items())
+        return data[:after] + texts + _international("XML:com.adobe.xmp", packet) + data[after:]
     if data.startswith(_JPEG):
         return _in_jpeg(data, packet)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -68,7 +68,7 @@ def stamped(data: bytes, facts: Mapping[str, str]) -> bytes:
 
 
 def _clean(text: str) -> str:
-    """Of a length and of signs that every one of the places can hold."""
+    """Return the text cut to ``LONGEST``, without characters that XML does not allow."""
     return _NO_XML.sub("\ufffd", text[:LONGEST])
 
 
@@ -80,21 +80,21 @@ def _packet(facts: Mapping[str, str]) -> bytes:
         "Iptc4xmpExt:AISystemVersionUsed": facts.get("retouch:weights_sha256", ""),
         "Iptc4xmpExt:AIPromptInformation": facts.get("retouch:prompt", ""),
     }
-    said = "".join(f"   <{name}>{escape(text)}</{name}>\n" for name, text in properties.items() if text)
+    elements = "".join(f"   <{name}>{escape(text)}</{name}>\n" for name, text in properties.items() if text)
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
         ' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
         '  <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"\n'
         '    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">\n'
-        f"{said}"
+        f"{elements}"
         "  </rdf:Description>\n </rdf:RDF>\n</x:xmpmeta>\n"
         '<?xpacket end="r"?>'
     ).encode()
 
 
 def _text(name: str, text: str) -> bytes:
-    """A PNG text chunk: the plain one where Latin-1 holds the text."""
+    """Return a PNG text chunk: tEXt if the text fits Latin-1, else iTXt."""
     try:
         return _chunk(b"tEXt", name.encode("latin-1") + b"\0" + text.encode("latin-1"))
     except UnicodeEncodeError:
@@ -102,7 +102,7 @@ def _text(name: str, text: str) -> bytes:
 
 
 def _international(name: str, text: bytes) -> bytes:
-    return _chunk(b"iTXt", name.encode("latin-1") + b"\0\0\0\0\0" + text)  # not compressed, of no language
+    return _chunk(b"iTXt", name.encode("latin-1") + b"\0\0\0\0\0" + text)  # not compressed, no language
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -111,19 +111,19 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 def _in_jpeg(data: bytes, packet: bytes) -> bytes:
     after = len(_JPEG)
-    if data[2:4] == b"\xff\xe0":  # JFIF's segment has to be the first
+    if data[2:4] == b"\xff\xe0":  # the JFIF segment must stay the first
         after += 2 + int.from_bytes(data[4:6], "big")
     body = _XMP_IN_JPEG + packet
     return data[:after] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[after:]
 
 
 def _in_webp(data: bytes, packet: bytes) -> bytes:
-    """A packet comes last, and is announced in a chunk that only extended files have."""
+    """Append the packet and set its flag in the VP8X chunk, which is added if the file has none."""
     body = data[12 : 8 + int.from_bytes(data[4:8], "little")]
     if body[:4] == b"VP8X":
         body = body[:8] + bytes([body[8] | _XMP_FLAG]) + body[9:]
     elif body[:4] == b"VP8L":
-        bits = int.from_bytes(body[9:13], "little")  # 14 of the width less one, 14 of the height, one of alpha
+        bits = int.from_bytes(body[9:13], "little")  # 14 for width - 1, 14 for height - 1, one for alpha
         flags = _XMP_FLAG | (_ALPHA_FLAG if bits >> 28 & 1 else 0)
         size = (bits & 0x3FFF).to_bytes(3, "little") + (bits >> 14 & 0x3FFF).to_bytes(3, "little")
         body = _riff(b"VP8X", bytes([flags, 0, 0, 0]) + size) + body

@@ -1,4 +1,4 @@
-"""Which rows of a run leave it, with which columns, and why the others stay. Knows no image."""
+"""Selection of the rows and columns to export, with the number of rows left out per reason."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from retouch.outputs.image_paths import MEMBER, file_of
 from retouch.schema import FAILED_QUALITY, RESULT_FIELDS, SUCCESS
 from retouch.validation import nearest
 
-WITH_IMAGE: Final = (SUCCESS, FAILED_QUALITY)  # statuses of rows that have one
-TEXTS: Final = ("prompt", "source_prompt")  # of the manifest, which the results do not repeat
-UNANSWERED: Final = "not answered yet"
+WITH_IMAGE: Final = (SUCCESS, FAILED_QUALITY)  # statuses of rows that have an image
+TEXTS: Final = ("prompt", "source_prompt")  # columns of the manifest that the results do not have
+NOT_DONE: Final = "not answered yet"
 NOT_WHERE: Final = "not --where"
-# Of our own columns those that mean something outside of the run; metrics and the caller's all do.
-LEAVING: Final = ("key", "status", "seed", "candidate", "width", "height", "sha256", "background_changed_px")
+# Those of our own columns that are useful outside of the run; metrics and the caller's columns all are.
+EXPORTED: Final = ("key", "status", "seed", "candidate", "width", "height", "sha256", "background_changed_px")
 _ROW: Final = "__row"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The rows that leave."""
+    """The chosen rows."""
 
-    rows: pa.Table  # results with ``TEXTS``, in the order in which they leave
-    columns: tuple[str, ...]  # that leave with them; ``key`` first
+    rows: pa.Table  # results with ``TEXTS``, in the order of the export
+    columns: tuple[str, ...]  # to export; ``key`` first
     left_out: Mapping[str, int]  # reason to rows
 
 
-def choose(
+def choose_rows(
     table: pa.Table,
-    asked: pa.Table,
+    requests: pa.Table,
     texts: pa.Table,
     *,
     statuses: Collection[str] = (SUCCESS,),
     where: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> Choice:
-    """Choose among the answers of a run.
+    """Choose rows and columns from the results of a run.
 
     Args:
-        table: its results.
-        asked: with the ``key`` of every row that it was asked for.
-        texts: with ``key``, and of ``TEXTS`` those that there are.
-        statuses: of the rows that may leave, among ``WITH_IMAGE``.
-        where: what else holds of them: a condition of DuckDB's SQL over the results' columns and ``TEXTS``.
-        columns: that leave; all that mean something outside of the run where None.
+        table: the results.
+        requests: with the ``key`` of every requested row.
+        texts: with ``key``, and those of ``TEXTS`` that the manifest has.
+        statuses: of the rows to export, among ``WITH_IMAGE``.
+        where: a condition in DuckDB's SQL over the results' columns and ``TEXTS``.
+        columns: to export; if None ``EXPORTED``, ``TEXTS``, metrics and the caller's.
 
     Raises:
-        ConfigError: a status without images, a condition that is none, an unknown column, or no row is left.
+        ConfigError: a status has no images, the condition is invalid, a column is unknown, or no row is chosen.
     """
     if wrong := [status for status in statuses if status not in WITH_IMAGE]:
-        raise ConfigError(f"rows of status {wrong[0]!r} have no image; those that have: {', '.join(WITH_IMAGE)}")
+        raise ConfigError(f"--status {wrong[0]!r}: rows of this status have no image; give {' or '.join(WITH_IMAGE)}")
     table = _with_texts(table, texts)
     names = _columns(table, columns)
-    left_out = Counter({UNANSWERED: row_sets.without_keys(asked, table).num_rows})
+    left_out = Counter({NOT_DONE: row_sets.without_keys(requests, table).num_rows})
     left_out.update(status for status in table["status"].to_pylist() if status not in statuses)
     table = table.filter(pc.is_in(table["status"], pa.array(sorted(statuses), pa.string())))
     if where is not None:
@@ -69,8 +69,8 @@ def choose(
         table = found
     counts = {reason: rows for reason, rows in sorted(left_out.items()) if rows}
     if not table.num_rows:
-        said = ", ".join(f"{rows} {reason}" for reason, rows in counts.items()) or "it has none"
-        raise ConfigError(f"no row is left to export: {said}")
+        reasons = ", ".join(f"{rows} {reason}" for reason, rows in counts.items()) or "the run has no rows"
+        raise ConfigError(f"no row to export: {reasons}")
     return Choice(_ordered(table), names, counts)
 
 
@@ -82,24 +82,24 @@ def _with_texts(table: pa.Table, texts: pa.Table) -> pa.Table:
     return table
 
 
-def _columns(table: pa.Table, asked: Sequence[str] | None) -> tuple[str, ...]:
-    there = table.column_names
-    if asked is None:
+def _columns(table: pa.Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    known = table.column_names
+    if wanted is None:
         ours = set(RESULT_FIELDS.names) | set(TEXTS)
-        chosen = [name for name in (*LEAVING, *TEXTS) if name in there]
-        return (*chosen, *(name for name in there if name not in ours))
-    if unknown := [name for name in asked if name not in there]:
-        said = nearest(unknown[0], there) or f"; there are: {', '.join(there)}"
-        raise ConfigError(f"--columns names {unknown[0]!r}, which the results do not have{said}")
-    return tuple(dict.fromkeys(["key", *asked]))
+        chosen = [name for name in (*EXPORTED, *TEXTS) if name in known]
+        return (*chosen, *(name for name in known if name not in ours))
+    if unknown := [name for name in wanted if name not in known]:
+        hint = nearest(unknown[0], known) or f"; known: {', '.join(known)}"
+        raise ConfigError(f"--columns: the results have no column {unknown[0]!r}{hint}")
+    return tuple(dict.fromkeys(["key", *wanted]))
 
 
 def _where(table: pa.Table, condition: str) -> list[int]:
-    """Numbers of the rows for which the condition holds, in order."""
+    """Return the numbers of the rows that meet the condition, in order."""
     import duckdb
 
     numbered = table.append_column(_ROW, pa.array(range(table.num_rows), pa.int64()))
-    # A condition is no program: it reaches neither files nor this process's variables.
+    # A condition must not read files or this process's variables.
     settings: dict[str, Any] = {"enable_external_access": "false", "python_enable_replacements": "false"}
     try:
         with duckdb.connect(":memory:", config=settings) as database:
@@ -110,7 +110,7 @@ def _where(table: pa.Table, condition: str) -> list[int]:
 
 
 def _ordered(table: pa.Table) -> pa.Table:
-    """By key; images of one shard together, so that it is fetched once."""
-    shards = [file_of(address) if MEMBER in address else "" for address in table["output"].to_pylist()]
+    """Return the rows sorted by key, but rows of one shard together, so that it is read once."""
+    shards = [file_of(path) if MEMBER in path else "" for path in table["output"].to_pylist()]
     order = sorted(range(table.num_rows), key=lambda row: shards[row])  # stable: by key within
     return table.take(pa.array(order, pa.int64())).combine_chunks()

@@ -1,4 +1,4 @@
-"""Files of an exported dataset: their names, how large they get, records as JSON. Knows no format."""
+"""What the export formats share: file names, size limits, records as JSON, writing a shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retouch.errors import ConfigError
 from retouch.outputs.export.items import Item, Layout
 from retouch.outputs.image_paths import safe_name
 
-# Role of a file to its column, pairs in the words of InstructPix2Pix's training set; and the column of the instruction.
+# Role of a file to its column; pairs have the columns of InstructPix2Pix's training set, as has the instruction.
 IMAGES: Final[Mapping[Layout, Mapping[str, str]]] = {
     "edited": {"edited": "image"},
     "pairs": {"source": "original_image", "mask": "mask_image", "edited": "edited_image"},
@@ -26,8 +26,8 @@ PROMPT: Final = "edit_prompt"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One file of the dataset that holds rows."""
+class Shard:
+    """A file of the dataset that holds rows."""
 
     name: str  # relative to the dataset's folder
     rows: int
@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a file of many rows is full. It is held in memory until then."""
+    """When a shard is full. It is held in memory until then."""
 
     rows: int = 1000
     bytes: int = 256 << 20
@@ -47,22 +47,22 @@ class Writer(Protocol):
     """Writes rows in one format; the same rows give the same files."""
 
     def add(self, items: Sequence[Item]) -> None:
-        """Take some rows in. Raises StorageError."""
+        """Add rows. Raises StorageError."""
 
-    def close(self) -> list[Piece]:
-        """Write what is held back; all files that hold rows."""
+    def close(self) -> list[Shard]:
+        """Write the rows still in memory; return all shards."""
 
 
 def record_columns(layout: Layout, columns: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
-    """The columns of a record beside those of the images: in pairs the prompt is the instruction.
+    """Return the columns of a record, without the images; with pairs the prompt is the instruction.
 
     Args:
         layout: of the export.
-        columns: that leave.
+        columns: to export.
         taken: names that the format itself needs.
 
     Raises:
-        ConfigError: two columns would have one name.
+        ConfigError: two columns would have the same name.
     """
     names = tuple(name for name in columns if not (layout == "pairs" and name == "prompt"))
     needed = {*taken, *IMAGES[layout].values(), *([PROMPT] if layout == "pairs" else [])}
@@ -71,25 +71,27 @@ def record_columns(layout: Layout, columns: Sequence[str], taken: Sequence[str])
     return names
 
 
-def written(dest: str, name: str, data: bytes, rows: int, say: Callable[[str], None]) -> Piece:
-    """Put one file of the dataset in place. Raises StorageError."""
+def write_shard(dest: str, name: str, data: bytes, rows: int, log: Callable[[str], None]) -> Shard:
+    """Write one file of the dataset. Raises StorageError."""
     storage.write_bytes(storage.join(dest, name), data)
-    say(f"{name}: {rows} rows, {len(data) / 1e6:.1f} MB")
-    return Piece(name, rows, len(data), hashlib.sha256(data).hexdigest())
+    log(f"{name}: {rows} rows, {len(data) / 1e6:.1f} MB")
+    return Shard(name, rows, len(data), hashlib.sha256(data).hexdigest())
 
 
-def name_of(key: str) -> str:
-    """A file name of any key without a dot, where WebDataset's keys end; never two keys alike.
+def file_name(key: str) -> str:
+    """Return a file name for any key, different for every key.
 
-    Nor does one begin with an underscore: readers of shards skip such names without a word.
+    It has no dot, where WebDataset ends its keys, and no leading underscore: readers skip such names silently.
     """
     name = safe_name(key).replace(".", "%2E")
     return f"%5F{name[1:]}" if name.startswith("_") else name
 
 
 def as_json(record: Mapping[str, Any]) -> bytes:
-    """A record as one line: times in ISO's form, bytes in base64; numbers that are not finite are null."""
-    return json.dumps(_finite(record), default=_said, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    """Return a record as one line of JSON: times in ISO format, bytes in base64, non-finite numbers as null."""
+    return json.dumps(_finite(record), default=_jsonable, ensure_ascii=False, allow_nan=False).encode(
+        "utf-8", "replace"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -100,7 +102,7 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _said(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):  # datetimes are dates
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -109,4 +111,4 @@ def _said(value: Any) -> Any:
         return str(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""Rows to tar shards as the ``webdataset`` library reads them: ``KEY.png`` and ``KEY.json`` side by side."""
+"""Exports rows as tar shards for the ``webdataset`` library: ``KEY.png`` next to ``KEY.json``."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import tarfile
 from collections.abc import Callable, Sequence
 
 from retouch.outputs.export.items import Item
-from retouch.outputs.export.shard_writer import Limits, Piece, as_json, name_of, written
+from retouch.outputs.export.shard_writer import Limits, Shard, as_json, file_name, write_shard
 
 
 class WebDataset:
-    """``shard-000000.tar`` and so on. Pairs: ``KEY.source.png``, ``KEY.mask.png``, ``KEY.edited.png``, ``KEY.txt``."""
+    """Writes ``shard-000000.tar`` etc. Pairs: ``KEY.source.png``, ``KEY.mask.png``, ``KEY.edited.png``, ``KEY.txt``."""
 
-    def __init__(self, dest: str, limits: Limits, say: Callable[[str], None]) -> None:
-        self.dest, self.limits, self.say = dest, limits, say
-        self._pieces: list[Piece] = []
+    def __init__(self, dest: str, limits: Limits, log: Callable[[str], None]) -> None:
+        self.dest, self.limits, self.log = dest, limits, log
+        self._shards: list[Shard] = []
         self._open()
 
     def add(self, items: Sequence[Item]) -> None:
-        """Take some rows in; full shards are written."""
+        """Add rows; write shards that are full."""
         for item in items:
             members = _members(item)
             size = sum(map(len, members.values()))
             if self._rows and (self._rows >= self.limits.rows or self._out.tell() + size > self.limits.bytes):
                 self._write()
             for name, data in members.items():
-                info = tarfile.TarInfo(name)  # without time and owner, so that the same rows give the same bytes
+                info = tarfile.TarInfo(name)  # has no time and owner, so that the same rows give the same bytes
                 info.size = len(data)
                 self._tar.addfile(info, io.BytesIO(data))
             self._rows += 1
 
-    def close(self) -> list[Piece]:
-        """Write the last shard; all shards."""
+    def close(self) -> list[Shard]:
+        """Write the last shard; return all shards."""
         if self._rows:
             self._write()
-        return self._pieces
+        return self._shards
 
     def _open(self) -> None:
         self._out, self._rows = io.BytesIO(), 0
@@ -43,13 +43,13 @@ class WebDataset:
 
     def _write(self) -> None:
         self._tar.close()
-        name = f"shard-{len(self._pieces):06d}.tar"
-        self._pieces.append(written(self.dest, name, self._out.getvalue(), self._rows, self.say))
+        name = f"shard-{len(self._shards):06d}.tar"
+        self._shards.append(write_shard(self.dest, name, self._out.getvalue(), self._rows, self.log))
         self._open()
 
 
 def _members(item: Item) -> dict[str, bytes]:
-    name = name_of(item.key)
+    name = file_name(item.key)
     if len(item.files) == 1:
         files = {f"{name}.{item.extension}": item.files["edited"]}
     else:

@@ -1,4 +1,4 @@
-"""Other runs on the same keys beside one run: their images by key, and which scores they raise. Knows no page."""
+"""Comparison of a run with other runs on the same keys: their images by key, and which scores they raise."""
 
 from __future__ import annotations
 
@@ -13,81 +13,85 @@ import pyarrow.compute as pc
 
 from retouch.outputs import results
 from retouch.outputs.report.selection import is_number, lower_is_worse
-from retouch.outputs.report.tiles import Fetch, reader
+from retouch.outputs.report.tiles import ImageReader, image_reader
 from retouch.outputs.run_record import read_run
 from retouch.redaction import redacted
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What is shown of another run."""
+class OtherRows:
+    """Some rows of another run, with a reader of their images."""
 
-    name: str
-    answers: Mapping[str, Mapping[str, Any]]  # results rows by key
-    fetch: Fetch
+    run: str
+    rows: Mapping[str, Mapping[str, Any]]  # results rows by key
+    read_image: ImageReader
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Another run."""
+class OtherRun:
+    """A run that the gallery's own run is compared with."""
 
     name: str
     output: str
-    table: pa.Table  # results, each key once
+    table: pa.Table  # results, one row per key
 
-    def of_keys(self, keys: pa.Array) -> Shown:
-        """Its answers to some keys."""
+    def of_keys(self, keys: pa.Array) -> OtherRows:
+        """Return its rows with these keys."""
         rows = self.table.filter(pc.is_in(self.table["key"], keys)).to_pylist()
-        return Shown(self.name, {row["key"]: row for row in rows}, reader(self.output, rows))
+        return OtherRows(self.name, {row["key"]: row for row in rows}, image_reader(self.output, rows))
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One score of another run against this one's, over the keys that have it in both."""
+class ScoreComparison:
+    """One score of this run and another, over the keys that have it in both."""
 
-    name: str  # of the run
+    name: str  # of the other run
     score: str
     rows: int
     mine: float  # means
     theirs: float
-    better: float  # share of the rows in which the other run is better; 0.5 where half are
+    better: float  # fraction of the rows in which the other run is better; 0.5 means equal
 
 
-def beside(name: str, output: str, outputs: Sequence[str]) -> tuple[Beside, ...]:
-    """Other runs, each under a name of its own: its job's, or its folder's where jobs have the same.
+def read_other_runs(name: str, outputs: Sequence[str]) -> tuple[OtherRun, ...]:
+    """Read runs to compare with, named by their jobs, or by their folders if job names repeat.
+
+    Args:
+        name: of the gallery's own run.
+        outputs: folders of the other runs.
 
     Raises:
-        OutputError: one is no run's output.
+        OutputError: one is not a run's output.
     """
     names = [str(read_run(other)["job"]["name"]) for other in outputs]
     if len({name, *names}) <= len(names):
         names = [other.rstrip("/").rpartition("/")[2] for other in outputs]
     if len({*names}) < len(names):
         names = list(outputs)
-    pairs = zip(names, outputs, strict=True)
-    return tuple(Beside(redacted(named), other, results.read(other)) for named, other in pairs)
+    named = zip(names, outputs, strict=True)
+    return tuple(OtherRun(redacted(label), other, results.read(other)) for label, other in named)
 
 
-def compared(
-    table: pa.Table, others: Sequence[Beside], scores: Sequence[str], thresholds: Mapping[str, Any]
-) -> list[Compared]:
-    """Each score of each other run that is a number in both."""
+def compare_scores(
+    table: pa.Table, others: Sequence[OtherRun], scores: Sequence[str], thresholds: Mapping[str, Any]
+) -> list[ScoreComparison]:
+    """Return a comparison for each score that is a number in both runs."""
     found = []
     for other in others:
         for score in scores:
-            mine, theirs = _both(table, other.table, score)
+            mine, theirs = _paired(table, other.table, score)
             if mine.size:
                 up = theirs > mine if lower_is_worse(score, thresholds) else theirs < mine
                 better = float((up + 0.5 * (theirs == mine)).mean())
                 means = float(mine.mean()), float(theirs.mean())
-                found.append(Compared(other.name, score, int(mine.size), *means, better))
+                found.append(ScoreComparison(other.name, score, int(mine.size), *means, better))
     return found
 
 
-def _both(table: pa.Table, other: pa.Table, score: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The score of the keys that have it in both tables, in one order."""
+def _paired(table: pa.Table, other: pa.Table, score: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the score in both tables, for the keys that have it in both, in the same order."""
     none = np.empty(0), np.empty(0)
-    if score not in other.column_names or not _counts(table, score) or not _counts(other, score):
+    if score not in other.column_names or not _is_numeric(table, score) or not _is_numeric(other, score):
         return none
     places = pc.index_in(table["key"], value_set=other["key"])
     pair = pa.table({"mine": _floats(table[score]), "theirs": _floats(other[score]).take(places)})
@@ -95,7 +99,7 @@ def _both(table: pa.Table, other: pa.Table, score: str) -> tuple[npt.NDArray[np.
     return both["mine"].to_numpy(), both["theirs"].to_numpy()
 
 
-def _counts(table: pa.Table, score: str) -> bool:
+def _is_numeric(table: pa.Table, score: str) -> bool:
     kind = table.schema.field(score).type
     return is_number(kind) or pa.types.is_boolean(kind)
 

@@ -1,6 +1,6 @@
-"""How many rows came how far: read, loaded, edited, passed the gate, kept. Knows the results table alone.
+"""How many rows passed each stage: read, loaded, edited, passed the gate, kept.
 
-Each row is lost at one station at most, and its answer says at which, so the counts add up.
+A row is lost at one station at most, which its result row names, so the counts add up.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _AFTER_THE_GATE: Final = frozenset({"encode", "write"})  # stages in which an ed
 
 @dataclass(frozen=True)
 class Station:
-    """One station of the way."""
+    """One step of the funnel."""
 
     name: str
-    rows: int  # that came through it
-    lost: Mapping[str, int] = field(default_factory=dict)  # status to rows that came to it, and no further
+    rows: int  # that passed it
+    lost: Mapping[str, int] = field(default_factory=dict)  # status to rows that were lost here
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """All stations in order, and how many candidates were tried."""
+    """All stations in order, and the number of candidates tried."""
 
     stations: tuple[Station, ...]
     tries: int
 
 
-def funnel(table: pa.Table) -> Funnel:
-    """Count answered rows.
+def make_funnel(table: pa.Table) -> Funnel:
+    """Count the rows that passed each station.
 
     Args:
-        table: results, each key once, with ``COLUMNS``.
+        table: results, one row per key, with ``COLUMNS``.
     """
     lost: dict[str, Counter[str]] = {name: Counter() for name in STATIONS}
     counts = table.group_by(["status", "error_stage"]).aggregate([("status", "count")]).to_pylist()
@@ -56,8 +56,8 @@ def funnel(table: pa.Table) -> Funnel:
 
 
 def _lost_at(status: str, stage: str | None) -> str:
-    """The station that a row did not pass. One that a safety checker flagged has no edit that may be shown."""
-    if status == FAILED_TO_LOAD or stage == "decode":  # a worker that died of it fails the edit
+    """Return the station that a row did not pass; one flagged by a safety checker has no edit that may be shown."""
+    if status == FAILED_TO_LOAD or stage == "decode":  # failed_to_edit in decode: a worker died decoding the row
         return LOADED
     if status == FAILED_QUALITY:
         return PASSED

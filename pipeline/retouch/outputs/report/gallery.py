@@ -1,7 +1,7 @@
-"""Results to one self-contained HTML gallery, from storage alone. Knows neither the run that made them nor a device.
+"""The gallery of a run: one self-contained HTML page, made from storage alone.
 
-The page loads nothing: pictures are ``data:`` URIs, and its content security policy forbids all else. Every text in it
-comes from somebody's manifest and is escaped.
+The page loads nothing: pictures are ``data:`` URIs, and its content security policy forbids everything else. Texts come
+from manifests and are escaped.
 """
 
 from __future__ import annotations
@@ -32,45 +32,44 @@ from retouch.manifests import reader as manifest
 from retouch.outputs import changes, results
 from retouch.outputs.changes import Changes
 from retouch.outputs.event_log import read_calls
-from retouch.outputs.report import compare, funnel
-from retouch.outputs.report.compare import Beside
-from retouch.outputs.report.selection import Section, is_number, score_columns, sections
+from retouch.outputs.report.compare import OtherRun, compare_scores, read_other_runs
+from retouch.outputs.report.funnel import make_funnel
+from retouch.outputs.report.selection import Section, choose_sections, is_number, score_columns
 from retouch.outputs.report.thumbnails import LARGEST, histogram
-from retouch.outputs.report.tiles import Tile, make_tile, other, reader
+from retouch.outputs.report.tiles import Tile, image_reader, make_tile, other_result
 from retouch.outputs.report.timeline import Timeline, make_timeline
-from retouch.outputs.run_record import read_run
+from retouch.outputs.run_record import SUMMARY_FILE, read_run
 from retouch.redaction import redacted, redacted_all
 from retouch.schema import FAILURES, RESULT_FIELDS, STATUSES, SUCCESS
 
 REPORT_FILE: Final = "report.html"
 COMPARE_FILE: Final = "compare.html"
-SUMMARY_FILE: Final = "summary.json"
-THREADS: Final = 8  # Pillow lets go of the interpreter while it decodes, scales and encodes
-KEYS_SHOWN: Final = 50  # of a group of failures
+THREADS: Final = 8  # Pillow releases the GIL while it decodes, scales and encodes
+KEYS_SHOWN: Final = 50  # per group of failures
 MESSAGES_SHOWN: Final = 5
-MOST_PICTURES: Final = 9_000_000  # characters of all of a page's pictures: it is to be mailed and opened at once
-SIDES: Final = (LARGEST, 224, 160, 112, 64)  # pixels of a picture's longer side, the first at which they are not more
-_PICTURE: Final = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]+")  # long, and none of anybody's words
+MAX_PICTURES: Final = 9_000_000  # characters of a page's pictures, so that it can be mailed and opens quickly
+SIDES: Final = (LARGEST, 224, 160, 112, 64)  # longer side of a picture in pixels; the largest within ``MAX_PICTURES``
+_PICTURE: Final = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]+")  # long, and without any user's text
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What storage holds of a run."""
+class RunData:
+    """What the gallery shows of a run, read from storage."""
 
     output: str
     record: Mapping[str, Any]  # run.json
-    summary: Mapping[str, Any]  # summary.json; empty while the run goes on
-    table: pa.Table  # results, each key once
-    asked: int  # rows that were asked for
-    requests: pa.Table  # the manifest; empty where it cannot be read
+    summary: Mapping[str, Any]  # summary.json; empty until the run has finished
+    table: pa.Table  # results, one row per key
+    requested: int  # rows
+    requests: pa.Table  # the manifest; empty if it cannot be read
     unreadable: str  # why not
     changes: Changes | None = None  # since the run before, if there was one
-    timeline: Timeline | None = None  # of the latest call that answered something
-    beside: tuple[Beside, ...] = ()  # other runs on the same keys
+    timeline: Timeline | None = None  # of the latest call that committed rows
+    others: tuple[OtherRun, ...] = ()  # runs on the same keys to compare with
 
     @property
     def job(self) -> Mapping[str, Any]:
-        """The job as it was run."""
+        """The job as it ran."""
         job: Mapping[str, Any] = self.record["job"]
         return job
 
@@ -81,50 +80,47 @@ class Finished:
         return [n for n in self.requests.column_names if n in self.table.column_names and n not in ours]
 
 
-def write(output: str, manifests: str | Sequence[str] | None = None, beside: Sequence[str] = ()) -> str:
-    """Write the gallery of a run's output, over one that is there.
+def write(output: str, manifests: str | Sequence[str] | None = None, others: Sequence[str] = ()) -> str:
+    """Write the gallery of a run's output, replacing an earlier one; return its URI.
 
     Args:
         output: the output folder.
-        manifests: where the rows stand; as the run's record has it where None, but there credentials are left out.
-        beside: outputs of other runs, whose images and scores of the same keys are shown beside this one's; the page
-            is ``COMPARE_FILE`` then.
-
-    Returns:
-        Its address.
+        manifests: URIs of the manifest; those of the run's record if None, which have no credentials.
+        others: outputs of other runs, whose images and scores of the same keys are shown next to this run's; the page
+            is then ``COMPARE_FILE``.
 
     Raises:
-        OutputError: there is no run.
-        StorageError: the results cannot be read, or the page cannot be written. An image that cannot be read is no
-            error: its tile says so.
+        OutputError: the folder holds no run.
+        StorageError: the results cannot be read, or the page cannot be written. An image that cannot be read is noted
+            in its tile.
     """
-    page = storage.join(output, COMPARE_FILE if beside else REPORT_FILE)
+    page = storage.join(output, COMPARE_FILE if others else REPORT_FILE)
     run = read(output, manifests)
-    if beside:
-        run = replace(run, beside=compare.beside(run.record["job"]["name"], output, beside))
+    if others:
+        run = replace(run, others=read_other_runs(run.record["job"]["name"], others))
     storage.write_bytes(page, render(run).encode("utf-8", "replace"))
     return page
 
 
-def read(output: str, manifests: str | Sequence[str] | None = None) -> Finished:
-    """What storage holds of a run. Raises as ``write`` does."""
+def read(output: str, manifests: str | Sequence[str] | None = None) -> RunData:
+    """Read a run from storage. Raises as ``write`` does."""
     record = redacted_all(read_run(output))
     requests, unreadable = pa.table({"key": pa.array([], pa.string())}), ""
     try:
         requests = manifest.read(manifests or record["job"]["manifest"], far=True).table
     except RetouchError as error:
         unreadable = str(error)
-    asked = results.read_requests(output).num_rows
+    requested = results.read_requests(output).num_rows
     pace = make_timeline(read_calls(output))
     table = results.read(output)
-    return Finished(output, record, _summary(output), table, asked, requests, unreadable, _changes(output), pace)
+    return RunData(output, record, _summary(output), table, requested, requests, unreadable, _changes(output), pace)
 
 
-def render(run: Finished) -> str:
-    """The page. The same output gives the same text."""
+def render(run: RunData) -> str:
+    """Return the page; deterministic."""
     scores = score_columns(run.table.schema, run.caller)
     thresholds = run.job["quality"]["thresholds"]
-    chosen = sections(run.table, scores, thresholds)
+    chosen = choose_sections(run.table, scores, thresholds)
     tiles = _tiles(run, chosen, scores)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("retouch.outputs.report"),
@@ -140,7 +136,7 @@ def render(run: Finished) -> str:
         run=run,
         job=run.job,
         counts=_counts(run),
-        funnel=funnel.funnel(run.table),
+        funnel=make_funnel(run.table),
         groups=_failure_groups(run.table),
         changed=_changed_keys(run.changes),
         distributions=_distributions(run.table, scores),
@@ -148,7 +144,7 @@ def render(run: Finished) -> str:
         tiles=[(row, tile, _views(row, chosen)) for row, tile in tiles.items()],
         statuses=[status for status in STATUSES if any(tile.status == status for tile in tiles.values())],
         anchors={tile.key: f"tile-{row}" for row, tile in tiles.items()},
-        compared=compare.compared(run.table, run.beside, scores, thresholds),
+        compared=compare_scores(run.table, run.others, scores, thresholds),
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -156,7 +152,7 @@ def render(run: Finished) -> str:
 
 
 def _without_credentials(value: Any) -> Any:
-    """What a place of the page shows: every text passes here on its way to being escaped."""
+    """Redact a value of the template; Jinja passes every value through here before it is escaped."""
     if isinstance(value, Markup):
         return Markup(redacted(value))
     return redacted(value) if isinstance(value, str) and not _PICTURE.fullmatch(value) else value
@@ -168,14 +164,14 @@ def _source(environment: jinja2.Environment, name: str) -> str:
 
 
 def _number(value: Any) -> str:
-    """A score or count for people: four digits, a dash where there is none."""
+    """Return a score or count with four digits, or a dash if there is none."""
     if value is None:
         return "–"  # noqa: RUF001 (an en dash is meant)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _as_given(text: str) -> str:
-    """An error as the job's own relative paths would say it: the manifest made them absolute."""
+    """Return an error with the job's relative paths, which reading the manifest made absolute."""
     return text.replace(f"{Path.cwd()}/", "")
 
 
@@ -194,21 +190,21 @@ def _changes(output: str) -> Changes | None:
 
 
 def _changed_keys(found: Changes | None) -> list[tuple[str, list[str], int]]:
-    """Kind of change, its first keys, and how many there are."""
+    """Return each kind of change with its first keys and its number of rows."""
     kinds = [(kind, sorted(found.of(kind).to_pylist())) for kind in changes.KINDS] if found else []
     return [(kind.replace("_", " "), keys[:KEYS_SHOWN], len(keys)) for kind, keys in kinds if keys]
 
 
-def _counts(run: Finished) -> list[tuple[str, int]]:
-    """Status to rows; they add up to those asked for. Success is there even if it is none."""
+def _counts(run: RunData) -> list[tuple[str, int]]:
+    """Return status and rows, which add up to the requested ones; success is listed even if it is zero."""
     counted = Counter(run.table["status"].to_pylist())
     counts = [(status, counted[status]) for status in STATUSES if counted[status] or status == SUCCESS]
-    missing = run.asked - run.table.num_rows
-    return [*counts, ("not answered yet", missing)] if missing > 0 else counts
+    missing = run.requested - run.table.num_rows
+    return [*counts, ("not done yet", missing)] if missing > 0 else counts
 
 
 def _failure_groups(table: pa.Table) -> list[dict[str, Any]]:
-    """Failed rows by status and error type, the largest group first, with its messages and keys."""
+    """Return groups of failed rows by status and error type, largest first, with messages and keys."""
     failed = table.filter(pc.is_in(table["status"], pa.array(FAILURES)))
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in failed.select(["key", "status", "error_type", "error_stage", "error_message"]).to_pylist():
@@ -228,7 +224,7 @@ def _failure_groups(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _distributions(table: pa.Table, scores: Sequence[str]) -> list[dict[str, Any]]:
-    """How each score is spread over the rows that have it; of a score that is yes or no, the share of yes."""
+    """Return the distribution of each score; a boolean counts as 0 or 1, so its mean is the fraction of True."""
     found = []
     for name in scores:
         kind = table.schema.field(name).type
@@ -244,36 +240,36 @@ def _distributions(table: pa.Table, scores: Sequence[str]) -> list[dict[str, Any
 
 
 def _views(row: int, chosen: Sequence[Section]) -> str:
-    """Places of the sections that a row is in, for the page's script."""
+    """Return the numbers of the sections that a row is in, for the page's script."""
     return " ".join(str(place) for place, section in enumerate(chosen) if row in section.rows)
 
 
-def _tiles(run: Finished, chosen: Sequence[Section], scores: Sequence[str]) -> dict[int, Tile]:
-    """Tiles by row number of all that is shown, each row once, in the sections' order."""
+def _tiles(run: RunData, chosen: Sequence[Section], scores: Sequence[str]) -> dict[int, Tile]:
+    """Return the tiles of all sections by row number, each row once, with pictures that fit ``MAX_PICTURES``."""
     rows = list(dict.fromkeys(row for section in chosen for row in section.rows))
     for side in SIDES:
-        tiles = _drawn(run, rows, scores, side)
-        if sum(tile.weight for tile in tiles.values()) <= MOST_PICTURES:
+        tiles = _make_tiles(run, rows, scores, side)
+        if sum(tile.weight for tile in tiles.values()) <= MAX_PICTURES:
             break
     return tiles
 
 
-def _drawn(run: Finished, rows: Sequence[int], scores: Sequence[str], side: int) -> dict[int, Tile]:
-    """Tiles by row number, made side by side."""
-    answers = run.table.take(pa.array(rows, pa.int64())).to_pylist()
-    keys = pa.array([answer["key"] for answer in answers], pa.string())
+def _make_tiles(run: RunData, rows: Sequence[int], scores: Sequence[str], side: int) -> dict[int, Tile]:
+    """Return the tiles of these rows, made by several threads."""
+    shown = run.table.take(pa.array(rows, pa.int64())).to_pylist()
+    keys = pa.array([row["key"] for row in shown], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
     requests = {request["key"]: request for request in deferred_images.filled(wanted).to_pylist()}
     mask = MaskSpec.model_validate(run.job["mask"])
-    missing = run.unreadable or "the manifest has no row of this key any more"
-    fetch = reader(run.output, answers)
-    others = [other.of_keys(keys) for other in run.beside]
+    missing = run.unreadable or "the manifest no longer has a row with this key"
+    read_image = image_reader(run.output, shown)
+    others = [other.of_keys(keys) for other in run.others]
 
-    def tile(answer: Mapping[str, Any]) -> Tile:
-        key = answer["key"]
+    def tile(row: Mapping[str, Any]) -> Tile:
+        key = row["key"]
         made = make_tile(
-            fetch,
-            answer,
+            read_image,
+            row,
             requests.get(key),
             mask=mask,
             missing=missing,
@@ -281,8 +277,8 @@ def _drawn(run: Finished, rows: Sequence[int], scores: Sequence[str], side: int)
             columns=run.caller,
             side=side,
         )
-        beside = (other(o.name, o.fetch, o.answers.get(key), scores, side) for o in others)
-        return replace(made, beside=tuple(beside))
+        found = (other_result(other.run, other.read_image, other.rows.get(key), scores, side) for other in others)
+        return replace(made, others=tuple(found))
 
     with ThreadPoolExecutor(THREADS) as threads:
-        return dict(zip(rows, threads.map(tile, answers), strict=True))
+        return dict(zip(rows, threads.map(tile, shown), strict=True))

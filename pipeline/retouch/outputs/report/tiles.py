@@ -1,4 +1,4 @@
-"""One answered row to what a gallery shows of it: its pictures, scores and what went wrong. Knows no HTML."""
+"""The gallery's tiles: a row's pictures, scores, and what could not be read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from retouch.manifests.samples import Sample
 from retouch.outputs import image_paths
 from retouch.outputs.report.thumbnails import LARGEST, Picture, difference, overlay, thumbnail
 
-Fetch = Callable[[str], bytes]
-RUNNERS_UP: Final = 3  # shown of each row
+ImageReader = Callable[[str], bytes]  # an image's path in its output to its bytes
+RUNNERS_UP: Final = 3  # shown per row
 
 
 @dataclass(frozen=True)
@@ -27,65 +27,65 @@ class Figure:
     """One picture with its caption."""
 
     name: str
-    picture: Picture | None  # None: ``note`` says why
+    picture: Picture | None  # None if it cannot be shown; ``note`` has the reason
     note: str = ""
-    href: str = ""  # the file itself: relative to the output folder, or a path where another run made it
+    href: str = ""  # the image file, relative to the output folder or absolute
 
 
 @dataclass(frozen=True)
-class Other:
-    """What another run made of a row. ``figure`` is None, and so are the scores, where it has no answer."""
+class OtherResult:
+    """Another run's result for a row."""
 
     name: str
     status: str
-    figure: Figure | None
+    figure: Figure | None  # None if the run has no result for the row
     scores: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One row of the gallery. ``scores`` and ``columns`` (the caller's) are by name."""
+    """One row of the gallery."""
 
     key: str
     status: str
     prompt: str
     figures: Sequence[Figure]
     notes: Sequence[str]
-    scores: Mapping[str, Any]
-    columns: Mapping[str, Any]
-    answer: Mapping[str, Any]  # the results row
-    beside: Sequence[Other] = ()  # what other runs made of it
+    scores: Mapping[str, Any]  # by name
+    columns: Mapping[str, Any]  # the caller's, by name
+    result: Mapping[str, Any]  # the results row
+    others: Sequence[OtherResult] = ()  # of other runs
 
     @property
     def sortable(self) -> dict[str, float | None]:
-        """The scores that are numbers, None where the row lacks one or it is not finite."""
+        """The numeric scores; None if the row has none or it is not finite."""
         numbers = {n: v for n, v in self.scores.items() if v is None or isinstance(v, int | float)}
         return {n: None if v is None or not math.isfinite(v) else float(v) for n, v in numbers.items()}
 
     @property
     def weight(self) -> int:
-        """Characters of its pictures."""
-        figures = [*self.figures, *(other.figure for other in self.beside if other.figure)]
+        """Size of its pictures in characters."""
+        figures = [*self.figures, *(other.figure for other in self.others if other.figure)]
         return sum(len(figure.picture.uri) for figure in figures if figure.picture)
 
 
-def reader(output: str, answers: Iterable[Mapping[str, Any]]) -> Fetch:
-    """Reads the images of these results rows by their addresses; each shard is read once for all of them."""
-    outputs = [file["output"] for answer in answers for file in (answer, *(answer["runners_up"] or ()))]
+def image_reader(output: str, rows: Iterable[Mapping[str, Any]]) -> ImageReader:
+    """Return a reader for the images of these results rows; shards are read once, at the start."""
+    paths = [image["output"] for row in rows for image in (row, *(row["runners_up"] or ()))]
     shards: dict[str, list[str]] = defaultdict(list)
-    for address in outputs:
-        if address and image_paths.MEMBER in address:
-            shards[image_paths.file_of(address)].append(address)
+    for path in paths:
+        if path and image_paths.MEMBER in path:
+            shards[image_paths.file_of(path)].append(path)
     held: dict[str, bytes | None] = {}
     for members in shards.values():
-        with suppress(StorageError):  # asked for alone, each of its images says what is wrong
+        with suppress(StorageError):  # reading an image alone reports the error
             held |= image_paths.read_images(output, members)
-    return lambda address: held.get(address) or image_paths.read_image(output, address)
+    return lambda path: held.get(path) or image_paths.read_image(output, path)
 
 
 def make_tile(
-    fetch: Fetch,
-    answer: Mapping[str, Any],
+    read_image: ImageReader,
+    row: Mapping[str, Any],
     request: Mapping[str, Any] | None,
     *,
     mask: MaskSpec,
@@ -94,41 +94,41 @@ def make_tile(
     columns: Sequence[str],
     side: int = LARGEST,
 ) -> Tile:
-    """The tile of one row. What cannot be read is said in its place, never raised.
+    """Return the tile of a row. What cannot be read is noted in its place and not raised.
 
     Args:
-        fetch: the bytes of an image of the output, by its address.
-        answer: the results row.
-        request: the manifest's row of this key; None where there is none.
+        read_image: reads an image of the output.
+        row: the results row.
+        request: the manifest's row with this key, if it has one.
         mask: how the job reads masks.
-        missing: what to say where ``request`` is None.
-        scores: score columns of ``answer``.
-        columns: the caller's columns of ``answer``.
-        side: longer one of a picture, in pixels.
+        missing: the note if ``request`` is None.
+        scores: score columns of ``row``.
+        columns: the caller's columns of ``row``.
+        side: longer side of a picture, in pixels.
     """
     sample, problem = (None, missing) if request is None else _inputs(request, mask)
-    edited, unread = _output(fetch, answer["output"])
-    differences, notes = _comparison(sample, edited, answer["background_changed_px"], side)
+    edited, unread = _output(read_image, row["output"])
+    differences, notes = _comparison(sample, edited, row["background_changed_px"], side)
     return Tile(
-        key=answer["key"],
-        status=answer["status"],
+        key=row["key"],
+        status=row["status"],
         prompt=(request or {}).get("prompt") or "",
         figures=[
             *_before(sample, problem, side),
-            *_after("after", answer["output"], edited, unread, side),
+            *_after("after", row["output"], edited, unread, side),
             *differences,
-            *_runners_up(fetch, answer["runners_up"] or (), side),
+            *_runners_up(read_image, row["runners_up"] or (), side),
         ],
         notes=notes,
-        scores={name: answer[name] for name in scores},
-        columns={name: answer[name] for name in columns if answer[name] is not None},
-        answer=answer,
+        scores={name: row[name] for name in scores},
+        columns={name: row[name] for name in columns if row[name] is not None},
+        result=row,
     )
 
 
 def _inputs(request: Mapping[str, Any], mask: MaskSpec) -> tuple[Sample | None, str]:
-    """A row's inputs and what is wrong with them; where only mask or exemplar is, the image is there all the same."""
-    request = {**request, "fingerprint": ""}  # decode passes it on; nobody here reads it
+    """Return a row's inputs and their error; if only mask or exemplar is bad, the image is still returned."""
+    request = {**request, "fingerprint": ""}  # passed through by decode and not used here
     sample = decode(request, DecodeSpec(frozenset({"exemplar"}), mask))
     if sample.failure is None:
         return sample, ""
@@ -136,13 +136,15 @@ def _inputs(request: Mapping[str, Any], mask: MaskSpec) -> tuple[Sample | None, 
     return (None if alone.failure else replace(alone, mask=None)), sample.failure.message
 
 
-def other(name: str, fetch: Fetch, answer: Mapping[str, Any] | None, scores: Sequence[str], side: int) -> Other:
-    """What a run beside this one made of a row, from its results row; None where it has none."""
-    if answer is None:
-        return Other(name, "no answer", None, {})
-    image, problem = _output(fetch, answer["output"])
-    figure = next(_after(f"after, {name}", answer["output"], image, problem, side, linked=False), None)
-    return Other(name, answer["status"], figure, {score: answer.get(score) for score in scores})
+def other_result(
+    name: str, read_image: ImageReader, row: Mapping[str, Any] | None, scores: Sequence[str], side: int
+) -> OtherResult:
+    """Return another run's result for a row, from that run's results row."""
+    if row is None:
+        return OtherResult(name, "no result", None, {})
+    image, problem = _output(read_image, row["output"])
+    figure = next(_after(f"after, {name}", row["output"], image, problem, side, linked=False), None)
+    return OtherResult(name, row["status"], figure, {score: row.get(score) for score in scores})
 
 
 def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
@@ -160,11 +162,11 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
         yield Figure("mask", overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
 
 
-def _output(fetch: Fetch, path: str | None) -> tuple[codec.Image | None, str]:
+def _output(read_image: ImageReader, path: str | None) -> tuple[codec.Image | None, str]:
     if not path:
         return None, ""
     try:
-        return codec.decode_image(fetch(path), "output"), ""
+        return codec.decode_image(read_image(path), "output"), ""
     except RetouchError as error:
         return None, f"output not readable: {error}"
 
@@ -178,22 +180,22 @@ def _after(
         yield Figure(name, picture, problem, quote(path) if linked and is_file else "")
 
 
-def _runners_up(fetch: Fetch, candidates: Sequence[Mapping[str, Any]], side: int) -> Iterator[Figure]:
+def _runners_up(read_image: ImageReader, candidates: Sequence[Mapping[str, Any]], side: int) -> Iterator[Figure]:
     for candidate in candidates[:RUNNERS_UP]:
-        image, problem = _output(fetch, candidate["output"])
+        image, problem = _output(read_image, candidate["output"])
         yield from _after(f"candidate {candidate['candidate']}", candidate["output"], image, problem, side)
 
 
 def _comparison(
     sample: Sample | None, edited: codec.Image | None, recorded: int | None, side: int
 ) -> tuple[list[Figure], list[str]]:
-    """Where the output differs outside the mask, if anywhere, and what no longer fits together since the run."""
+    """Return pictures of differences outside the mask, and notes on files that have changed since the run."""
     if sample is None or sample.source is None or sample.mask is None or edited is None:
         return [], []
     source, output = sample.source, edited.pixels
     if source.shape != output.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (source, output))
-        return [], ["the source is {} now, the output {}".format(*sizes)]
+        return [], ["the source is now {}, the output {}".format(*sizes)]
     changed = codec.changed_outside(source, output, sample.mask)
     notes = [f"source, mask or output has changed since the run: {changed} px outside the mask differ now"]
     figures = []

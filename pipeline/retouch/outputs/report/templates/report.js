@@ -1,5 +1,5 @@
 "use strict";
-// All of this is an extra: without a script every row is there, in the order in which it was written.
+// Without JavaScript the page shows every row, in page order.
 const byId = (id) => document.getElementById(id);
 const grid = document.querySelector(".grid");
 const tiles = [...document.querySelectorAll(".tile")];
@@ -13,7 +13,7 @@ function refresh() {
     const text = words.length ? tile.textContent.toLowerCase() : "";
     tile.hidden = !inView || !words.every((word) => text.includes(word));
   }
-  shown.textContent = `${tiles.filter(isSeen).length} of ${tiles.length} rows here are shown`;
+  shown.textContent = `${tiles.filter(isSeen).length} of ${tiles.length} rows on this page are shown`;
 }
 
 function order() {
@@ -27,7 +27,7 @@ function order() {
   grid.append(...[...tiles].sort(before));
 }
 
-// A link to a row that is not among those shown shows all.
+// A link to a hidden row shows all rows.
 function follow() {
   const target = location.hash.startsWith("#tile-") && byId(location.hash.slice(1));
   if (!target || isSeen(target)) return;
@@ -39,9 +39,9 @@ function follow() {
   target.scrollIntoView();
 }
 
-let open = null; // the picture that is enlarged
+let open = null; // the enlarged picture
 const image = new Image();
-const file = Object.assign(document.createElement("a"), { textContent: "the file" });
+const file = Object.assign(document.createElement("a"), { textContent: "open file" });
 const pictures = (tile) => [...tile.querySelectorAll("figure img")];
 
 function enlarge(picture) {
@@ -92,7 +92,7 @@ grid.addEventListener("click", (event) => {
 });
 grid.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !event.target.matches("img")) return;
-  event.preventDefault(); // or the same key would press the button that the dialog gives the focus to
+  event.preventDefault(); // else the same key press would reach the button that the dialog focuses
   enlarge(event.target);
 });
 large.addEventListener("click", (event) => {
@@ -110,7 +110,7 @@ for (const button of document.querySelectorAll(".copy")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
     const code = button.previousElementSibling;
-    getSelection().selectAllChildren(code); // for where the page may not write to the clipboard
+    getSelection().selectAllChildren(code); // if the page may not write to the clipboard
     try {
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "copied";

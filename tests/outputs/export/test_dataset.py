@@ -23,7 +23,7 @@ from PIL import Image
 from retouch import storage
 from retouch.errors import ConfigError, OutputError
 from retouch.outputs import results
-from retouch.outputs.export.export import EXPORT_FILE, Exported, Request, export
+from retouch.outputs.export.dataset import EXPORT_FILE, ExportRequest, ExportResult, export_dataset
 from retouch.outputs.export.shard_writer import Limits
 
 from tests.helpers.datasets import picture, square
@@ -48,8 +48,8 @@ def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
-def made(output: str, dest: Path | str, **options: Any) -> Exported:
-    return export(Request(output, str(dest), **options))
+def made(output: str, dest: Path | str, **options: Any) -> ExportResult:
+    return export_dataset(ExportRequest(output, str(dest), **options))
 
 
 def by_the_card(dest: Path, monkeypatch: pytest.MonkeyPatch, block: int = 0) -> Any:
@@ -118,7 +118,7 @@ print(json.dumps([[row["__key__"], row["json"]["key"]] for row in rows]))
 
 def test_webdatasets_own_library_reads_all_shards_in_their_order(output: str, tmp_path: Path) -> None:
     done = made(output, tmp_path / "set", format="webdataset", limits=Limits(rows=2))
-    assert [(piece.name, piece.rows) for piece in done.pieces] == [
+    assert [(shard.name, shard.rows) for shard in done.shards] == [
         ("shard-000000.tar", 2),
         ("shard-000001.tar", 2),
         ("shard-000002.tar", 1),
@@ -136,7 +136,7 @@ def test_webdatasets_own_library_reads_all_shards_in_their_order(output: str, tm
 
 def test_duckdb_reads_the_parquet_files_and_the_images_in_them(output: str, tmp_path: Path) -> None:
     done = made(output, tmp_path / "set", format="parquet", limits=Limits(rows=3))
-    assert [piece.rows for piece in done.pieces] == [3, 2]
+    assert [shard.rows for shard in done.shards] == [3, 2]
     query = "select key, image.bytes, image.path, label from read_parquet(?) order by key"
     rows = duckdb.execute(query, [str(tmp_path / "set/data/*.parquet")]).fetchall()
     expected = edited(output)
@@ -191,9 +191,9 @@ def test_the_same_export_again_gives_the_same_bytes_and_replaces_only_what_an_ex
 def test_a_folder_that_no_export_made_and_the_runs_own_are_refused(output: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds files that no export made; give another folder"):
+    with pytest.raises(ConfigError, match="holds files that no export wrote; give another folder"):
         made(output, tmp_path / "set", format="parquet", overwrite=True)
-    with pytest.raises(ConfigError, match="lies in the run's own output"):
+    with pytest.raises(ConfigError, match="is in the run's own output"):
         made(output, f"{output}/export", format="parquet")
     with pytest.raises(OutputError, match="holds no run"):
         made(str(tmp_path / "set"), tmp_path / "other", format="parquet")
@@ -216,7 +216,7 @@ def test_an_image_that_is_gone_or_another_one_is_named_and_the_others_leave(
     done = made(broken, tmp_path / "set", format=format_)
     assert (done.rows, done.exit_code) == (3, 1)
     assert done.text() == "3 rows exported, 2 left out: 1 image is another, 1 image missing"
-    assert {row.key: row.reason for row in done.lacking} == {KEYS[0]: "image is another", KEYS[1]: "image missing"}
+    assert {row.key: row.reason for row in done.skipped} == {KEYS[0]: "image is another", KEYS[1]: "image missing"}
     said = json.loads((tmp_path / "set" / EXPORT_FILE).read_text())
     assert set(said["lacking"]) == {KEYS[0], KEYS[1]}
     assert said["state"] == "finished"
@@ -233,8 +233,8 @@ def test_a_pair_whose_source_or_prompt_is_not_what_was_edited_does_not_leave(tmp
     pq.write_table(manifest.set_column(place, "prompt", pa.array(prompts)), tmp_path / "manifest.parquet")
     done = made(output, tmp_path / "pairs", format="parquet", layout="pairs")
     assert (done.rows, done.exit_code) == (2, 1)
-    assert [row.key for row in done.lacking] == KEYS[:3], "in the manifest's order"
-    assert {row.reason for row in done.lacking} == {"source not as edited"}
+    assert [row.key for row in done.skipped] == KEYS[:3], "in the manifest's order"
+    assert {row.reason for row in done.skipped} == {"source not as edited"}
     plain = made(output, tmp_path / "edited", format="folder")
     assert (plain.rows, plain.exit_code) == (5, 0), "the images are those that were made"
     assert "no prompt for 3 rows" in plain.notes[0]
@@ -245,7 +245,7 @@ def test_a_pair_whose_source_or_prompt_is_not_what_was_edited_does_not_leave(tmp
 def test_without_its_manifest_a_run_gives_images_but_no_pairs(tmp_path: Path) -> None:
     output = finished(tmp_path, 3)
     (tmp_path / "manifest.parquet").rename(tmp_path / "moved.parquet")
-    with pytest.raises(ConfigError, match=r"pairs need what was edited: .*give the manifest with --manifest"):
+    with pytest.raises(ConfigError, match=r"layout pairs needs the manifest: .*give its location with --manifest"):
         made(output, tmp_path / "pairs", format="parquet", layout="pairs")
     assert not (tmp_path / "pairs").exists()
     done = made(output, tmp_path / "edited", format="parquet")
@@ -281,9 +281,9 @@ def test_columns_are_those_that_are_asked_for(output: str, tmp_path: Path) -> No
 
 def test_shards_are_cut_by_bytes_too(output: str, tmp_path: Path) -> None:
     whole = made(output, tmp_path / "a", format="webdataset")
-    assert len(whole.pieces) == 1
-    cut = made(output, tmp_path / "b", format="webdataset", limits=Limits(bytes=whole.pieces[0].bytes // 2))
-    assert len(cut.pieces) >= 2
-    assert all(piece.bytes <= whole.pieces[0].bytes for piece in cut.pieces)
+    assert len(whole.shards) == 1
+    cut = made(output, tmp_path / "b", format="webdataset", limits=Limits(bytes=whole.shards[0].bytes // 2))
+    assert len(cut.shards) >= 2
+    assert all(shard.bytes <= whole.shards[0].bytes for shard in cut.shards)
     alone = made(output, tmp_path / "c", format="parquet", limits=Limits(bytes=1))
-    assert [piece.rows for piece in alone.pieces] == [1] * 5, "no row is cut, however small a file may be"
+    assert [shard.rows for shard in alone.shards] == [1] * 5, "no row is cut, however small a file may be"
