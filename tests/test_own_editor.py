@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from retouch import read_edited, read_results
-from retouch.imaging import codec
+from retouch.imaging import regions
 
 from tests import ROOT
 
@@ -62,7 +62,7 @@ def test_its_job_runs_by_the_name_and_fills_the_masks_in(environment: dict[str, 
     for row in read_results(output).to_pylist():
         edited = read_edited(output, row["key"])
         assert row["background_changed_px"] == 0
-        assert codec.changed_outside(edited.source, edited.image, edited.mask) == 0
+        assert regions.changed_outside(edited.source, edited.image, edited.mask) == 0
         assert (edited.image != edited.source)[edited.mask].any()
         around, filled = edited.source[~edited.mask].astype(int), edited.image[edited.mask].astype(int)
         assert (filled >= around.min(axis=0) - 4).all(), "made of what surrounds it"

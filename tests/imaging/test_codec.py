@@ -1,4 +1,4 @@
-"""Image files become upright uint8 arrays, or a reason why not; and go back without a pixel changed."""
+"""Image files are decoded to upright uint8 arrays or refused, and encoded without a changed pixel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 from retouch.errors import EditError, LoadError
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 
 from tests.helpers.golden_set import assert_within, golden
 
@@ -147,7 +147,7 @@ def test_damaged_exif_does_not_cost_the_pixels() -> None:
     ("data", "line"),
     [
         (b"", "exemplar file is empty"),
-        (b"<html>404</html>", "exemplar is no image file that Pillow knows"),
+        (b"<html>404</html>", "exemplar is not an image file that Pillow can read"),
         (saved(Pillow.fromarray(NOISE), "JPEG")[:2000], "exemplar is damaged: .*truncated"),
         (saved(Pillow.fromarray(NOISE))[:2000], "exemplar is damaged: .*"),
         (saved(Pillow.fromarray(COLOUR))[:20], "exemplar is "),
@@ -221,7 +221,7 @@ def test_a_box_is_cut_to_the_image_and_takes_what_it_touches() -> None:
         ([1, 2, None, 4], "not four numbers"),
         ([1, 2, float("nan"), 4], "not four numbers"),
         ([3, 1, 3, 4], "empty"),
-        ([10, 10, 5, 5], "not as x, y, width, height"),
+        ([10, 10, 5, 5], "not x, y, width, height"),
         ([6, 0, 9, 5], "outside the image of 6x5"),
         ([-4, 0, 0, 5], "outside"),
     ],
@@ -270,7 +270,7 @@ def test_image_and_mask_are_prepared_as_the_original_authors_do(invert: int) -> 
     tensors, about = golden("blended_preprocess.safetensors")
     size = about["config"]["image_size"]
     source = codec.decode_image(saved(Pillow.fromarray(tensors["in.init_u8"].numpy()))).pixels
-    seen = torch.from_numpy(codec.resize(source, size)).permute(2, 0, 1)[None] / 127.5 - 1
+    seen = torch.from_numpy(regions.resize(source, size, size)).permute(2, 0, 1)[None] / 127.5 - 1
     assert_within(seen, tensors["out.init_image"], about["tolerance"]["init_image"], "image")
     data = saved(Pillow.fromarray(tensors["in.mask_u8"].numpy()))
     mask = codec.decode_mask(data, (size, size), threshold=1, invert=bool(invert))

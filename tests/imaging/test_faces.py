@@ -1,4 +1,4 @@
-"""FFHQ's square moves with the face; what is no face or no detector says so."""
+"""FFHQ's square moves with the face; wrong landmarks and detectors are refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_5_and_68_points_of_the_same_face_give_the_same_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ([], "0 numbers"),
         (UPRIGHT[:8], "8 numbers; expected x and y of 5 or 68"),
@@ -81,8 +81,8 @@ def test_5_and_68_points_of_the_same_face_give_the_same_square() -> None:
         ([*UPRIGHT[2:4], *UPRIGHT[:2], *UPRIGHT[4:]], "from left to right"),
     ],
 )
-def test_landmarks_that_make_no_face_say_what_is_expected(values: list[float | None], said: str) -> None:
-    with pytest.raises(LoadError, match=said) as caught:
+def test_landmarks_that_make_no_face_say_what_is_expected(values: list[float | None], message: str) -> None:
+    with pytest.raises(LoadError, match=message) as caught:
         Landmarks.of(values)
     assert "\n" not in str(caught.value)
 

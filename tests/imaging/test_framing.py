@@ -1,4 +1,4 @@
-"""``fit: face``: which face is meant, why there is none, and a real run that edits it in place."""
+"""``fit: face``: the face that is chosen, the errors, and a run that edits it in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retouch.errors import LoadError, NoFace, WeightsError
 from retouch.execution.edit import run
 from retouch.execution.engine import Engine
 from retouch.execution.specs import EngineSpec
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
 from retouch.imaging.framing import detector_for, frame
 from retouch.imaging.quad import Quad
@@ -47,11 +47,11 @@ def crowd() -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def face_of(pixels: np.ndarray, mask: np.ndarray | None = None, **options: Any) -> Any:
-    return frame(pixels, codec.whole(pixels.shape[:2]) if mask is None else mask, 16, "face", **options)
+    return frame(pixels, regions.whole(pixels.shape[:2]) if mask is None else mask, 16, "face", **options)
 
 
 def row_of(pixels: np.ndarray, face: np.ndarray) -> Sample:
-    mask = codec.whole((pixels.shape[0], pixels.shape[1]))
+    mask = regions.whole((pixels.shape[0], pixels.shape[1]))
     return Sample("k", "f", source=pixels, mask=mask, landmarks=face.ravel().tolist())
 
 
@@ -127,10 +127,10 @@ def test_no_face_and_no_way_to_find_one_say_what_would_do(detector: FaceDetector
 
 def test_other_fits_do_as_before_whatever_the_row_says() -> None:
     pixels = picture(0)
-    mask = codec.whole(pixels.shape[:2])
+    mask = regions.whole(pixels.shape[:2])
     for fit in ("auto", "crop", "resize"):
         found = frame(pixels, mask, 16, fit, landmarks=[1.0])  # type: ignore[arg-type]
-        assert found == codec.fit_region(mask, 16, mode=fit)  # type: ignore[arg-type]
+        assert found == regions.fit_region(mask, 16, mode=fit)  # type: ignore[arg-type]
 
 
 def test_a_detector_is_read_only_where_faces_are_asked_for(yunet: Path) -> None:

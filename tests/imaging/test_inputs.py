@@ -1,4 +1,4 @@
-"""What a program hands in reaches an editor as a file of the same pixels would."""
+"""Arrays and Pillow images reach an editor as a file of the same pixels does."""
 
 from __future__ import annotations
 
@@ -71,28 +71,28 @@ def test_true_is_edited_and_so_is_white() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), r"image is float32 \[4, 4, 3\]; give uint8"),
         (np.zeros((3, 4, 5), np.uint8), r"image is uint8 \[3, 4, 5\]; give uint8"),
         ([[1, 2]], "image is a list; give an array"),
         (None, "image is a NoneType"),
-        (Image.new("HSV", (2, 2)), "image of mode HSV cannot be taken"),
+        (Image.new("HSV", (2, 2)), "image of mode HSV cannot be encoded"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(array: Any, said: str) -> None:
-    with pytest.raises(LoadError, match=said):
+def test_what_is_no_image_is_refused_in_one_line(array: Any, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
         image_cell(array)
 
 
 @pytest.mark.parametrize(
-    ("mask", "said"),
+    ("mask", "message"),
     [
         (np.ones((4, 4), np.uint8), r"mask is uint8 with 1 as its largest value.*astype\(bool\)"),
         (np.ones((4, 4, 1), bool), r"mask is bool \[4, 4, 1\]; give bool or uint8 \[H, W\]"),
         (np.ones((4, 4), np.float32), r"mask is float32"),
     ],
 )
-def test_what_is_no_mask_is_refused_in_one_line(mask: Any, said: str) -> None:
-    with pytest.raises(LoadError, match=said):
+def test_what_is_no_mask_is_refused_in_one_line(mask: Any, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
         mask_cell(mask)

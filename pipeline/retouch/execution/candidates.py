@@ -13,7 +13,7 @@ import numpy as np
 
 from retouch.execution.outcomes import KeptCandidate
 from retouch.execution.specs import EngineSpec
-from retouch.imaging import codec
+from retouch.imaging import regions
 from retouch.manifests.samples import Failure, Sample
 from retouch.schema import Batch, Pixels
 
@@ -23,7 +23,7 @@ class Row:
     """A sample in the engine: the network's inputs, and the results so far."""
 
     sample: Sample
-    region: codec.View
+    region: regions.View
     image: Pixels  # [S, S, 3]
     mask: Any  # [S, S] bool
     exemplar: Pixels | None

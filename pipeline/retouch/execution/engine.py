@@ -20,7 +20,7 @@ from retouch.execution import latent_cache, quality_gate
 from retouch.execution.candidates import Entry, Row, batch_of, next_entries
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
-from retouch.imaging import codec, framing
+from retouch.imaging import framing, regions
 from retouch.jobs.config import MetricSpec
 from retouch.manifests.samples import Failure, Sample
 from retouch.models import weights
@@ -126,8 +126,8 @@ class Engine:
                 detector=self.face_detector,
             )
             exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
-            seen = codec.extract(sample.source, region, size)
-            mask = codec.extract_mask(sample.mask, region, size)
+            seen = region.extract(sample.source, size)
+            mask = region.extract_mask(sample.mask, size)
             return Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
         except Exception as error:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
@@ -136,7 +136,7 @@ class Engine:
         """Resize an exemplar, or call the editor's ``prepare_exemplar``, which gets it at native size."""
         prepare = getattr(self.editor, "prepare_exemplar", None)
         if prepare is None:
-            return codec.resize(exemplar, self.editor.image_size)
+            return regions.resize(exemplar, self.editor.image_size, self.editor.image_size)
         prepared: Pixels = prepare(exemplar, params)
         return prepared
 

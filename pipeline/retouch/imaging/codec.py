@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays and back: EXIF, colour modes, masks, encoding. Knows no network and no storage.
+"""Decode image and mask files to uint8 arrays, and encode them: EXIF orientation, colour modes, file formats.
 
 Arrays are ``[H, W, 3]`` uint8 RGB in 0..255; a mask is ``[H, W]`` bool, True = edit.
 """
@@ -17,55 +17,18 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from retouch.errors import EditError, LoadError
-from retouch.imaging.regions import (
-    Region,
-    View,
-    changed_outside,
-    composite,
-    extract,
-    extract_mask,
-    fit_region,
-    opaque_inside,
-    resize,
-    whole,
-)
 from retouch.schema import Mask, Pixels
-
-__all__ = [
-    "EXTENSIONS",
-    "SUFFIXES",
-    "Glance",
-    "Image",
-    "Region",
-    "View",
-    "changed_outside",
-    "composite",
-    "decode_image",
-    "decode_mask",
-    "encode",
-    "encode_mask",
-    "extract",
-    "extract_mask",
-    "fit_region",
-    "glance",
-    "mask_from_bbox",
-    "mask_plane",
-    "opaque_inside",
-    "resize",
-    "size_of",
-    "whole",
-]
 
 T = TypeVar("T")
 Plane = npt.NDArray[np.uint8]  # [H, W]
 Format = Literal["png", "webp-lossless", "jpeg"]
 EXTENSIONS: Final = {"png": "png", "webp-lossless": "webp", "jpeg": "jpg"}
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of files that a folder's images are
-MAX_PIXELS: Final = 89_478_485  # Pillow's own limit (a quarter GiB of RGB), above which it suspects a bomb
-JPEG_QUALITY: Final = 95  # with full chroma resolution; jpeg is chosen for size, and never exact
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of the image files in a folder
+MAX_PIXELS: Final = 89_478_485  # Pillow's limit against decompression bombs (a quarter GiB of RGB)
+JPEG_QUALITY: Final = 95  # without chroma subsampling
 
 _REFUSED: Final = frozenset({"EPS", "WMF"})  # Pillow hands them to Ghostscript and to Windows
-_TURNS: Final = {  # EXIF orientation to what makes the image upright
+_TURNS: Final = {  # EXIF orientation to the transposition that makes the image upright
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
     4: Pillow.Transpose.FLIP_TOP_BOTTOM,
@@ -80,25 +43,25 @@ _TURNS: Final = {  # EXIF orientation to what makes the image upright
 class Image:
     """A decoded image file, upright."""
 
-    pixels: Pixels  # [H, W, 3]; of an image with alpha the plain colour channels, not blended with anything
-    alpha: Plane | None  # [H, W] 0..255, None where the file has no transparency
+    pixels: Pixels  # [H, W, 3]; colour channels only, not blended with alpha
+    alpha: Plane | None  # [H, W] 0..255, None if the file has no transparency
     mode: str  # Pillow's name of the file's colour mode
     format: str  # PNG, JPEG, WEBP, ...
-    orientation: int  # EXIF orientation 1..8 of the file; the arrays are turned already
+    orientation: int  # EXIF orientation 1..8 of the file, already applied to the arrays
 
 
 def decode_image(data: bytes, what: str = "image") -> Image:
-    """Read an image file; of an animation its first frame.
+    """Return the image in a file; of an animation, its first frame.
 
-    16-bit grey is scaled to 8 bits by /257. Integer and float grey without a fixed range (TIFF) is taken as 0..1
-    (floats only), 0..255 or 0..65535, whichever is the narrowest that holds its values.
+    16-bit grey is divided by 257. Integer and float grey without a fixed range (TIFF) is taken as 0..1 (floats only),
+    0..255 or 0..65535: the narrowest range that holds its values.
 
     Args:
         data: the file's bytes.
-        what: the column it comes from, for the error line.
+        what: the column it comes from, for error messages.
 
     Raises:
-        LoadError: empty, truncated, not an image, too large, or of a colour mode without a meaning.
+        LoadError: empty, truncated, not an image, too large, or of an unsupported colour mode.
     """
     image, mode, kind, orientation = _open(data, what)
     colour, alpha = _planes(image, what)
@@ -114,15 +77,15 @@ def decode_mask(
     threshold: int = 128,
     orient: bool = True,
 ) -> Mask:
-    """Read a mask file. White (or opaque) is edited.
+    """Return the mask in a file: True where it is white (or opaque).
 
     Args:
         data: the file's bytes.
-        size: (H, W) to bring it to with NEAREST; its own size where None.
-        source: which plane decides; auto is alpha where the file has one that varies, else the luma.
-        invert: edit what is black instead.
-        threshold: 1..255, smallest value that is edited; 1 takes every non-zero pixel.
-        orient: turn it by its own EXIF orientation.
+        size: (H, W) to scale it to with NEAREST; its own size if None.
+        source: the plane to threshold; auto is alpha if the file has one that varies, else luma.
+        invert: edit where it is black instead.
+        threshold: 1..255, smallest value that is edited; 1 includes every non-zero pixel.
+        orient: apply its EXIF orientation.
 
     Returns:
         [H, W] bool; it may be all False.
@@ -138,7 +101,7 @@ def decode_mask(
 
 
 def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto", orient: bool = True) -> Plane:
-    """What of a mask file decides, [H, W] at its own size, upright; arguments and errors as in ``decode_mask``."""
+    """Return the plane of a mask file that is thresholded, [H, W] at its own size; arguments as in ``decode_mask``."""
     image, mode, _, _ = _open(data, "mask", orient=orient)
     colour, alpha = _planes(image, "mask")
     if source == "alpha" and alpha is None:
@@ -150,43 +113,43 @@ def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto"
 
 @dataclass(frozen=True)
 class Glance:
-    """What a file says of itself before any pixel is decoded."""
+    """Properties in an image file's header."""
 
     orientation: int  # EXIF, 1..8
-    animated: bool  # more than one picture, of which only the first is used
+    animated: bool  # more than one frame, of which only the first is used
 
 
 def glance(data: bytes) -> Glance:
-    """Look at the head of an image file that can be decoded."""
+    """Return properties from the header of a decodable image file."""
     image = Pillow.open(io.BytesIO(data))
-    # Phones put a small preview behind a JPEG (MPO): nobody misses that one.
+    # A JPEG with a preview behind it (MPO), as phones write it, is no animation.
     return Glance(_orientation(image), image.format != "MPO" and getattr(image, "is_animated", False))
 
 
 def size_of(file: BinaryIO) -> tuple[int, int]:
-    """(H, W) of an image file as it is stored, from its head alone. Raises LoadError where it has none."""
+    """Return (H, W) of an image file before EXIF rotation, from its header. Raise LoadError if it has none."""
     image: Pillow.Image = _guarded("image", lambda: Pillow.open(file))
     return image.height, image.width
 
 
 def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:
-    """The mask of a box ``x0, y0, x1, y1`` in pixels, x1 and y1 exclusive, cut to the image.
+    """Return the mask of a box ``x0, y0, x1, y1`` in pixels, x1 and y1 exclusive, clipped to the image.
 
-    A box with fractions takes every pixel that it touches.
+    A fractional box includes every pixel that it touches.
 
     Args:
         bbox: left, top, right, bottom.
         size: (H, W) of the image.
 
     Raises:
-        LoadError: not four finite numbers, empty, or wholly outside the image.
+        LoadError: not four finite numbers, empty, or entirely outside the image.
     """
     values = [float("nan") if value is None else float(value) for value in bbox]
     if len(values) != 4 or not all(map(math.isfinite, values)):
         raise LoadError(f"bbox {list(bbox)} is not four numbers x0, y0, x1, y1")
     x0, y0, x1, y1 = values
     if x1 <= x0 or y1 <= y0:
-        raise LoadError(f"bbox {list(bbox)} is empty; it is read as x0, y0, x1, y1, not as x, y, width, height")
+        raise LoadError(f"bbox {list(bbox)} is empty; give x0, y0, x1, y1, not x, y, width, height")
     height, width = size
     if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
         raise LoadError(f"bbox {list(bbox)} lies outside the image of {width}x{height} pixels")
@@ -196,11 +159,11 @@ def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:
 
 
 def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None) -> bytes:
-    """An image file's bytes; the same pixels give the same bytes.
+    """Return an image file's bytes; the same pixels give the same bytes.
 
     Args:
         pixels: [H, W, 3] uint8.
-        image_format: png, webp-lossless, or jpeg, which is lossy and drops ``alpha``.
+        image_format: png, webp-lossless, or jpeg (lossy, without ``alpha``).
         alpha: [H, W] uint8.
 
     Raises:
@@ -225,14 +188,14 @@ def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None
 
 
 def encode_mask(mask: Mask) -> bytes:
-    """A mask [H, W] as a grey PNG, white where it is edited."""
+    """Return a mask [H, W] as the bytes of a grey PNG, white where it is edited."""
     out = io.BytesIO()
     Pillow.fromarray(mask.astype(np.uint8) * 255).save(out, "PNG")
     return out.getvalue()
 
 
 def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image, str, str, int]:
-    """The file's first frame, upright; its mode, format and orientation."""
+    """Return the file's first frame, upright, with its mode, format and EXIF orientation."""
     if not data:
         raise LoadError(f"{what} file is empty")
     image: Pillow.Image = _guarded(what, lambda: Pillow.open(io.BytesIO(data)))
@@ -243,7 +206,7 @@ def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image,
         raise LoadError(f"{what} has {width}x{height} pixels")
     mode, kind = image.mode, image.format or "?"
     if kind in _REFUSED:
-        raise LoadError(f"{what} is {kind}, which is a program and not an image; convert it to PNG first")
+        raise LoadError(f"{what} is {kind}, which is a program, not an image; convert it to PNG first")
     _guarded(what, image.load)
     orientation = _orientation(image) if orient else 1
     if orientation != 1:
@@ -252,11 +215,11 @@ def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image,
 
 
 def _guarded(what: str, read: Callable[[], T]) -> T:
-    """Run one of Pillow's decoders. On damaged files they raise whatever they trip over."""
+    """Run a Pillow decoder; damaged files make it raise exceptions of any kind."""
     try:
         return read()
     except UnidentifiedImageError:
-        raise LoadError(f"{what} is no image file that Pillow knows") from None
+        raise LoadError(f"{what} is not an image file that Pillow can read") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise LoadError(f"{what} is too large: {error}") from None
     except Exception as error:
@@ -265,16 +228,16 @@ def _guarded(what: str, read: Callable[[], T]) -> T:
 
 
 def _orientation(image: Pillow.Image) -> int:
-    """EXIF orientation; 1 where there is none, or none that can be read."""
+    """Return the EXIF orientation; 1 if it is absent or unreadable."""
     try:
         found = image.getexif().get(0x0112, 1)
-    except Exception:  # damaged EXIF does not make the pixels worse
+    except Exception:  # the pixels of a file with damaged EXIF are still good
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _planes(image: Pillow.Image, what: str) -> tuple[Pixels, Plane | None]:
-    """Colour [H, W, 3] and alpha [H, W] or None of an image in any of Pillow's modes."""
+    """Return colour [H, W, 3] and alpha [H, W] or None of an image in any Pillow mode."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         grey = _to_8_bits(np.asarray(image), fixed=image.mode.startswith("I;16"), what=what)
         return np.repeat(grey[:, :, None], 3, axis=2), None

@@ -1,6 +1,6 @@
-"""Landmarks of faces, the square that FFHQ cuts around one, and a detector. Knows neither rows nor what is edited.
+"""Face landmarks, the FFHQ alignment square, and a face detector.
 
-Coordinates are native pixels, x right and y down. "Left" is the image's left, of a face that stands upright in it.
+Coordinates are native pixels, x right and y down. "Left" is the left of the image, for an upright face.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from retouch.schema import Pixels
 
 Points = npt.NDArray[np.float64]  # [N, 2], x and y
 
-# By number of points: those of the left eye, of the right eye, and the left and right corner of the mouth. 5 are eye,
-# eye, nose, corner, corner, as YuNet, MTCNN and RetinaFace have them; 68 are the iBUG scheme, as dlib has it.
+# By number of points: indices of the left eye, of the right eye, and of the left and right corner of the mouth. 5 are
+# eye, eye, nose, corner, corner, as in YuNet, MTCNN and RetinaFace; 68 are the iBUG scheme, as in dlib.
 _LAYOUTS: Final = {5: ([0], [1], [3, 4]), 68: (range(36, 42), range(42, 48), [48, 54])}
 
-# The published file's own input: some of OpenCV's engines run it at no other.
+# The input size of the published file; some of OpenCV's engines run it at no other size.
 _CANVAS: Final = 640
-# Longer sides that an image is looked at with, the finest first. YuNet was trained on faces of 10 to 300 pixels: at
-# 640 it finds those of 2 to 47 % of the image, at 256 those that fill it.
+# Longer sides to which an image is scaled for detection, finest first. YuNet was trained on faces of 10 to 300 pixels:
+# at 640 it finds faces of 2 to 47 % of the image, at 256 those that fill it.
 _SIDES: Final = (640, 256)
-# OpenCV's own. A face that is missed is a row that says so; a false one is an edit of a wall.
+# OpenCV's default. A missed face is a row with an error; a false one would be an edit of a wall.
 _LEAST_SCORE: Final = 0.9
-_MOST_OVERLAP: Final = 0.3  # OpenCV's own, of two findings that are not one face
-_MOST_FACES: Final = 5000  # OpenCV's own
+_MOST_OVERLAP: Final = 0.3  # OpenCV's default: two detections that overlap more are one face
+_MOST_FACES: Final = 5000  # OpenCV's default
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Points of one face."""
+    """Landmarks of one face."""
 
     points: Points  # [5, 2] or [68, 2]
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Self:
-        """From x0, y0, x1, y1, ... of 5 or 68 points.
+        """Return landmarks from x0, y0, x1, y1, ... of 5 or 68 points.
 
         Raises:
-            LoadError: another number of them, not finite, or in an order that makes no face.
+            LoadError: another number of points, not finite, or in an order that makes no face.
         """
         numbers = np.array([float("nan") if value is None else float(value) for value in values])
         if len(numbers) // 2 not in _LAYOUTS or len(numbers) % 2 or not np.isfinite(numbers).all():
@@ -60,37 +60,37 @@ class Landmarks:
 
     @property
     def eyes(self) -> Points:
-        """[2, 2]: the left one's middle, the right one's."""
+        """Return the centres of the left and the right eye, [2, 2]."""
         left, right, _ = _LAYOUTS[len(self.points)]
         return np.stack([self.points[list(left)].mean(axis=0), self.points[list(right)].mean(axis=0)])
 
     @property
     def mouth(self) -> Points:
-        """[2]: between its corners."""
+        """Return the point between the corners of the mouth, [2]."""
         middle: Points = self.points[list(_LAYOUTS[len(self.points)][2])].mean(axis=0)
         return middle
 
     @property
     def centre(self) -> Points:
-        """[2]: between eyes and mouth."""
+        """Return the point between eyes and mouth, [2]."""
         middle: Points = (self.eyes.mean(axis=0) + self.mouth) / 2
         return middle
 
     @property
     def is_face(self) -> bool:
-        """Whether the mouth lies below the eyes when they are level, however the face is turned."""
+        """Return whether the mouth is below the eyes once the face is rotated so that they are level."""
         across, down = self.eyes[1] - self.eyes[0], self.mouth - self.eyes.mean(axis=0)
         return bool(across[0] * down[1] - across[1] * down[0] > 0)
 
 
 def ffhq_quad(landmarks: Landmarks) -> Points:
-    """The turned square that FFHQ's alignment cuts around a face (Karras et al., StyleGAN, 2019, appendix A).
+    """Return the rotated square of FFHQ's face alignment (Karras et al., StyleGAN, 2019, appendix A).
 
     Args:
         landmarks: of a face (``is_face``).
 
     Returns:
-        [4, 2]: its corners at top left, bottom left, bottom right, top right of the face.
+        [4, 2]: corners at the top left, bottom left, bottom right, top right of the face.
     """
     eyes = landmarks.eyes
     eye_to_eye, eye_avg = eyes[1] - eyes[0], eyes.mean(axis=0)
@@ -103,38 +103,38 @@ def ffhq_quad(landmarks: Landmarks) -> Points:
 
 
 def _rot90(vector: Points) -> Points:
-    """A quarter turn clockwise as the image shows it."""
+    """Return the vector rotated clockwise by 90 degrees in the image."""
     return np.array([-vector[1], vector[0]])
 
 
 class FaceDetector:
-    """YuNet (Wu et al., 2023) through OpenCV: small faces to full portraits, with five landmarks each."""
+    """YuNet (Wu et al., 2023) in OpenCV: finds small faces to full portraits, with five landmarks each."""
 
     def __init__(self, network: Any) -> None:
         self._network = network  # cv2.FaceDetectorYN
 
     @classmethod
     def load(cls, path: str) -> FaceDetector:
-        """From YuNet's ONNX file, as OpenCV publishes it (``face_detection_yunet_2023mar.onnx``, 230 kB).
+        """Return a detector from OpenCV's ONNX file of YuNet (``face_detection_yunet_2023mar.onnx``, 230 kB).
 
         Raises:
-            WeightsError: not readable, or no such network.
+            WeightsError: not readable, or another network.
         """
-        import cv2  # takes a while, and only jobs with faces want it
+        import cv2  # slow to import, and only jobs with ``fit: face`` need it
 
-        cv2.setNumThreads(1)  # a worker has one core; its neighbours have the others
+        cv2.setNumThreads(1)  # a worker has one core
         size = (_CANVAS, _CANVAS)
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the one line below says it
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the exception below reports it
         try:
             data = np.fromfile(path, np.uint8)
             network = cv2.FaceDetectorYN.create(
                 "onnx", data, np.empty(0, np.uint8), size, _LEAST_SCORE, _MOST_OVERLAP, _MOST_FACES
             )
-            network.detect(np.zeros((*size, 3), np.uint8))  # what is some other network shows only now
+            network.detect(np.zeros((*size, 3), np.uint8))  # only a forward pass shows whether it is YuNet
         except (cv2.error, OSError) as error:
-            said = error.strerror if isinstance(error, OSError) else "OpenCV cannot run it as one"
+            reason = error.strerror if isinstance(error, OSError) else "OpenCV cannot run it as one"
             raise WeightsError(
-                f"{Path(path).name} is no YuNet face detector ({said}); "
+                f"{Path(path).name} is no YuNet face detector ({reason}); "
                 "give face_detection_yunet_2023mar.onnx of OpenCV's model zoo, the file itself and not its LFS pointer"
             ) from None
         finally:
@@ -142,20 +142,20 @@ class FaceDetector:
         return cls(network)
 
     def detect(self, pixels: Pixels) -> list[Landmarks]:
-        """The faces of an image [H, W, 3], in no order that means anything; five landmarks each."""
+        """Return the faces in an image [H, W, 3], in no particular order, with five landmarks each."""
         longer = max(pixels.shape[:2])
         found: list[Landmarks] = []
         boxes: list[npt.NDArray[np.float64]] = []
         for side in sorted({min(side, longer) for side in _SIDES}, reverse=True):
-            for box, landmarks in self._at(pixels, side / longer):
-                # Seen already, and there in more detail.
-                if landmarks.is_face and not any(_holds(other, landmarks.centre) for other in boxes):
+            for box, landmarks in self._detect_at(pixels, side / longer):
+                # Faces found at a finer scale are kept as found there.
+                if landmarks.is_face and not any(_contains(other, landmarks.centre) for other in boxes):
                     found.append(landmarks)
                     boxes.append(box)
         return found
 
-    def _at(self, pixels: Pixels, scale: float) -> list[tuple[npt.NDArray[np.float64], Landmarks]]:
-        """Boxes (x, y, width, height) and landmarks, found at ``scale``, in native pixels."""
+    def _detect_at(self, pixels: Pixels, scale: float) -> list[tuple[npt.NDArray[np.float64], Landmarks]]:
+        """Return boxes (x, y, width, height) and landmarks, detected at ``scale``, in native pixels."""
         height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
         canvas = np.zeros((_CANVAS, _CANVAS, 3), np.uint8)
         scaled = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BOX)
@@ -169,6 +169,6 @@ class FaceDetector:
         return found
 
 
-def _holds(box: npt.NDArray[np.float64], point: Points) -> bool:
+def _contains(box: npt.NDArray[np.float64], point: Points) -> bool:
     x, y, width, height = box
     return bool(x <= point[0] <= x + width and y <= point[1] <= y + height)

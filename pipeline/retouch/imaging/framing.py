@@ -1,4 +1,4 @@
-"""Which part of an image the network sees: chosen by the mask, or by a face."""
+"""Choose the part of an image that the network sees: by the mask, or by a face."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLE: Final = "face_detector"  # of the editor's weights
 
 
 def detector_for(fit: Fit, files: Mapping[str, str]) -> FaceDetector | None:
-    """The detector of a job's weights (role to local file); None where faces are not asked for, or it names none.
+    """Return the face detector of a job's weights (role to local file); None if ``fit`` is not face or none is named.
 
     Raises:
         WeightsError: the file is no face detector.
@@ -62,27 +62,27 @@ def frame(
         )
     if not faces:
         raise NoFace("no face was found; give the row landmarks, or use fit: resize")
-    return _chosen(faces, mask)
+    return _choose(faces, mask)
 
 
-def _chosen(faces: list[Landmarks], mask: Mask) -> Quad:
-    """The largest face with its centre in the mask, else the one whose square holds most of the mask.
+def _choose(faces: list[Landmarks], mask: Mask) -> Quad:
+    """Return the square of the largest face with its centre in the mask, else the one that holds most of the mask.
 
     Raises:
-        NoFace: no square holds any of it.
+        NoFace: no square holds any of the mask.
     """
     quads = [(face, Quad.of(ffhq_quad(face))) for face in faces]
     best = max(quads, key=lambda pair: _fitness(pair[0], pair[1], mask))[1]
-    if not _held(best, mask):
+    if not _mask_pixels_in(best, mask):
         raise NoFace("no face lies where the mask is white; mask a face, leave the mask out, or use fit: crop")
     return best
 
 
 def _fitness(face: Landmarks, quad: Quad, mask: Mask) -> tuple[bool, float]:
-    return (True, quad.side) if _is_centred(face, mask) else (False, _held(quad, mask))
+    return (True, quad.side) if _is_centred(face, mask) else (False, _mask_pixels_in(quad, mask))
 
 
-def _held(quad: Quad, mask: Mask) -> int:
+def _mask_pixels_in(quad: Quad, mask: Mask) -> int:
     return int((mask & quad.footprint((mask.shape[0], mask.shape[1]))).sum())
 
 

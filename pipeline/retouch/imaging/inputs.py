@@ -1,7 +1,7 @@
-"""What a program holds (arrays, Pillow images, paths) as the image and mask cells of a manifest. Knows no storage.
+"""Convert arrays, Pillow images and paths to a manifest's image and mask cells, for the Python API.
 
-A cell is an address or a file's bytes. What is put in comes out of ``images.decode_image`` bit for bit, so that whoever
-calls from Python takes the very way that a manifest's row takes.
+A cell is an address or a file's bytes. ``codec.decode_image`` returns the given pixels bit for bit, so that calls from
+Python take the same path as manifest rows.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from retouch.errors import LoadError
 
 # Array: [H, W] or [H, W, 3 or 4] uint8, or for masks [H, W] bool. Text: an address. Bytes: an image file.
 ImageLike = npt.NDArray[Any] | Pillow.Image | str | os.PathLike[str] | bytes
-_NOT_IN_PNG: Final = frozenset({"CMYK", "YCbCr", "LAB", "F", "I", "La", "RGBa", "RGBX"})  # TIFF holds them as they are
+_NOT_IN_PNG: Final = frozenset({"CMYK", "YCbCr", "LAB", "F", "I", "La", "RGBa", "RGBX"})  # stored as TIFF
 
 
 def image_cell(image: ImageLike, what: str = "image") -> str | bytes:
-    """An image as a manifest cell.
+    """Return an image as a manifest cell.
 
     Args:
-        image: see ``ImageLike``; a Pillow image keeps its EXIF orientation, by which it will be turned.
-        what: its column, for the error line.
+        image: see ``ImageLike``; a Pillow image keeps its EXIF orientation, which decoding applies.
+        what: its column, for error messages.
 
     Raises:
-        LoadError: an array of another type or shape, or something that is no image at all.
+        LoadError: an array of another type or shape, or not an image at all.
     """
     if isinstance(image, bytes):
         return image
@@ -45,10 +45,10 @@ def image_cell(image: ImageLike, what: str = "image") -> str | bytes:
 
 
 def mask_cell(mask: ImageLike) -> str | bytes:
-    """A mask as a manifest cell: True, or white, is edited.
+    """Return a mask as a manifest cell: True, or white, is edited.
 
     Raises:
-        LoadError: as ``image_cell``; or numbers that hold neither black and white nor truth values.
+        LoadError: as ``image_cell``; or uint8 0 and 1, which could mean black and white or False and True.
     """
     if not isinstance(mask, np.ndarray):
         return image_cell(mask, "mask")
@@ -65,7 +65,7 @@ def _file(image: Pillow.Image, what: str) -> bytes:
         if image.mode in _NOT_IN_PNG:
             image.save(out, "TIFF", exif=image.getexif())
         else:
-            image.save(out, "PNG", compress_level=0, exif=image.getexif())  # read again at once
+            image.save(out, "PNG", compress_level=0, exif=image.getexif())  # decoded again right away
     except (OSError, ValueError, SystemError) as error:
-        raise LoadError(f"{what} of mode {image.mode} cannot be taken: {error}; convert it to RGB first") from None
+        raise LoadError(f"{what} of mode {image.mode} cannot be encoded: {error}; convert it to RGB first") from None
     return out.getvalue()

@@ -1,6 +1,6 @@
-"""A turned square of an image as the network sees it, and its edit warped back. Knows neither faces nor networks.
+"""A rotated square of an image: extracted for the network, and its edit warped back.
 
-Coordinates are of pixel centres: (0, 0) is the middle of the top left pixel, x goes right, y down.
+Coordinates refer to pixel centres: (0, 0) is the centre of the top left pixel, x goes right, y down.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from retouch.schema import Mask, Pixels
 Array = npt.NDArray[np.float64]
 Window = tuple[slice, slice]
 
-# Of the side: 8 pixels of 256. Wide enough that a step of a few levels is no line any more, narrow enough that a face,
-# which spans the middle two thirds of its FFHQ square, is wholly the edit.
+# Fraction of the side: 8 pixels of 256. Wide enough to hide a step of a few levels, narrow enough that a face, which
+# spans the middle two thirds of its FFHQ square, is entirely the edit.
 FEATHER: Final = 1 / 32
-# Of the side, FFHQ's least padding: this far beyond the border the mirrored image has faded into the median colour, so
-# that no second face looks in. FFHQ blurs too, but from inside the border on, and what is inside is pasted back here.
+# Fraction of the side, FFHQ's smallest padding: at this distance from the border the mirrored image has faded into the
+# median colour, so that no second face appears. FFHQ also blurs, but starting inside the border, where the edit goes.
 FADE: Final = 0.3
-_MARGIN: Final = 3  # cells around the quad that a bicubic sample may reach for
+_MARGIN: Final = 3  # cells around the quad that bicubic samples may read
 
 
 @dataclass(frozen=True)
 class Quad:
-    """A square, or any parallelogram, that may be turned and may leave the image."""
+    """A square, or any parallelogram, that may be rotated and may extend beyond the image."""
 
     corners: tuple[tuple[float, float], ...]  # 4 of (x, y): top left, bottom left, bottom right, top right
 
     @classmethod
     def of(cls, corners: npt.ArrayLike | Iterable[Iterable[float]]) -> Quad:
-        """From [4, 2]."""
+        """Return the quad with corners [4, 2]."""
         return cls(tuple((float(x), float(y)) for x, y in np.asarray(corners, np.float64)))
 
     @property
     def side(self) -> float:
-        """In native pixels; of a parallelogram the longer one."""
+        """Return the side in native pixels; of a parallelogram the longer one."""
         return float(max(np.hypot(*self._edges[:, 0]), np.hypot(*self._edges[:, 1])))
 
     def extract(self, pixels: Pixels, size: int) -> Pixels:
-        """The square upright at the network's size, [size, size, 3].
+        """Return the square upright at the network's size, [size, size, 3].
 
-        Averaged without aliasing: over cells first where the square is over four times the network's size, then over
-        samples at most a cell apart. Beyond the image lies its mirror image, fading (``FADE``).
+        Averaged without aliasing: first over cells if the square is over four times the network's size, then over
+        samples at most one cell apart. Outside the image lies its fading mirror image (``FADE``).
 
         Args:
             pixels: [H, W, 3].
@@ -64,9 +64,9 @@ class Quad:
         return np.asarray(seen.reduce(samples // size)).copy()
 
     def extract_mask(self, mask: Mask, size: int) -> Mask:
-        """The mask upright at the network's size, [size, size], by NEAREST; nothing beyond the image is edited.
+        """Return the mask upright at the network's size, [size, size], by NEAREST; False outside the image.
 
-        A mask so thin that NEAREST misses all of it keeps one pixel: an edit of nothing would be no answer.
+        A mask so thin that NEAREST misses all of it keeps one pixel, so that every row edits something.
         """
         middles = (np.arange(size) + 0.5) / size
         across, down = np.meshgrid(middles, middles)
@@ -83,13 +83,13 @@ class Quad:
         return seen
 
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
-        """The source with the edit warped back, at native size; outside of mask and footprint it stays bit for bit.
+        """Return the source with the edit warped back, at native size; bit for bit the same outside mask and footprint.
 
-        The edit fades in over ``FEATHER`` inside the square's edge, so that no seam shows; the mask's edge is sharp.
+        The edit fades in over ``FEATHER`` inside the square's edge to avoid a seam; the mask's edge is sharp.
 
         Args:
             source: [H, W, 3].
-            edited: [S, S, 3], what the network made of ``extract``.
+            edited: [S, S, 3], the network's edit of ``extract``.
             mask: [H, W] at native size.
         """
         out = source.copy()
@@ -104,7 +104,7 @@ class Quad:
         return out
 
     def footprint(self, size: tuple[int, int]) -> Mask:
-        """The pixels of an image of (H, W) whose centres lie inside."""
+        """Return the pixels of an image of (H, W) whose centres lie inside."""
         covered = np.zeros(size, dtype=bool)
         window = self._window(size)
         covered[window] = self._inset(window) > 0
@@ -116,40 +116,40 @@ class Quad:
 
     @property
     def _edges(self) -> Array:
-        """[2, 2]; its columns are the steps from the left edge to the right one and from the top to the bottom."""
+        """Return [2, 2]; its columns are the steps from the left edge to the right and from the top to the bottom."""
         top_left, bottom_left, _, top_right = np.array(self.corners)
         return np.stack([top_right - top_left, bottom_left - top_left], axis=1)
 
     def _at(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """Image coordinates of the places (u, v) in 0..1 of the square."""
+        """Return the image coordinates of (u, v) in 0..1 of the square."""
         (xu, xv), (yu, yv) = self._edges
         return self._origin[0] + xu * u + xv * v, self._origin[1] + yu * u + yv * v
 
     def _inverse(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Array, Array]:
-        """The places (u, v) of image coordinates; inside the square both are in 0..1."""
+        """Return the (u, v) of image coordinates; inside the square both are in 0..1."""
         (ux, uy), (vx, vy) = np.linalg.inv(self._edges)
         dx, dy = np.asarray(x) - self._origin[0], np.asarray(y) - self._origin[1]
         return ux * dx + uy * dy, vx * dx + vy * dy
 
     def _inset(self, window: Window) -> Array:
-        """How far the window's pixels lie inside the square's edge, as shares of the side; negative outside."""
+        """Return the pixels' distance to the square's edge as a fraction of the side; negative outside."""
         rows, columns = window
         x, y = np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop)[:, None]
         u, v = self._inverse(x, y)
         return 0.5 - np.maximum(np.abs(u - 0.5), np.abs(v - 0.5))
 
     def _window(self, size: tuple[int, int]) -> Window:
-        """The upright rectangle of an image of (H, W) around the square; empty where it lies outside."""
+        """Return the upright rectangle of an image of (H, W) around the square; empty if the square lies outside."""
         (x0, y0), (x1, y1) = np.array(self.corners).min(axis=0), np.array(self.corners).max(axis=0)
         height, width = size
         rows = slice(min(max(math.floor(y0), 0), height), min(max(math.ceil(y1) + 1, 0), height))
         return rows, slice(min(max(math.floor(x0), 0), width), min(max(math.ceil(x1) + 1, 0), width))
 
     def _surroundings(self, pixels: Pixels, cell: int) -> tuple[Pixels, Array]:
-        """The image around the square in cells of ``cell`` pixels' width, and the (x, y) of its first one, in cells."""
+        """Return the image around the square as cells of ``cell`` pixels, and the first cell's (x, y), in cells."""
         limit = -(-np.array([pixels.shape[1], pixels.shape[0]]) // cell)
         corners = (np.array(self.corners) + 0.5) / cell
-        # At least one cell of the image, to mirror.
+        # At least one cell of the image is needed to mirror it.
         first = np.minimum(np.floor(corners.min(axis=0)).astype(int) - _MARGIN, limit - 1)
         last = np.maximum(np.ceil(corners.max(axis=0)).astype(int) + _MARGIN, 1)
         (x0, y0), (x1, y1) = np.maximum(first, 0) * cell, np.minimum(last, limit) * cell
@@ -160,9 +160,9 @@ class Quad:
         return _mirrored(cells, before, after, FADE * self.side / cell), first.astype(np.float64)
 
     def _back(self, edited: Pixels, window: Window) -> Pixels:
-        """The edit [S, S, 3] as the window's pixels see it; black outside of the square."""
+        """Return the edit [S, S, 3] warped to the window's pixels; black outside the square."""
         size = edited.shape[0]
-        if self.side < size:  # to about the square's own size first: samples a pixel apart would skip most of it
+        if self.side < size:  # shrink first: samples one pixel apart would skip most of it
             size = max(1, round(self.side))
             edited = np.asarray(Pillow.fromarray(edited).resize((size, size), Pillow.Resampling.LANCZOS))
         rows, columns = window
@@ -175,16 +175,16 @@ class Quad:
 
 
 def _warped(pixels: Pixels, shape: tuple[int, int], coefficients: tuple[float, ...]) -> Pillow.Image:
-    """``pixels`` at (a x + b y + c, d x + e y + f) of every (x, y) of an image of (width, height) ``shape``.
+    """Return an image of (width, height) ``shape`` whose (x, y) is ``pixels`` at (a x + b y + c, d x + e y + f).
 
-    Coordinates are of pixel edges, as Pillow's: the first pixel's middle is (0.5, 0.5).
+    Coordinates are of pixel edges, as in Pillow: the centre of the first pixel is (0.5, 0.5).
     """
     image = Pillow.fromarray(pixels)
     return image.transform(shape, Pillow.Transform.AFFINE, coefficients, Pillow.Resampling.BICUBIC)
 
 
 def _mirrored(cells: Pixels, before: npt.NDArray[np.int_], after: npt.NDArray[np.int_], reach: float) -> Pixels:
-    """[h, w, 3] with (x, y) cells more ``before`` and ``after``: mirrored, and the median colour from ``reach`` on."""
+    """Return [h, w, 3] padded by (x, y) cells: mirrored, fading to the median colour at distance ``reach``."""
     if not before.any() and not after.any():
         return cells
     height, width = cells.shape[:2]
@@ -198,6 +198,6 @@ def _mirrored(cells: Pixels, before: npt.NDArray[np.int_], after: npt.NDArray[np
 
 
 def _beyond(before: int, length: int, total: int) -> Array:
-    """How many cells each of ``total`` lies outside of the ``length`` that begin at ``before``."""
+    """Return how many cells each of ``total`` is away from the ``length`` cells that start at ``before``."""
     places = np.arange(total)
     return np.maximum(0, np.maximum(before - places, places - (before + length - 1))).astype(np.float64)

@@ -65,7 +65,7 @@ def test_a_row_that_cannot_be_read_is_named_and_another_takes_its_place(tmp_path
     made = [samples(tmp_path).make(number) for number in range(6)]
     problems = {key: found for one in made for key, found in one.rows.items() if found}
     assert {key: found.kind for key, found in problems.items()} == {"row-002": UNREADABLE, "row-004": UNREADABLE}
-    assert "no image file" in problems["row-002"].reason
+    assert "not an image file" in problems["row-002"].reason
     assert "4.png" in problems["row-004"].reason
     assert all(list(one.rows.values())[-1] is None for one in made)
 

@@ -77,4 +77,4 @@ def _encoded(answer: Outcome) -> bytes:
     sample = answer.sample
     assert sample.source is not None
     assert sample.mask is not None
-    return codec.encode(codec.composite(sample.source, answer.kept[0].image, sample.mask, answer.region))
+    return codec.encode(answer.region.composite(sample.source, answer.kept[0].image, sample.mask))
