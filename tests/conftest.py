@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: places to store things, from a folder to a real S3 service."""
+"""What test files share: the choice of fast tests, a Ray cluster, and storage from a folder to a real S3 service."""
 
 from __future__ import annotations
 
@@ -13,14 +13,49 @@ import pytest
 from retouch import storage
 
 from tests import ROOT
+from tests.helpers.imports import imported_packages
 from tests.helpers.s3_server import INSTALL, Endpoint, ceph, missing_programs
+
+# Importing these takes 5 to 15 s per process; they are in tests of networks, browsers and Ray.
+SLOW_TO_IMPORT = frozenset(
+    {"datasets", "diffusers", "kornia", "lpips", "open_clip", "playwright", "ray", "torchmetrics", "torchvision"}
+)
+# Tests with these marks or fixtures wait for a server or a cluster, or take over a second.
+SLOW_MARKS = frozenset({"gpu", "ray", "s3", "slow"})
+SLOW_FIXTURES = frozenset({"ceph_endpoint", "shared_ray"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--fast``, which ``make test-fast`` uses."""
+    parser.addoption("--fast", action="store_true", help="leave out slow tests: networks, Ray, servers, browsers")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--fast``, leave out a file that imports a slow library: deselecting its tests would import it."""
+    if not config.getoption("--fast") or not collection_path.name.startswith("test_"):
+        return None
+    return bool(imported_packages(collection_path) & SLOW_TO_IMPORT) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--fast``, deselect slow tests."""
+    if not config.getoption("--fast"):
+        return
+    slow = [item for item in items if _is_slow(item)]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    marks = {mark.name for mark in item.iter_markers()}
+    return bool(marks & SLOW_MARKS) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files with tests that start Ray take turns on one process; the others run beside them on the second.
+    """Run the files with tests that start Ray one after another in one process, and all others in the second.
 
-    By file, since xdist's own groups need a pytest whose node ids can be changed. The README's commands are as long as
-    half of all the others' turns and mostly in one process, so they go with the second.
+    Groups are files, because xdist's own groups need a pytest whose node ids can be changed. The README's commands take
+    half as long as all other Ray tests together and mostly use one process, so they run in the second.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -36,7 +71,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return TakingTurns(config, log)
 
 
-# A cluster of two workers and their helpers, until its input ends; its address on the first line.
+# Starts a cluster of two workers, prints its address, and stops it when the input ends.
 RAY = """
 import sys
 from retouch.execution.executors.ray.cluster import cluster
@@ -49,7 +84,7 @@ with cluster(None, 2, spare_cpus=1.0):
 
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[str]:
-    """The address of a Ray cluster that runs as long as the session: starting one takes longer than most tests."""
+    """Return the address of a Ray cluster for the whole session: starting one takes longer than most tests."""
     with subprocess.Popen(
         [sys.executable, "-c", RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as head:
@@ -58,13 +93,13 @@ def shared_ray() -> Iterator[str]:
         yield head.stdout.readline().strip()
         import ray
 
-        ray.shutdown()  # a driver whose cluster goes is ended with it
+        ray.shutdown()  # a driver that is connected when its cluster stops exits with it
         head.stdin.close()
 
 
 @pytest.fixture(autouse=True)
 def _ray_of_the_session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests marked ``ray`` work on the session's cluster; those marked ``ray(own=True)`` start one of their own."""
+    """Run tests marked ``ray`` on the session's cluster; those marked ``ray(own=True)`` start their own."""
     marker = request.node.get_closest_marker("ray")
     if marker is None:
         return
@@ -73,13 +108,13 @@ def _ray_of_the_session(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         return
     import ray
 
-    ray.shutdown()  # of the session's cluster
+    ray.shutdown()  # disconnects from the session's cluster
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="session")
 def ceph_endpoint() -> Iterator[Endpoint]:
-    """A running Ceph radosgw, one for the whole session."""
+    """Start a Ceph radosgw for the whole session."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no {', '.join(missing)}; {INSTALL}")
@@ -89,7 +124,7 @@ def ceph_endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[Endpoint]:
-    """A running moto server, one for the whole session: quick, but it neither checks signatures nor survives."""
+    """Start a moto server for the whole session: quick, but it checks no signatures."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -101,19 +136,19 @@ def moto_endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def real_s3(ceph_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new bucket on a real S3 service, ``s3://BUCKET``; the environment points to the service."""
+    """Return a new bucket on a real S3 service, ``s3://BUCKET``; the environment points to the service."""
     return new_bucket(ceph_endpoint, monkeypatch)
 
 
 @pytest.fixture
 def moto_s3(moto_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new bucket on moto, ``s3://BUCKET``; the environment points to it."""
+    """Return a new bucket on moto, ``s3://BUCKET``; the environment points to it."""
     return new_bucket(moto_endpoint, monkeypatch)
 
 
 @pytest.fixture(params=["local", "memory", "moto", pytest.param("ceph", marks=pytest.mark.s3)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder on every kind of storage in turn."""
+    """Return an empty folder, on each kind of storage."""
     if request.param == "local":
         return str(tmp_path / "place")
     if request.param == "memory":
@@ -123,7 +158,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def new_bucket(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Point the environment to a service and make a bucket there."""
+    """Return a new bucket on a service that the environment then points to."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     for name, value in endpoint.environment.items():

@@ -22,6 +22,8 @@ from rich.console import Console
 
 from tests.helpers.datasets import painter_job, write_dataset
 
+pytestmark = pytest.mark.slow
+
 
 def retouch(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); from retouch.cli.app import main; main()"

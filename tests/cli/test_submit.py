@@ -9,6 +9,8 @@ import pytest
 from tests.cli.test_app import retouch
 from tests.helpers.ray_nodes import free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),

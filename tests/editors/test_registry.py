@@ -16,6 +16,8 @@ from retouch.plugins import find
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = {
     "blended_diffusion": editor.BlendedDiffusion,
     "diffusionclip": diffusionclip.DiffusionClip,

@@ -19,6 +19,8 @@ from rich.console import Console
 from tests import ROOT
 from tests.helpers.datasets import painter_job, write_dataset
 
+pytestmark = pytest.mark.slow
+
 ROWS = 30
 QUICK = ("editor.params.timesteps=3", "editor.params.aug_num=1", "candidates=1")
 

@@ -31,6 +31,8 @@ from tests import ROOT
 from tests.helpers.datasets import painter_job, write_dataset
 from tests.helpers.painters import Painter
 
+pytestmark = pytest.mark.slow
+
 ROWS = 12
 
 

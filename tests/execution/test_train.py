@@ -28,6 +28,8 @@ from typer.testing import CliRunner
 
 from tests.training.exemplar.tiny import losses, train_job, write_rows
 
+pytestmark = pytest.mark.slow
+
 
 def here(job: TrainJob) -> Trained:
     return train(job, executor="local", console=Console(file=io.StringIO()))

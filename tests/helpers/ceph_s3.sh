@@ -1,10 +1,10 @@
 #!/bin/bash
-# A real S3 service on loopback: one Ceph monitor, one OSD, one radosgw; everything lies in one folder, nothing elsewhere.
+# A real S3 service on loopback: one Ceph monitor, one OSD, one radosgw; all their files are in one folder.
 # Needs: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
 #
-#   ceph_s3.sh start FOLDER PORT ACCESS_KEY SECRET_KEY   gateway on PORT, monitor on PORT+1; prints when it answers
-#   ceph_s3.sh stop  FOLDER                              ends the three by their ids
-#   ceph_s3.sh kill  FOLDER                              the same without a farewell; start again keeps the data
+#   ceph_s3.sh start FOLDER PORT ACCESS_KEY SECRET_KEY   gateway on PORT, monitor on PORT+1; prints when it is ready
+#   ceph_s3.sh stop  FOLDER                              stops the three by their process ids
+#   ceph_s3.sh kill  FOLDER                              the same with SIGKILL; a new start keeps the data
 set -eu
 command=$1 folder=$2
 export CEPH_CONF=$folder/ceph.conf
@@ -45,7 +45,7 @@ mon data = $folder/mon
 osd data = $folder/osd
 debug ms = 0
 
-# Loopback only, so nobody has to prove who they are. Without crc mode the gateway never gets past the monitor.
+# Loopback only, so no authentication. Without crc mode the gateway cannot connect to the monitor.
 auth cluster required = none
 auth service required = none
 auth client required = none

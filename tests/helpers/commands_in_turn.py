@@ -1,7 +1,7 @@
-"""Commands of the README, each in a process of its own that need not import what the one before it imported too.
+"""Run the README's commands in forked processes that share the imported libraries.
 
-A process that has imported the libraries, and has no thread yet, forks for each command: ``main`` of the child gets the
-arguments, as the installed script would. Starting an interpreter and importing torch take longer than most commands.
+A process that has imported the libraries, and has no thread yet, forks for each command; the child calls ``main`` with
+the arguments, as the installed script does. Starting an interpreter and importing torch take longer than most commands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMPORTED = ("diffusers.models.unets.unet_2d", "open_clip", "pydantic", "pyarrow.
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """A command's exit code and output."""
 
     returncode: int
     stdout: str
@@ -38,20 +38,20 @@ class Commands:
         self.process, self.folder = process, folder
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Done:
-        """Run ``retouch`` with these arguments to its end."""
-        said = [self.folder / name for name in (".stdout", ".stderr")]
+        """Run ``retouch`` with these arguments and return its result."""
+        outputs = [self.folder / name for name in (".stdout", ".stderr")]
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        order = {"arguments": list(arguments), "environment": dict(environment), "said": list(map(str, said))}
+        order = {"arguments": list(arguments), "environment": dict(environment), "outputs": list(map(str, outputs))}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code = int(self.process.stdout.readline())
-        return Done(code, *(file.read_text() for file in said))
+        return Done(code, *(file.read_text() for file in outputs))
 
 
 @contextmanager
 def commands_in(folder: Path) -> Iterator[Commands]:
-    """A parent of commands whose working directory is this folder."""
+    """Start a process that runs commands in this folder."""
     known = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], cwd=folder, env=known, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -62,21 +62,21 @@ def commands_in(folder: Path) -> Iterator[Commands]:
 
 
 def serve() -> None:
-    """In the parent: fork for each line of the input, and say the child's exit code."""
+    """Fork for each line of the input, and print the child's exit code."""
     for name in IMPORTED:
         importlib.import_module(name)
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _carry_out(**json.loads(line))
+            _run_command(**json.loads(line))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _carry_out(arguments: list[str], environment: dict[str, str], said: list[str]) -> None:
+def _run_command(arguments: list[str], environment: dict[str, str], outputs: list[str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    for number, file in enumerate(said, start=1):
+    for number, file in enumerate(outputs, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     from retouch.cli.app import main
 

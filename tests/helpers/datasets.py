@@ -1,4 +1,4 @@
-"""Small datasets on disk for tests: real image files, a real Parquet manifest, a job that names them."""
+"""Small datasets for tests: image files, their manifest and a job for them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def picture(number: int, height: int = 20, width: int = 24) -> np.ndarray:
 
 
 def square(height: int = 20, width: int = 24) -> np.ndarray:
-    """A mask image, white in 4..12 x 6..16."""
+    """Return a mask image, white in 4..12 x 6..16."""
     mask = np.zeros((height, width), np.uint8)
     mask[4:12, 6:16] = 255
     return mask
 
 
 def write_dataset(folder: Path, rows: int, prompts: dict[int, str] | None = None, **columns: list[Any]) -> Path:
-    """``rows`` images and masks as files, and their manifest with a caller's column ``label``."""
+    """Write images, a mask and their manifest, with a caller's column ``label``; return the manifest's path."""
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     for number in range(rows):
@@ -53,7 +53,7 @@ def write_dataset(folder: Path, rows: int, prompts: dict[int, str] | None = None
 
 
 def painter_job(folder: Path, manifest: Path | str, **changes: Any) -> EditJob:
-    """A job for ``tests.helpers.painters``: everything real but the networks."""
+    """Return a job for ``tests.helpers.painters``: everything is real but the networks."""
     data: dict[str, Any] = {
         "name": "painted",
         "manifest": str(manifest),

@@ -1,4 +1,4 @@
-"""A family of networks on disk: a source UNet, fine-tuned copies of it and a CLIP, all tiny and of random weights."""
+"""A tiny family of networks on disk: a source UNet, fine-tuned copies and a CLIP, with random weights."""
 
 import json
 
@@ -30,7 +30,7 @@ UNET = {
 
 
 def write_unet(path, config=UNET, tuned=0):
-    """The source network, or its ``tuned``-th fine-tuned copy; the file's path."""
+    """Write the source network, or its ``tuned``-th fine-tuned copy; return the file's path."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = PixelUNet.from_config(config)
@@ -44,6 +44,6 @@ def write_unet(path, config=UNET, tuned=0):
 
 
 def write_family(folder, tuned=("tuned", "other", "third")):
-    """Role to file: ``unet``, ``clip`` and the tuned ones."""
+    """Write ``unet``, ``clip`` and the tuned networks; return file by role."""
     weights = {role: write_unet(folder / f"{role}.safetensors", tuned=i) for i, role in enumerate(("unet", *tuned))}
     return {**weights, "clip": write_own_layout(folder, tower="resnet")[0]}

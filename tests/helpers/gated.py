@@ -1,4 +1,4 @@
-"""An editor that takes its time until it is let go. Reached as ``tests.helpers.gated:GatedPainter``."""
+"""An editor that is slow until a file exists: ``tests.helpers.gated:GatedPainter``."""
 
 import time
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Golden vectors of the original authors' code: finds, reads and compares them. Knows no model, no size and no limit.
+"""Read golden vectors computed by the original authors' code, and compare tensors with them.
 
-Everything a test needs to know about a file (sizes, constants, tolerances) stands in the README.json beside it, so that
-the same tests run on another set: ``RETOUCH_GOLDEN=/other/folder pytest``.
+A file's sizes, constants and tolerances are in the set's README.json, so that the same tests run on another set:
+``RETOUCH_GOLDEN=/other/folder pytest``.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?(?:/\d+)?)"
 
 @cache
 def readme() -> Mapping[str, Any]:
-    """The set's README.json."""
+    """Return the set's README.json."""
     return json.loads((FOLDER / "README.json").read_text())
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Tensors of one file and its README entry (``config``, ``tolerance``, ``notes``, ``tensors``)."""
+    """Return the tensors of one file and its README entry (``config``, ``tolerance``, ``notes``, ``tensors``)."""
     return load_file(FOLDER / name), readme()["files"][name]
 
 
 def weights_of(tensors: Mapping[str, Tensor], prefix: str = "model.") -> dict[str, Tensor]:
-    """The tensors below a prefix, under the names of the published checkpoint."""
+    """Return the tensors below a prefix, under the names of the published checkpoint."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def key_lists() -> list[str]:
-    """Names of the key lists of published checkpoints in this folder."""
+    """Return the names of the key lists of published checkpoints in this folder."""
     return sorted(path.name for path in FOLDER.glob("keys_*.json") if "pbe" not in path.name)
 
 
 def key_list(name: str, folder: Path = FOLDER) -> Mapping[str, Any]:
-    """One key list: ``config`` and ``keys`` (name to shape)."""
+    """Return one key list: ``config`` and ``keys`` (name to shape)."""
     return json.loads((folder / name).read_text())
 
 
 def weightless(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Zeros of any size that weigh nothing, in memory as in a pickle: one number seen everywhere."""
+    """Return zeros of these shapes that take no memory, nor space in a pickle: expanded from one number."""
     return {name: torch.zeros(()).expand(tuple(shape)) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far tensors may lie apart, elementwise: ``absolute + of_max * max|ref| + relative * |ref|``."""
+    """The largest allowed difference of tensors, elementwise: ``absolute + of_max * max|ref| + relative * |ref|``."""
 
     absolute: float = 0.0
     of_max: float = 0.0
@@ -68,7 +68,7 @@ class Tolerance:
 
 
 def tolerance(prose: str) -> Tolerance:
-    """Read a README tolerance: 'exact', 'max|a-b| <= X [* max|ref|]', 'rtol X', 'X relative', bare 'X'."""
+    """Parse a README tolerance: 'exact', 'max|a-b| <= X [* max|ref|]', 'rtol X', 'X relative', bare 'X'."""
     for pattern, name in (
         (rf"max\|a-b\| <= {NUMBER} \* max\|ref\|", "of_max"),
         (rf"max\|a-b\| <= {NUMBER}", "absolute"),
@@ -85,7 +85,7 @@ def tolerance(prose: str) -> Tolerance:
 
 
 def assert_within(got: Tensor, ref: Tensor, prose: str, name: str = "tensor") -> None:
-    """``got`` lies within a README tolerance of ``ref``; the message says by how much it does not."""
+    """Fail if ``got`` is not within a README tolerance of ``ref``; the message has the difference."""
     assert tuple(got.shape) == tuple(ref.shape), f"{name}: shape {tuple(got.shape)}, expected {tuple(ref.shape)}"
     limit = tolerance(prose)
     ref = ref.to(torch.float64)

@@ -1,9 +1,9 @@
-"""Job files as they stand on a bucket, one of each kind that is scheduled."""
+"""Job files with addresses on a bucket, one of each kind that is scheduled."""
 
 from __future__ import annotations
 
 EDIT = """\
-# Comments travel, too.
+# Comments are kept.
 kind: edit
 name: Nightly.Photos
 manifest: s3://bucket/manifests/photos

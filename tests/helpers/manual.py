@@ -1,6 +1,6 @@
-"""The parts of the manual that are made from the code: ``python -m tests.helpers.manual`` writes them again.
+"""Generate parts of the manual from the code: ``python -m tests.helpers.manual`` updates them.
 
-They stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
+They are between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ BLOCK: Final = re.compile(r"(<!-- generated: ([\w ]+) -->\n)(.*?)(<!-- end -->)"
 
 
 def command_table() -> str:
-    """Every command with the first sentence of its help."""
+    """Return a table of all commands with the first paragraph of their help."""
     lines = ["| command | |", "|---|---|"]
-    return "\n".join([*lines, *(row((f"`{name}`", said)) for name, said in commands(typer.main.get_command(app)))])
+    return "\n".join([*lines, *(row((f"`{name}`", text)) for name, text in commands(typer.main.get_command(app)))])
 
 
 def commands(command: object, path: str = "retouch") -> Iterator[tuple[str, str]]:
-    """Full name and help of every command below one, sorted."""
+    """Yield full name and help of every command below one, sorted."""
     inner = getattr(command, "commands", None)
     if inner is None:
         text = " ".join((getattr(command, "help", None) or "").split("\n\n")[0].split())
@@ -52,7 +52,7 @@ GENERATORS: Final[dict[str, Callable[[], str]]] = {
 
 
 def written_again(text: str) -> str:
-    """A document with its generated parts made from the code of now."""
+    """Return a document with its generated parts updated."""
     return BLOCK.sub(lambda found: f"{found[1]}\n{GENERATORS[found[2]]().strip()}\n\n{found[4]}", text)
 
 

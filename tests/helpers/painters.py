@@ -1,4 +1,4 @@
-"""Editors without networks, for tests of what is around an editor: ``tests.helpers.painters:Painter``."""
+"""Editors without networks, for tests of everything but the editor: ``tests.helpers.painters:Painter``."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from retouch.schema import Batch, EditResult, Pixels
 class PainterParams:
     size: int = 16
     grey: int | None = None  # paint this instead of the seed's colour
-    most: int = 1000  # entries that the "device" holds
+    most: int = 1000  # largest batch that fits the "device"
 
 
 class OutOfMemoryError(RuntimeError):
-    """Has the name of torch's."""
+    """An error with the name of torch's."""
 
 
 class Painter:
-    """Fills the mask with a colour of the seed; what the prompt says can make it fail."""
+    """An editor that fills the mask with a colour of the seed; some prompts make it fail."""
 
     version: ClassVar[str] = "1"
     inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt"})
     Params: ClassVar[type] = PainterParams
     rank_by: ClassVar[str | None] = "distance"
     columns: ClassVar[Mapping[str, str]] = {"distance": "float64"}
-    calls: ClassVar[list[int]] = []  # batch shapes that were seen
+    calls: ClassVar[list[int]] = []  # sizes of the batches that were edited
 
     def __init__(self, params: PainterParams) -> None:
         self.params, self.image_size = params, params.size
@@ -61,7 +61,7 @@ class Painter:
 
 
 class Redness:
-    """A metric: mean red of the edited image; undefined for the prompt "undefined"."""
+    """A metric: the edited image's mean red; undefined for the prompt "undefined"."""
 
     columns: ClassVar[Mapping[str, str]] = {"redness": "float64"}
 
@@ -77,7 +77,7 @@ class Redness:
 
 
 class Neighbourly(Painter):
-    """Breaks the contract: an entry's colour comes from the whole batch."""
+    """An editor that breaks the contract: an entry's colour depends on the whole batch."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         images = [np.full_like(image, sum(batch.seed) % 251) for image in batch.image]

@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on this machine, for tests: a head with a dashboard, and nodes that come and go."""
+"""Ray clusters of several nodes on this machine: a head with a dashboard, and nodes that join and are killed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.chaos.world import ROOT
 
 RAY = str(Path(sys.executable).parent / "ray")
 OBJECT_STORE = 200_000_000  # bytes
-PATIENCE = 120.0  # seconds
+TIMEOUT = 120.0  # seconds
 STARTS = 3
 
 
 class Node:
-    """A Ray node in a session of its own, so that all that it runs can be killed at once."""
+    """A Ray node in its own session, so that all its processes can be killed at once."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         agents = (
@@ -46,14 +46,14 @@ class Node:
             )
 
     def kill(self) -> None:
-        """Kill -9 of its raylet and of every process of its session."""
+        """Send SIGKILL to its raylet and every process of its session."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Cluster:
-    """A running head."""
+    """A running head node and the nodes that joined it."""
 
     def __init__(self, folder: Path, cpus: int, **environment: str) -> None:
         self.folder, self.environment = folder, {"RAY_AUTH_MODE": "disabled", **environment}
@@ -70,10 +70,10 @@ class Cluster:
         )
 
     def join(self, cpus: int, gpus: int = 0, **resources: float) -> Node:
-        """Start another node, and return when it has joined.
+        """Start another node, and return it when it has joined.
 
-        One that dies at its start is started again: a free port may be somebody's by the time that Ray takes it, and on
-        a busy machine Ray's agents may not be there in the time that it gives them.
+        A node that dies at its start is started again: a free port may be taken before Ray opens it, and on a busy
+        machine Ray's agents may not start within its timeout.
         """
         kinds = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--resources={json.dumps(resources)}"]
         before = self.alive()
@@ -85,14 +85,14 @@ class Cluster:
         raise AssertionError(f"no node in {STARTS} starts: {self.log()}")
 
     def alive(self) -> set[str]:
-        """Ids of the nodes that the head holds alive."""
+        """Return the ids of the nodes that the head reports as alive."""
         import requests
 
         found = requests.get(f"{self.dashboard}/nodes?view=summary", timeout=30).json()["data"]["summary"]
         return {node["raylet"]["nodeId"] for node in found if node["raylet"].get("state") == "ALIVE"}
 
     def log(self) -> str:
-        """The last words of the nodes."""
+        """Return the end of the nodes' log."""
         return (self.folder / "nodes.log").read_text(errors="replace")[-2000:]
 
     def end(self) -> None:
@@ -101,7 +101,7 @@ class Cluster:
             node.kill()
 
     def _start(self, *arguments: str) -> Node:
-        # A folder each, as hosts have it: a second node would put its copy of a job's folder over the first one's.
+        # One folder per node, as on separate hosts: nodes would overwrite each other's copy of a job's folder.
         own = f"--temp-dir={self.folder / str(len(self.nodes))}"
         self.nodes.append(Node(self.folder, own, *arguments, **self.environment))
         return self.nodes[-1]
@@ -109,7 +109,7 @@ class Cluster:
 
 @contextmanager
 def cluster(cpus: int, **environment: str) -> Iterator[Cluster]:
-    """A cluster of one head, whose dashboard answers. Its folder has a short name: a socket's path is short."""
+    """Start a head with a dashboard. Its folder has a short name, because a socket's path must be short."""
     with tempfile.TemporaryDirectory(prefix="rn-", ignore_cleanup_errors=True) as folder:
         found = Cluster(Path(folder), cpus, **environment)
         try:
@@ -119,8 +119,8 @@ def cluster(cpus: int, **environment: str) -> Iterator[Cluster]:
             found.end()
 
 
-def wait_for(done: Callable[[], bool], why: Callable[[], str] = str, seconds: float = PATIENCE) -> None:
-    """Return when something is so; fail with ``why`` where it was not in time."""
+def wait_for(done: Callable[[], bool], why: Callable[[], str] = str, seconds: float = TIMEOUT) -> None:
+    """Return when ``done`` is true; fail with ``why`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"not in time: {why()}"
@@ -128,7 +128,7 @@ def wait_for(done: Callable[[], bool], why: Callable[[], str] = str, seconds: fl
 
 
 def answers(url: str) -> bool:
-    """Whether the dashboard at an address says its version."""
+    """Return whether the dashboard at an address responds."""
     import requests
 
     try:
@@ -138,13 +138,13 @@ def answers(url: str) -> bool:
 
 
 def clean_environment() -> Mapping[str, str]:
-    """This process's, without what other clusters left in it."""
+    """Return this process's environment without variables of other clusters."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def free_port() -> int:
-    """A port that nobody listens on, outside the range that Ray gives to its workers."""
+    """Return a free port outside the range that Ray gives to its workers."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

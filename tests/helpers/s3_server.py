@@ -1,4 +1,4 @@
-"""S3 services for tests: a real one (Ceph's radosgw) and a gateway in front of any that fails as told."""
+"""S3 services for tests: a real one (Ceph's radosgw), and a proxy in front of any that injects faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 SCRIPT = Path(__file__).parent / "ceph_s3.sh"
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd", "monmaptool")
 INSTALL = "apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd ceph-common"
-# Ray's workers listen on 10002..19999 and the kernel gives away ports from 32768 on.
+# Ray's workers listen on 10002..19999, and the kernel assigns ports from 32768 on.
 PORTS = range(20100, 32000, 2)
 SLOW = 1.5  # seconds
 Fault = int | Literal["cut", "flip", "slow"] | None
@@ -30,7 +30,7 @@ ACCESS_KEY, SECRET_KEY = "retouch-test", "retouch-test-secret"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where an S3 service answers, and to whom."""
+    """An S3 service's address and credentials."""
 
     url: str
     access_key: str = ACCESS_KEY
@@ -38,36 +38,36 @@ class Endpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The standard variables, for this process and for any that it starts."""
+        """Return the standard environment variables for the service."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            # For pyarrow's own S3 client, which otherwise sends what Ceph answers with 411.
+            # Without this, Ceph refuses the uploads of pyarrow's S3 client with 411.
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         }
 
 
 def missing_programs() -> list[str]:
-    """What the real service needs and this machine lacks."""
+    """Return the programs of the real service that this machine lacks."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 @dataclass(frozen=True)
 class Ceph:
-    """A running service, of which parts can be hurt."""
+    """A running service whose daemons can be killed."""
 
     endpoint: Endpoint
     folder: str
 
     def pid(self, service: str) -> int:
-        """Of ``radosgw`` (the gateway), ``osd`` (the disk) or ``mon``."""
+        """Return the process id of ``radosgw`` (the gateway), ``osd`` (the disk) or ``mon``."""
         return int((Path(self.folder) / f"{service}.pid").read_text())
 
     def revive_gateway(self) -> None:
-        """Start the gateway again after it was killed; the end of the service ends it, too."""
+        """Start the gateway again after it was killed; it stops with the service."""
         command = ["radosgw", "-f", "-n", "client.rgw", "--setuser", "root", "--setgroup", "root"]
         environment = {**os.environ, "CEPH_CONF": f"{self.folder}/ceph.conf"}
         with open(f"{self.folder}/radosgw.out", "ab") as log:
@@ -88,7 +88,7 @@ class Ceph:
 
 @contextmanager
 def ceph() -> Iterator[Ceph]:
-    """A fresh Ceph with one S3 user, ended and removed in the end."""
+    """Start a new Ceph with one S3 user; stop and remove it in the end."""
     memory = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="retouch-ceph-", dir=memory if memory.is_dir() else None)
     port = next(port for port in PORTS if _free(port) and _free(port + 1))
@@ -103,13 +103,13 @@ def ceph() -> Iterator[Ceph]:
 
 @contextmanager
 def faulty(behind: Endpoint, answer: Callable[[str, str], Fault]) -> Iterator[Endpoint]:
-    """A gateway that hands requests on, unless told otherwise.
+    """Start a proxy that forwards requests or injects faults.
 
     Args:
-        behind: the service that it stands in front of.
-        answer: of a request's method and path, the status to refuse it with; 0 to hand it on and then break the
-            connection instead of answering; ``cut`` to break off in the middle of the answer's body; ``flip`` to
-            change one byte of an object on its way up or down; ``slow`` to wait first; None to hand it on.
+        behind: the service that gets the requests.
+        answer: returns, for a request's method and path, the status to refuse it with; 0 to forward it and close the
+            connection without a response; ``cut`` to close it in the middle of the response's body; ``flip`` to change
+            one byte of an uploaded or downloaded object; ``slow`` to wait first; None to forward it.
     """
     host = urlsplit(behind.url).netloc
 
@@ -129,7 +129,7 @@ def faulty(behind: Endpoint, answer: Callable[[str, str], Fault]) -> Iterator[En
                 self.end_headers()
                 return
             connection = HTTPConnection(host)
-            # With the Host that was signed: the one in front.
+            # The Host header is the proxy's, because it was signed.
             connection.request(self.command, self.path, body, dict(self.headers))
             reply = connection.getresponse()
             data = reply.read()
@@ -154,7 +154,7 @@ def faulty(behind: Endpoint, answer: Callable[[str, str], Fault]) -> Iterator[En
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 (http.server names them so)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
     server.daemon_threads = True

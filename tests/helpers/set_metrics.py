@@ -1,4 +1,4 @@
-"""A set metric without networks that counts its work. Reached as ``tests.helpers.set_metrics:Colour``."""
+"""A set metric without networks that counts its calls: ``tests.helpers.set_metrics:Colour``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Colour:
 
     roles: ClassVar[frozenset[str]] = frozenset()
     compares: ClassVar[bool] = True
-    seen: ClassVar[list[Pixels]] = []  # images that features were computed of
+    seen: ClassVar[list[Pixels]] = []  # images whose features were computed
     fits: ClassVar[list[int]] = []
 
     def __init__(self, gain: float) -> None:

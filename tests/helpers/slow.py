@@ -1,4 +1,4 @@
-"""Editors that take their time. Reached as ``tests.helpers.slow:SlowPainter``."""
+"""Editors that wait: ``tests.helpers.slow:SlowPainter``."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from tests.helpers.painters import Painter, PainterParams
 
 
 class SlowPainter(Painter):
-    """Takes a quarter of a second a batch: long enough to be killed in the middle of a run."""
+    """Takes a quarter of a second per batch: long enough to be killed in the middle of a run."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         time.sleep(0.25)
@@ -19,7 +19,7 @@ class SlowPainter(Painter):
 
 
 class WaitingPainter(Painter):
-    """Paints its first batch at once, later ones when the file that a prompt names is there; fails after a minute."""
+    """Edits its first batch at once, later ones when the file that a prompt names exists; fails after a minute."""
 
     def __init__(self, params: PainterParams) -> None:
         super().__init__(params)
@@ -36,7 +36,7 @@ class WaitingPainter(Painter):
 
 
 class MeetingPainter(Painter):
-    """Paints when two workers have left their mark in the folder that a prompt names; fails after a minute."""
+    """Edits when two workers have left a file in the folder that a prompt names; fails after a minute."""
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         deadline, folder = time.monotonic() + 60, Path(batch.prompt[0])

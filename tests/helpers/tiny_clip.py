@@ -1,4 +1,4 @@
-"""Tiny CLIPs with random weights in each layout that ``load_clip`` reads. Knows nothing of what they are used for."""
+"""Tiny CLIPs with random weights in each layout that ``load_clip`` reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 
 def own_config(tower: str = "vit", image_size: int = 32) -> dict[str, Any]:
-    """Keywords of a CLIP whose vocabulary is the bytes, ``MERGES`` and the two ends."""
+    """Return the keywords of a CLIP whose vocabulary is the bytes, ``MERGES``, start and end."""
     vision: dict[str, Any] = {"image_size": image_size, "width": 64, "layers": 2, "patch_size": 8, "head_width": 32}
     if tower == "resnet":
         vision = {"image_size": image_size, "width": 8, "layers": [1, 1, 1, 1]}
@@ -28,7 +28,7 @@ def own_config(tower: str = "vit", image_size: int = 32) -> dict[str, Any]:
 
 
 def random_clip(config: dict[str, Any]) -> nn.Module:
-    """A frozen CLIP; its normalisation layers have statistics of their own, as trained ones do."""
+    """Return a frozen CLIP with random statistics in its normalisation layers, as if trained."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.CLIP(**config)
@@ -40,7 +40,7 @@ def random_clip(config: dict[str, Any]) -> nn.Module:
 
 
 def write_own_layout(folder: Path, tower: str = "vit", image_size: int = 32) -> tuple[str, nn.Module]:
-    """``clip.safetensors``, ``clip.json`` and the merges; the file's path and the model."""
+    """Write ``clip.safetensors``, ``clip.json`` and the merges; return the file's path and the model."""
     config = own_config(tower, image_size)
     model = random_clip(config)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "clip.safetensors")
@@ -52,20 +52,20 @@ def write_own_layout(folder: Path, tower: str = "vit", image_size: int = 32) -> 
 
 
 def openai_config() -> dict[str, Any]:
-    """Keywords of the smallest CLIP that has OpenAI's proportions (heads of 64) and its vocabulary."""
+    """Return the keywords of the smallest CLIP with OpenAI's proportions (heads of 64) and vocabulary."""
     vision = {"image_size": 32, "width": 64, "layers": 2, "patch_size": 8}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     return {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
 
 
 def write_openai_layout(folder: Path, archive: bool) -> tuple[str, nn.Module]:
-    """OpenAI's ``.pt``, as the archive that was published or as a state dict; the file's path and the model."""
+    """Write OpenAI's ``.pt``, as the published archive or as a state dict; return the file's path and the model."""
     model = random_clip(openai_config())
     path = folder / "ViT-tiny.pt"
     if archive:
-        model.visual.image_size = 32  # the tracer wants a number
+        model.visual.image_size = 32  # the tracer needs a number
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing is deprecated, and how the archives were made
+            warnings.simplefilter("ignore")  # tracing is deprecated, but the archives were made by it
             trace_model(model, batch_size=1).save(str(path))
     else:
         numbers = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}

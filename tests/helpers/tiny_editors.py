@@ -28,7 +28,7 @@ class TinyEncoder:
 
 
 class GivenDraws:
-    """Plays back given noise; asking for any other stream, or for more, is an error."""
+    """A noise source that plays back given noise; any other stream, or more of it, is an error."""
 
     def __init__(self, **streams):
         self.streams = {name: iter(values) for name, values in streams.items()}
@@ -45,7 +45,7 @@ class GivenDraws:
 
 
 def golden_networks(tensors, config, lpips=None):
-    """UNet and encoder of a golden Blended Diffusion file."""
+    """Return UNet and encoder of a golden Blended Diffusion file."""
     adm_tensors, adm_entry = golden(config["adm_file"])
     adm = adm_config(adm_entry["config"])
     network = adm_network(weights_of(adm_tensors), adm, config["adm_file"])
@@ -56,7 +56,7 @@ def golden_networks(tensors, config, lpips=None):
 
 
 class TinyUNet(nn.Module):
-    """A few convolutions, group norms and the timestep, random weights; eps, or eps and v."""
+    """A few convolutions, group norms and the timestep, with random weights; returns eps, or eps and v."""
 
     def __init__(self, out_channels=3, width=16, classes=0):
         super().__init__()
@@ -77,7 +77,7 @@ class TinyUNet(nn.Module):
 
 
 def tiny_networks(learn_sigma=False, classes=0, lpips=None, embed=8, clip_size=14):
-    """Networks of 16 px or any other size, the same on every call."""
+    """Return networks of 16 px or another size, the same on every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = TinyUNet(6 if learn_sigma else 3, classes=classes).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Paint by Example's architecture as the golden configurations describe it, and a tiny one of the published make."""
+"""Paint by Example's architecture for the golden configurations, and a tiny one of the published kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_
 
 
 def unet_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``UNet2DConditionModel``'s, from those of latent diffusion's ``UNetModel``."""
+    """Return ``UNet2DConditionModel``'s keywords, from those of latent diffusion's ``UNetModel``."""
     mult = config["channel_mult"]
     attends = [2**level in config["attention_resolutions"] for level in range(len(mult))]
     return {
@@ -27,7 +27,7 @@ def unet_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vae_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``AutoencoderKL``'s, from those of latent diffusion's ``AutoencoderKL``."""
+    """Return ``AutoencoderKL``'s keywords, from those of latent diffusion's ``AutoencoderKL``."""
     levels = len(config["ch_mult"])
     return {
         "in_channels": config["in_channels"],
@@ -43,7 +43,7 @@ def vae_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``CLIPVisionConfig``'s."""
+    """Return ``CLIPVisionConfig``'s keywords."""
     return {
         "hidden_size": config["vision_hidden"],
         "num_hidden_layers": config["vision_layers"],
@@ -87,7 +87,7 @@ TINY = LatentConfig(
 
 
 def tiny(seed: int = 0, config: LatentConfig = TINY) -> LatentNetworks:
-    """Networks with random weights."""
+    """Return networks with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         networks = build_latent(config)

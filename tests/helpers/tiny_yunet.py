@@ -1,7 +1,7 @@
-"""A network of YuNet's published output layout, written as an ONNX file by hand: what it finds is known beforehand.
+"""A network with YuNet's output layout, written as an ONNX file by hand, whose detections are known.
 
-It takes every white cell of 8 x 8 pixels for the middle of a face of ``SIZE`` pixels with landmarks at ``LANDMARKS``
-around it. Real are the file format, OpenCV's importer and its decoding of anchors, scores and landmarks.
+It detects a face of ``SIZE`` pixels with landmarks at ``LANDMARKS`` around every white cell of 8 x 8 pixels. The file
+format, OpenCV's importer and its decoding of anchors, scores and landmarks are real.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _FLOAT, _INT64 = 1, 7
 
 
 def white_cell(pixels: np.ndarray, column: int, row: int) -> np.ndarray:
-    """The centre (x, y) of the cell that was painted white."""
+    """Return the centre (x, y) of the cell that was painted white."""
     pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 255
     return np.array([column + 0.5, row + 0.5]) * CELL
 
 
 def write(path: Path, *, heads: Iterable[str] = ("cls", "obj", "bbox", "kps")) -> Path:
-    """The file; without all four ``heads`` it is some other network."""
+    """Write the file; without all four ``heads`` it is another network."""
     nodes, weights, outputs = [], [], []
     for stride in _STRIDES:
         for head in heads:
@@ -48,7 +48,7 @@ def write(path: Path, *, heads: Iterable[str] = ("cls", "obj", "bbox", "kps")) -
 
 
 def _head(head: str, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel [O, 3, stride, stride] and bias [O] of an output; only the class at stride 8 looks at the image."""
+    """Return kernel [O, 3, stride, stride] and bias [O] of an output; only the class at stride 8 reads the image."""
     if head == "cls" and stride == CELL:
         kernel = np.full((1, 3, stride, stride), 1 / (3 * stride * stride * 255), np.float32)
         return kernel, np.zeros(1, np.float32)
@@ -62,7 +62,7 @@ def _head(head: str, stride: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _field(number: int, value: int | bytes) -> bytes:
-    """A protobuf field: a varint, or bytes with their length."""
+    """Return a protobuf field: a varint, or bytes with their length."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     return _varint(number << 3 | 2) + _varint(len(value)) + value

@@ -1,4 +1,4 @@
-"""A web server with files in memory that can be slow, ignore ranges, or break off; it remembers what was asked."""
+"""A web server with files in memory that can be slow, ignore ranges or close connections, and records requests."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Web:
-    """What it has and how it behaves; may be changed while it runs."""
+    """The server's files and behaviour; may be changed while it runs."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
-    ranges: bool = True  # whether it answers with parts
-    seconds: float = 0.0  # before each GET of what it has, one after the other
-    refuse_after: int | None = None  # GETs from which on it answers 403
+    ranges: bool = True  # whether it supports range requests
+    seconds: float = 0.0  # delay before each GET of a file
+    refuse_after: int | None = None  # number of GETs after which it responds 403
     asked: list[tuple[int, int]] = field(default_factory=list)  # first and last byte of each GET
     turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Web]:
-    """A server of ``{"/name": bytes}``."""
+    """Start a server of ``{"/name": bytes}``."""
     web = Web(files)
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
                 self.wfile.write(part)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -11,6 +11,8 @@ from retouch.cli.bench.compare import compare
 from retouch.cli.bench.engine import PARTS, measure, table
 from retouch.cli.bench.subjects import EDITORS, subject
 
+pytestmark = pytest.mark.slow
+
 # Passes of the network: 2 of 2 steps, 3 with PLMS's look ahead of DDIM's 2, 1 up and 2 down.
 CALLS = {"blended_diffusion": 2, "paint_by_example": 2, "diffusionclip": 3}
 

@@ -18,6 +18,8 @@ from retouch.training.exemplar.trainer import Trainer, learning_rate
 
 from tests.training.exemplar.tiny import write_networks, write_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
