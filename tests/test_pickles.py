@@ -29,6 +29,7 @@ from retouch.execution.outcomes import unpack_rows
 from retouch.imaging.faces import FaceDetector
 from retouch.manifests import reader, samples
 from retouch.manifests.decode import DecodeSpec
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.manifests.importers import cocoee
 from retouch.models.arcface import load_arcface
 from retouch.models.checkpoint import read_state
@@ -207,7 +208,7 @@ def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, 
     bomb = pickle.dumps(Bomb(trace))
     table = pa.table({"image": [png(square())], samples.TRAVEL_COLUMN: pa.array([bomb], pa.large_binary())})
     pq.write_table(table, tmp_path / "rows.parquet")
-    rows = reader.with_fingerprints(reader.read(str(tmp_path / "rows.parquet")).table, {})
+    rows = with_fingerprints(reader.read(str(tmp_path / "rows.parquet")).table, {})
     decoded = stages.decode_block(rows, DecodeSpec(frozenset()))
     assert [sample.failure for sample in unpack_rows(decoded)] == [None]
     assert not trace.exists()

@@ -21,7 +21,7 @@ from retouch.execution.engine import Engine
 from retouch.execution.outcomes import pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec, WriteSpec
 from retouch.execution.stages import decode_block, write_block
-from retouch.imaging import codec
+from retouch.imaging import regions
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure, Sample
@@ -220,10 +220,10 @@ def test_params_with_unusual_values_reach_the_sample_as_written() -> None:
 
 def test_a_region_smaller_than_the_network_is_scaled_up_and_back() -> None:
     mask = square() > 0
-    region = codec.fit_region(mask, 64)
-    seen = codec.extract(picture(0), region, 64)
-    back = codec.composite(picture(0), seen, mask, region)
-    assert codec.changed_outside(picture(0), back, mask) == 0
+    region = regions.fit_region(mask, 64)
+    seen = region.extract(picture(0), 64)
+    back = region.composite(picture(0), seen, mask)
+    assert regions.changed_outside(picture(0), back, mask) == 0
 
 
 def test_composing_the_whole_region_shows_what_the_network_did_to_the_background(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A manifest's columns come to one type each; nulls stay nulls."""
+"""A manifest's columns are converted to one type each; nulls stay nulls."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_texts_that_are_no_utf_8_are_refused_wherever_they_stand_and_images_may_
     wrong = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
     structs, lists = pa.StructArray.from_arrays([wrong], ["x"]), pa.ListArray.from_arrays(pa.array([0, 1, 2]), wrong)
     for column in (wrong, structs, lists, wrong.dictionary_encode()):
-        with pytest.raises(ManifestError, match=r"f: column 'note' .* no UTF-8: .*UTF8 .*write it again"):
+        with pytest.raises(ManifestError, match=r"f: column 'note' .* not UTF-8: .*UTF8 .*write it again"):
             check_texts(pa.table({"key": ["a", "b"], "note": column}), "f")
     check_texts(pa.table({"key": ["a", "\u00e9"], "image": [b"caf\xe9", None]}), "f")
 

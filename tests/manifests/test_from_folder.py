@@ -1,4 +1,4 @@
-"""A folder becomes a manifest: matched by name, complete or not at all, and free to move."""
+"""A folder becomes a manifest: matched by name, complete or not written, and movable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retouch import storage
 from retouch.errors import ManifestError
 from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec, decode
-from retouch.manifests.from_folder import from_folder
+from retouch.manifests.from_folder import ABSOLUTE, from_folder
 
 from tests.helpers.datasets import picture, png, square
 
@@ -33,7 +33,7 @@ def test_images_masks_and_exemplars_of_one_name_make_a_row_that_an_editor_can_re
     masks = fill(f"{place}/set/masks", "cat.webp", "more/dog.JPG.tiff", pixels=square())
     exemplars = fill(f"{place}/elsewhere", "cat.png", "more/dog.JPG.png")
     made = from_folder(images, f"{place}/set/rows.parquet", masks=masks, exemplars=exemplars, prompt="a red circle")
-    assert (made.rows, made.unmatched, made.relative) == (2, {}, False)
+    assert (made.rows, made.problems, made.notes) == (2, {}, [ABSOLUTE])
     rows = rows_of(f"{place}/set/rows.parquet")
     assert [row["key"] for row in rows] == ["cat", "more/dog.JPG"]
     for row in rows:
@@ -47,7 +47,7 @@ def test_images_masks_and_exemplars_of_one_name_make_a_row_that_an_editor_can_re
 def test_a_manifest_and_its_folder_can_move_together(tmp_path: Path) -> None:
     fill(f"{tmp_path}/here/images", "cat.png")
     made = from_folder(f"{tmp_path}/here/images", f"{tmp_path}/here/rows.parquet", bbox=(1, 2, 9, 8))
-    assert made.relative
+    assert not made.notes
     assert pq.read_table(tmp_path / "here/rows.parquet").to_pylist() == [
         {"key": "cat", "image": "images/cat.png", "bbox": [1.0, 2.0, 9.0, 8.0]}
     ]
@@ -57,7 +57,7 @@ def test_a_manifest_and_its_folder_can_move_together(tmp_path: Path) -> None:
 
 def test_masks_beside_their_images_are_told_apart_by_what_they_end_with(tmp_path: Path) -> None:
     folder = fill(str(tmp_path), "cat.png", "cat-mask.png", "dog.png", "dog-mask.png", "notes-mask.png.txt")
-    with pytest.raises(ManifestError, match="say by mask_suffix what tells them apart"):
+    with pytest.raises(ManifestError, match="give a mask_suffix to distinguish them"):
         from_folder(folder, f"{folder}/rows.parquet", masks=folder)
     from_folder(folder, f"{folder}/rows.parquet", masks=f"{folder}/", mask_suffix="-mask")
     assert [Path(row["mask"]).name for row in rows_of(f"{folder}/rows.parquet")] == ["cat-mask.png", "dog-mask.png"]
@@ -69,13 +69,13 @@ def test_files_without_a_partner_are_named_and_nothing_is_written_unless_they_ar
     output = f"{tmp_path}/rows.parquet"
     made = from_folder(images, output, masks=masks)
     assert made.rows == 0
-    assert {what: [Path(file).name for file in files] for what, files in made.unmatched.items()} == {
+    assert {what: [Path(file).name for file in files] for what, files in made.problems.items()} == {
         "images without mask": ["b.png", "c.png"],
         "masks without image": ["z.png"],
     }
     assert not Path(output).exists()
     allowed = from_folder(images, output, masks=masks, allow_unmatched=True)
-    assert (allowed.rows, allowed.unmatched) == (1, made.unmatched)
+    assert (allowed.rows, allowed.problems) == (1, made.problems)
     assert [row["key"] for row in rows_of(output)] == ["a"], "never edited whole for want of a mask"
 
 
@@ -86,7 +86,7 @@ def test_a_table_of_prompts_gives_a_row_a_line_with_its_other_columns(tmp_path: 
     )
     output = f"{tmp_path}/rows.parquet"
     refused = from_folder(images, output, prompts=f"{tmp_path}/prompts.csv")
-    assert {what: len(files) for what, files in refused.unmatched.items()} == {
+    assert {what: len(files) for what, files in refused.problems.items()} == {
         "prompts without image": 1,
         "images without prompt": 1,
     }
@@ -107,36 +107,36 @@ def test_keys_of_ones_own_stand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("csv", "said"),
+    ("csv", "message"),
     [
         ("file,prompt\na,b\n", "has no column 'image'; its columns: file, prompt"),
         ("image\na\n", "has no column 'prompt'"),
-        ("image,prompt,mask\na,b,c\n", "has a column 'mask', which is no text"),
-        ("image,prompt\na\n", "is no CSV file"),
-        ("", "is no CSV file"),
+        ("image,prompt,mask\na,b,c\n", "has a column 'mask', which is not text"),
+        ("image,prompt\na\n", "is not a CSV file"),
+        ("", "is not a CSV file"),
     ],
 )
-def test_a_table_that_is_none_of_prompts_is_refused(csv: str, said: str, tmp_path: Path) -> None:
+def test_a_table_that_is_none_of_prompts_is_refused(csv: str, message: str, tmp_path: Path) -> None:
     images = fill(f"{tmp_path}/images", "a.png")
     (tmp_path / "p.csv").write_text(csv)
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         from_folder(images, f"{tmp_path}/rows.parquet", prompts=f"{tmp_path}/p.csv")
 
 
 def test_what_makes_no_manifest_is_refused(tmp_path: Path) -> None:
     output = f"{tmp_path}/rows.parquet"
-    with pytest.raises(ManifestError, match=f"there is no folder {tmp_path}/none"):
+    with pytest.raises(ManifestError, match=f"no folder at {tmp_path}/none"):
         from_folder(f"{tmp_path}/none", output)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match=r"no image in .*/empty; looked for names that end with \.png"):
         from_folder(f"{tmp_path}/empty", output)
     fill(f"{tmp_path}/two", "a.png", "a.jpg")
-    with pytest.raises(ManifestError, match="1 images under two endings, first 'a'"):
+    with pytest.raises(ManifestError, match="1 images with two suffixes, first 'a'"):
         from_folder(f"{tmp_path}/two", output)
     images, masks = fill(f"{tmp_path}/images", "a.png"), fill(f"{tmp_path}/masks", "b.png")
-    with pytest.raises(ManifestError, match=r"no image of .*/images has all its partners"):
+    with pytest.raises(ManifestError, match=r"no image of .*/images has a match in every folder"):
         from_folder(images, output, masks=masks, allow_unmatched=True)
-    with pytest.raises(ManifestError, match="give one text for all, or a table"):
+    with pytest.raises(ManifestError, match="give one text for all rows, or a CSV"):
         from_folder(images, output, prompt="a", prompts="b.csv")
-    with pytest.raises(ManifestError, match=r"there is no .*/none\.csv"):
+    with pytest.raises(ManifestError, match=r"no file at .*/none\.csv"):
         from_folder(images, output, prompts=f"{tmp_path}/none.csv")

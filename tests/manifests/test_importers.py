@@ -46,7 +46,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_cocoee_becomes_a_manifest_whose_white_is_edited(tmp_path: Path) -> None:
     imported = cocoee(benchmark(tmp_path / "bench", [283, 900100376112]), str(tmp_path / "m.parquet"))
-    assert (imported.rows, imported.missing) == (2, [])
+    assert (imported.rows, imported.problems) == (2, {})
     table = reader.read(str(tmp_path / "m.parquet")).table
     assert table["key"].to_pylist() == ["000000000283", "900100376112"]
     request = {**table.to_pylist()[0], "fingerprint": ""}
@@ -60,14 +60,14 @@ def test_files_of_cocoee_that_are_missing_are_named_and_their_rows_fail_in_a_run
     bench = benchmark(tmp_path / "bench", [1, 2, 3], leave_out="2_mask")
     out = tmp_path / "m.parquet"
     imported = cocoee(bench, str(out))
-    assert imported.missing == [f"{bench}/Mask_bbox_3500/000000000002_mask.png"]
+    assert imported.problems["files are missing"] == [f"{bench}/Mask_bbox_3500/000000000002_mask.png"]
     assert imported.rows == 3
     summary = run(painter_job(tmp_path, out, max_failure_rate=1.0), executor="local")
     assert (summary.statuses["success"], summary.statuses["failed_to_load"]) == (2, 1)
 
 
 def test_what_is_no_benchmark_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"there is no .*id_list\.npy"):
+    with pytest.raises(ManifestError, match=r"no file at .*id_list\.npy"):
         cocoee(str(tmp_path), str(tmp_path / "m.parquet"))
     np.save(tmp_path / "id_list.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ManifestError, match=r"id_list\.npy holds no array of ids"):
@@ -99,8 +99,8 @@ def test_coco_gives_a_row_a_box_in_our_corners(tmp_path: Path) -> None:
         {"key": "7-0", "image": f"{tmp_path}/images/7.jpg", "bbox": [10, 5, 50, 25], "category": "dog"},
         {"key": "8-1", "image": f"{tmp_path}/images/8.jpg", "bbox": [0, 0, 50.5, 50], "category": "dog"},
     ]
-    assert imported.note == "; 3 of 5 boxes left out for their size"
-    assert imported.missing == [f"{tmp_path}/images/8.jpg"]
+    assert imported.notes == ["3 of 5 boxes left out for their size"]
+    assert imported.problems["files are missing"] == [f"{tmp_path}/images/8.jpg"]
     reader.read(str(out))
 
 
@@ -138,7 +138,7 @@ def test_boxes_are_kept_by_their_share_of_the_image_bounds_included(width: float
 
 def test_what_is_no_annotation_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"images": []}')
-    with pytest.raises(ManifestError, match=r"a\.json is no COCO annotation file"):
+    with pytest.raises(ManifestError, match=r"a\.json is not a COCO annotation file"):
         coco(str(tmp_path / "a.json"), str(tmp_path), str(tmp_path / "m.parquet"), AREAS)
     source = annotations(tmp_path, [[0, 0, 1, 1]])
     with pytest.raises(ManifestError, match="no row is left"):
@@ -168,8 +168,8 @@ def test_open_images_csv_becomes_boxes_in_pixels_of_the_upright_image(tmp_path: 
     assert found["aa"][0] == f"{images}/train_0/aa.jpg"
     np.testing.assert_allclose(found["aa"][1], [[10, 10, 60, 40]])
     np.testing.assert_allclose(found["bb"][1], [[0, 0, 25, 50]])
-    assert imported.missing == [f"{images}/cc.jpg"]
-    assert imported.note == "; 1 of 3 boxes left out for their size"
+    assert imported.problems["files are missing"] == [f"{images}/cc.jpg"]
+    assert imported.notes == ["1 of 3 boxes left out for their size"]
 
 
 def test_box_files_in_pixels_become_the_same_manifest(tmp_path: Path) -> None:
@@ -186,17 +186,17 @@ def test_box_files_in_pixels_become_the_same_manifest(tmp_path: Path) -> None:
 
 def test_a_csv_of_something_else_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("ImageID,XMin,XMax,YMin,YMax\naa,0,1,0,1\naa,0,one,0,1")
-    with pytest.raises(ManifestError, match=r"boxes\.csv, line 3, is no box of Open Images"):
+    with pytest.raises(ManifestError, match=r"boxes\.csv, line 3, is not a box of Open Images"):
         openimages(str(tmp_path / "boxes.csv"), photos(tmp_path / "images"), str(tmp_path / "m.parquet"), AREAS)
 
 
 def test_the_command_imports_and_ends_with_1_where_files_are_missing(tmp_path: Path) -> None:
     bench, out = benchmark(tmp_path / "bench", [1, 2], leave_out="2_ref"), str(tmp_path / "m.parquet")
-    said = CliRunner().invoke(app, ["import", "cocoee", bench, out])
-    assert said.exit_code == 1
-    assert f"{out}: 2 rows" in said.output
-    assert "1 files are missing" in said.output
-    assert "000000000002_ref.png" in said.output
+    result = CliRunner().invoke(app, ["import", "cocoee", bench, out])
+    assert result.exit_code == 1
+    assert f"{out}: 2 rows" in result.output
+    assert "1 files are missing" in result.output
+    assert "000000000002_ref.png" in result.output
     source = annotations(tmp_path, [[10, 5, 40, 20]])
-    said = CliRunner().invoke(app, ["import", "coco", source, str(tmp_path / "images"), out, "--max-area", "0.5"])
-    assert (said.exit_code, said.output) == (0, f"{out}: 1 rows\n")
+    result = CliRunner().invoke(app, ["import", "coco", source, str(tmp_path / "images"), out, "--max-area", "0.5"])
+    assert (result.exit_code, result.output) == (0, f"{out}: 1 rows\n")

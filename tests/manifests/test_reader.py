@@ -1,4 +1,4 @@
-"""A manifest is read into rows with unique keys and fingerprints that say what decides their pixels."""
+"""A manifest is read into rows with unique keys and columns of one type each."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from retouch import storage
 from retouch.errors import ManifestError
-from retouch.manifests import reader, row_sets
+from retouch.manifests import reader
+from retouch.manifests.fingerprints import with_fingerprints
 
 
 def saved(folder: str | Path, columns: dict[str, Any] | pa.Table, name: str = "m.parquet") -> str:
-    """A manifest file's address."""
+    """Write a manifest file; return its address."""
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
     uri = storage.join(str(folder), name)
     storage.write_bytes(uri, out.getvalue().to_pybytes())
     return uri
-
-
-def fingerprints(table: pa.Table, **decides: Any) -> dict[str, str]:
-    """Key to fingerprint."""
-    done = reader.with_fingerprints(table, decides)
-    return dict(zip(done["key"].to_pylist(), done["fingerprint"].to_pylist(), strict=True))
 
 
 def test_a_manifest_is_read_from_any_storage_with_its_images_beside_it(place: str) -> None:
@@ -84,7 +77,7 @@ def test_keys_come_from_the_row_where_there_are_none_and_stay_when_the_manifest_
         ({"image": ["x", "y"], "key": ["a", None]}, "1 rows have no key, first row 1"),
         ({"image": ["x", "y"], "key": ["a", ""]}, "1 rows have no key"),
         ({"image": ["x", "y"], "key": ["a", "a"]}, "1 keys are there more than once: 'a'"),
-        ({"image": ["x", "x"]}, "rows that are alike need the column"),
+        ({"image": ["x", "x"]}, "identical rows need the column"),
         ({"image": [1, 2]}, r"m\.parquet: column 'image' is int64; expected string .*binary, or struct<bytes, path>"),
         ({"image": ["x"], "mask": [[1]]}, "column 'mask' is list"),
         ({"image": ["x"], "bbox": ["1,2,3,4"]}, "column 'bbox' is string; expected list of numbers"),
@@ -107,11 +100,11 @@ def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["image", "image"])
     for source, line in [
         (str(tmp_path / "none.parquet"), r"manifest cannot be read: no object at .*none\.parquet"),
-        (str(tmp_path / "x.parquet"), r"x\.parquet is no Parquet file"),
+        (str(tmp_path / "x.parquet"), r"x\.parquet is not a Parquet file"),
         (str(tmp_path / "*.nothing"), r"no Parquet file at .*\*\.nothing"),
         (str(tmp_path / "empty"), r"manifest cannot be read"),
-        ([], "no manifest is named"),
-        (saved(tmp_path, twice, "twice.parquet"), "column names twice, first 'image'"),
+        ([], "no manifest is given"),
+        (saved(tmp_path, twice, "twice.parquet"), "duplicate column names, first 'image'"),
     ]:
         with pytest.raises(ManifestError, match=line):
             reader.read(source)
@@ -177,125 +170,13 @@ def test_columns_that_would_hide_results_are_passed_through_under_another_name(t
     read = reader.read(saved(tmp_path, columns))
     assert read.renamed == {"width": "input_width", "status": "input_status", "fingerprint": "input_fingerprint"}
     assert read.caller.names == ["input_width", "input_status", "input_fingerprint", "mine"]
-    assert reader.with_fingerprints(read.table, {}).column_names[-1] == "fingerprint"
-
-
-def request(**changed: Any) -> pa.Table:
-    """One request on addresses that nobody looks up."""
-    row = {"key": "k", "image": b"i", "prompt": "p", "seed": 1, "params": '{"a": 1, "b": 2}', "checkpoint": "c"}
-    row |= {"mask": b"m", "exemplar": b"e", "bbox": [0.0, 0.0, 1.0, 1.0], "source_prompt": "s"}
-    return pa.Table.from_pylist([{**row, **changed}])
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"key": "other"},
-        {"image": b"other"},
-        {"mask": None},
-        {"mask": b"i"},
-        {"exemplar": b"m"},
-        {"prompt": ""},
-        {"prompt": None},
-        {"source_prompt": "p"},
-        {"seed": 2},
-        {"params": '{"a": 1}'},
-        {"bbox": [0.0, 0.0, 1.0, 2.0]},
-        {"checkpoint": "d"},
-    ],
-)
-def test_every_part_of_a_request_is_in_its_fingerprint(changed: dict[str, Any]) -> None:
-    before, after = fingerprints(request()), fingerprints(request(**changed))
-    assert set(before.values()).isdisjoint(after.values())
-
-
-def test_what_the_run_decides_is_in_every_fingerprint() -> None:
-    assert fingerprints(request(), seed=0) != fingerprints(request(), seed=1)
-    assert fingerprints(request(), a=1, b=2) == fingerprints(request(), b=2, a=1)
-
-
-def test_spacing_of_params_and_columns_of_the_callers_decide_nothing() -> None:
-    assert fingerprints(request()) == fingerprints(request(params='{"b":2,"a":1}'))
-    assert fingerprints(request()) == fingerprints(request(label="x"))
-    without = request().drop_columns(["exemplar"])
-    assert fingerprints(without) == fingerprints(request(exemplar=None))
-
-
-def test_an_input_is_its_content_where_that_is_at_hand(place: str, tmp_path: Path) -> None:
-    def of(cell: Any) -> str:
-        return fingerprints(request(image=cell))["k"]
-
-    uri = storage.join(place, "i.png")
-    missing = of(uri)
-    storage.write_bytes(uri, b"i")
-    there = of(uri)
-    assert missing != there
-    storage.write_bytes(uri, b"other")
-    assert of(uri) != there
-    storage.write_bytes(str(tmp_path / "moved.png"), b"i")
-    assert of(str(tmp_path / "moved.png")) == of(b"i") == of({"bytes": b"i", "path": "anything.png"})
-
-
-def test_addresses_can_be_trusted_without_a_look(tmp_path: Path) -> None:
-    table = request(image=str(tmp_path / "i.png"))
-    before = reader.with_fingerprints(table, {}, identities="uri")
-    (tmp_path / "i.png").write_bytes(b"x")
-    assert reader.with_fingerprints(table, {}, identities="uri") == before
-    assert reader.with_fingerprints(table, {}) != before
-
-
-def test_a_checkpoint_file_is_its_content(tmp_path: Path) -> None:
-    file = tmp_path / "c.safetensors"
-    file.write_bytes(b"one")
-    before = fingerprints(request(checkpoint=str(file)))
-    file.write_bytes(b"two")
-    assert fingerprints(request(checkpoint=str(file))) != before
-
-
-keys = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=8, unique=True)
-
-
-@settings(max_examples=25, deadline=None)
-@given(keys=keys, data=st.data())
-def test_fingerprints_do_not_depend_on_the_order_or_company_of_rows(keys: list[str], data: st.DataObject) -> None:
-    table = pa.concat_tables([request(key=key, prompt=key[:1]) for key in keys])
-    order = data.draw(st.permutations(range(len(keys))))
-    some = order[: data.draw(st.integers(1, len(keys)))]
-    everyone = fingerprints(table)
-    assert fingerprints(table.take(some)) == {keys[i]: everyone[keys[i]] for i in some}
-    assert len(set(everyone.values())) == len(keys)
-
-
-@settings(max_examples=25, deadline=None)
-@given(keys=keys, data=st.data())
-def test_what_is_left_is_what_is_not_answered_in_its_order(keys: list[str], data: st.DataObject) -> None:
-    table = reader.with_fingerprints(pa.concat_tables([request(key=key) for key in keys]), {})
-    known = dict(zip(keys, table["fingerprint"].to_pylist(), strict=True))
-    answered = {key: known[key] for key in data.draw(st.sets(st.sampled_from(keys)))}
-    stale = {key: "older" for key in data.draw(st.sets(st.sampled_from(keys))) if key not in answered}
-    known = {**answered, **stale, "nobody": "x"}
-    left = row_sets.without(table, pa.table({"key": list(known), "fingerprint": list(known.values())}))
-    assert left["key"].to_pylist() == [key for key in keys if key not in answered]
-
-
-@pytest.mark.parametrize(
-    "address", ["", ".", "/", "file/below.png", "x" * 300, "a\0b", "gopher://x/y.png", "s3x://b/k"]
-)
-def test_an_address_that_can_name_nothing_counts_as_missing_and_keeps_no_other_row(
-    tmp_path: Path, address: str
-) -> None:
-    (tmp_path / "file").write_bytes(b"data")
-    columns = {"key": ["a", "b"], "image": [address, "file"], "checkpoint": [address, None]}
-    read = reader.read(saved(tmp_path, columns))
-    first, second = reader.with_fingerprints(read.table, {})["fingerprint"].to_pylist()
-    assert second == reader.with_fingerprints(read.table.slice(1), {})["fingerprint"][0].as_py()
-    assert first != second
+    assert with_fingerprints(read.table, {}).column_names[-1] == "fingerprint"
 
 
 def test_a_manifest_that_cannot_be_looked_for_is_a_wrong_one(tmp_path: Path) -> None:
     named = saved(tmp_path, {"key": ["a"], "image": ["i.png"]}, os.fsdecode(b"caf\xe9/m.parquet"))
-    with pytest.raises(ManifestError, match="a folder whose name is no UTF-8; rename it"):
+    with pytest.raises(ManifestError, match="the folder's name is not UTF-8, so images have no address; rename it"):
         reader.read(named)
     for source in ("gopher://x/m.parquet", "m" * 300, "a\0b"):
-        with pytest.raises(ManifestError, match=r"manifest cannot be (looked for|read)"):
+        with pytest.raises(ManifestError, match=r"manifest cannot be (found|read)"):
             reader.read(source)

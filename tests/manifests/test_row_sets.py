@@ -1,4 +1,4 @@
-"""Sets of (key, fingerprint) in columns, held against dictionaries."""
+"""Row sets give the same results as dictionaries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dict_of(table: pa.Table) -> dict[str, str]:
 
 @settings(deadline=None)
 @given(SOME, SOME)
-def test_rows_are_told_apart_as_dictionaries_tell_them(mine: dict[str, str], others: dict[str, str]) -> None:
+def test_rows_are_compared_as_in_dictionaries(mine: dict[str, str], others: dict[str, str]) -> None:
     table, there = table_of(mine), table_of(others)
     same = {key: value for key, value in mine.items() if others.get(key) == value}
     assert dict_of(table.filter(row_sets.is_same(table, there))) == same
@@ -32,11 +32,11 @@ def test_rows_are_told_apart_as_dictionaries_tell_them(mine: dict[str, str], oth
 
 @settings(deadline=None)
 @given(SOME)
-def test_a_set_has_the_same_digest_as_pairs_of_python(mine: dict[str, str]) -> None:
+def test_a_row_set_has_the_digest_of_its_items(mine: dict[str, str]) -> None:
     assert row_sets.digest(table_of(mine)) == rows_digest(mine.items())
     assert row_sets.digest(table_of(dict(reversed(mine.items())))) == rows_digest(mine.items())
 
 
-def test_a_digest_of_many_pairs_is_that_of_all_pieces() -> None:
-    many = {f"row {number}": str(number * 7) for number in range(row_sets.AT_ONCE + 7)}
+def test_a_digest_of_many_rows_covers_all_chunks() -> None:
+    many = {f"row {number}": str(number * 7) for number in range(row_sets.CHUNK_ROWS + 7)}
     assert row_sets.digest(table_of(many)) == rows_digest(many.items())

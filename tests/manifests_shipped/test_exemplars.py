@@ -1,4 +1,4 @@
-"""The exemplars' manifest is what its maker makes, and asks for what the network never saw."""
+"""The exemplars' manifest is what its script writes, with references that the network was not trained on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from retouch.errors import LoadError, OutputError
 from retouch.execution.edit import run
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.manifests import deferred_images
 from retouch.outputs import results
 from retouch.outputs.edited import Candidate, Edited, read_edited
@@ -66,7 +66,7 @@ def test_a_notebook_shows_source_mask_and_edits_side_by_side_with_what_was_asked
 
 
 def test_an_exemplar_is_shown_and_a_mask_of_everything_is_said() -> None:
-    shown = Shown(edited(exemplar=picture(5), mask=codec.whole((20, 24)))._repr_html_())
+    shown = Shown(edited(exemplar=picture(5), mask=regions.whole((20, 24)))._repr_html_())
     assert len(shown.pictures()) == 5
     assert "exemplar" in shown.text
     assert "the whole image" in shown.text
@@ -82,7 +82,7 @@ def test_what_stands_in_a_prompt_is_shown_as_the_text_that_it_is(name: str) -> N
 
 def test_a_console_without_html_gets_a_small_picture_and_one_line() -> None:
     large = np.zeros((700, 900, 3), np.uint8)
-    big = edited(source=large, mask=codec.whole((700, 900)), candidates=[Candidate(large, 0, 1)])
+    big = edited(source=large, mask=regions.whole((700, 900)), candidates=[Candidate(large, 0, 1)])
     assert max(Image.open(io.BytesIO(big._repr_png_())).size) == 320
     assert repr(edited()) == "Edited(24x20, 'a red circle', seed 11, distance 0.25, agrees 1; 2 candidates)"
 
@@ -94,7 +94,7 @@ def test_what_is_saved_is_the_best_candidate_bit_for_bit(ending: str, tmp_path: 
 
 
 def test_a_transparent_source_stays_transparent_outside_what_was_edited(tmp_path: Path) -> None:
-    alpha = codec.opaque_inside(np.full((20, 24), 9, np.uint8), square() == 255)
+    alpha = regions.opaque_inside(np.full((20, 24), 9, np.uint8), square() == 255)
     best = replace(edited().candidates[0], alpha=alpha)
     transparent = edited(candidates=[best])
     assert transparent.to_pil().mode == "RGBA"
@@ -127,14 +127,14 @@ def test_a_row_of_a_run_is_read_back_with_its_source_its_mask_and_all_that_was_k
         row["candidate"],
         row["runners_up"][0]["candidate"],
     ]
-    assert codec.changed_outside(found.source, found.image, found.mask) == 0
+    assert regions.changed_outside(found.source, found.image, found.mask) == 0
 
 
 def test_an_image_that_stays_in_its_manifest_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_dataset(tmp_path, 2, image=[png(picture(number)) for number in range(2)])
     job = painter_job(tmp_path, manifest)
     run(job, executor="local", console=Console(file=io.StringIO()))
-    monkeypatch.setattr(deferred_images, "FAR_FROM", 0)
+    monkeypatch.setattr(deferred_images, "DEFER_FROM", 0)
     assert np.array_equal(read_edited(job.output, "row-001").source, picture(1))
 
 
@@ -149,5 +149,5 @@ def test_a_source_that_is_gone_is_the_rows_error(tmp_path: Path) -> None:
     job = painter_job(tmp_path, write_dataset(tmp_path, 1))
     run(job, executor="local", console=Console(file=io.StringIO()))
     (tmp_path / "files" / "0.png").write_bytes(b"damaged")
-    with pytest.raises(LoadError, match="image is no image file"):
+    with pytest.raises(LoadError, match="image is not an image file"):
         read_edited(job.output, "row-000")

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retouch.cli.manifest import print_written
+
 if TYPE_CHECKING:
-    from retouch.manifests.importers import Imported
+    from retouch.manifests.written import WrittenManifest
 
 app = typer.Typer(help="Import other projects' datasets as manifests.", no_args_is_help=True)
 
@@ -54,8 +56,7 @@ def import_openimages(
     _print_import(openimages(boxes, images, output, (min_area, max_area)), output)
 
 
-def _print_import(imported: Imported, output: str) -> None:
-    typer.echo(f"{output}: {imported.rows} rows{imported.note}")
-    if imported.missing:
-        typer.echo(f"{len(imported.missing)} files are missing: {', '.join(imported.missing[:5])}", err=True)
+def _print_import(imported: WrittenManifest, output: str) -> None:
+    print_written(imported, output)
+    if imported.problems:
         raise typer.Exit(1)

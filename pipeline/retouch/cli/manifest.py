@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from retouch.manifests.written import WrittenManifest
+
 app = typer.Typer(help="Create and inspect manifests.", no_args_is_help=True)
 
-SHOWN = 5  # unmatched files of each kind that are named
+FILES_SHOWN = 5  # files named per problem
 
 
 @app.command("from-folder")
@@ -49,15 +52,10 @@ def from_folder(
         bbox=None if bbox is None else _box(bbox),
         allow_unmatched=allow_unmatched,
     )
-    for what, files in made.unmatched.items():
-        more = f", … ({len(files) - SHOWN} more)" if len(files) > SHOWN else ""
-        typer.echo(f"{len(files)} {what}: {', '.join(files[:SHOWN])}{more}", err=True)
+    print_written(made, output)
     if not made.rows:
         typer.echo("nothing was written; fix the names, or leave these files out with --allow-unmatched", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{output}: {made.rows} rows")
-    if not made.relative:
-        typer.echo("some addresses are absolute: their files are not below the manifest's folder")
 
 
 @app.command()
@@ -67,9 +65,9 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a manifest's columns, their meaning, how many rows fill them, and the first rows."""
-    from retouch.manifests.describe import show as describe
+    from retouch.manifests.describe import describe_manifest
 
-    found = describe(manifest, rows)
+    found = describe_manifest(manifest, rows)
     typer.echo(json.dumps(found.record()) if as_json else found.text())
 
 
@@ -79,6 +77,15 @@ def columns() -> None:
     from retouch.manifests.describe import columns_table
 
     typer.echo(columns_table())
+
+
+def print_written(written: WrittenManifest, output: str) -> None:
+    """Print what was written to ``output``; the files with problems go to standard error."""
+    for problem, files in written.problems.items():
+        more = f", … ({len(files) - FILES_SHOWN} more)" if len(files) > FILES_SHOWN else ""
+        typer.echo(f"{len(files)} {problem}: {', '.join(files[:FILES_SHOWN])}{more}", err=True)
+    if written.rows:
+        typer.echo("; ".join([f"{output}: {written.rows} rows", *written.notes]))
 
 
 def _box(text: str) -> list[float]:

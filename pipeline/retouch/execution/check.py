@@ -103,13 +103,13 @@ def check(target: str, overrides: Sequence[str] = (), *, sample: int | None = No
     if not target.endswith(JOBS):
         if overrides:
             raise ConfigError(f"--set is for jobs, and {target} is taken for a manifest; a job ends in .yaml")
-        return _looked_over(reader.read(target, far=True), _Manifest(ALL), sample)
+        return _looked_over(reader.read(target, defer_images=True), _Manifest(ALL), sample)
     job = load_job(target, overrides, date)
     if not isinstance(job, EditJob):
         raise ConfigError(f"{target} is of kind {job.kind}; retouch check takes jobs of kind edit, and manifests")
     plan = make_plan(job)
     refuse_another_job(plan)
-    return _looked_over(reader.read(job.manifests, far=True), _Job.of(plan), sample)
+    return _looked_over(reader.read(job.manifests, defer_images=True), _Job.of(plan), sample)
 
 
 def rows_left(plan: Plan, sample: int | None) -> Checkup:
@@ -170,7 +170,7 @@ def _looked_over(rows: reader.Manifest, doctor: _Manifest | _Job, sample: int | 
     failed: dict[str, Failure] = {}
     found: dict[str, list[str]] = defaultdict(list)
     for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        some = deferred_images.filled(requests.slice(start, ROWS_AT_ONCE))
+        some = deferred_images.load_deferred(requests.slice(start, ROWS_AT_ONCE))
         block = [{**row, "fingerprint": ""} for row in some.to_pylist()]
         looks = _looks(block, doctor.decode)
         failures = doctor.failures([row for row, _ in looks])

@@ -21,6 +21,7 @@ from retouch.jobs.config import EditJob
 from retouch.jobs.identity import job_identity, pixel_identity
 from retouch.manifests import reader, row_sets
 from retouch.manifests.decode import DecodeSpec
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.models import weights
 from retouch.outputs import carry_over, results
 from retouch.outputs.run_record import RUN_FILE, differences, read_run, version_of
@@ -97,10 +98,10 @@ def make_plan(
     params = plugins.check_params(editor.Params, job.editor.params, "editor.params")
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
-    rows = reader.read(job.manifests, far=True)
+    rows = reader.read(job.manifests, defer_images=True)
     table = rows.table if limit is None else rows.table.slice(0, limit)
-    table = reader.with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
-    caller = reader.callers_of(table.schema)
+    table = with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
+    caller = reader.caller_schema(table.schema)
     _check_names(caller, columns)
     retries = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
     todo = row_sets.without(table, _done(job.output, retries))

@@ -34,6 +34,7 @@ from retouch.jobs.config import EditJob, parse_job
 from retouch.jobs.identity import job_identity, recorded_identity
 from retouch.jobs.overrides import apply_overrides
 from retouch.manifests import deferred_images, reader
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.models import weights
 from retouch.outputs import image_paths as addresses
 from retouch.outputs import results
@@ -93,8 +94,8 @@ def rerun(output: str, key: str, overrides: Sequence[str] = ()) -> Rerun:
     origin = storage.join(output, RUN_FILE)
     job = _edit_job(apply_overrides(record["job"], overrides), origin)
     _refuse_hidden(job, origin)
-    table = reader.read(job.manifests, far=True).table
-    row = deferred_images.filled(table.filter(pc.equal(table["key"], key)))
+    table = reader.read(job.manifests, defer_images=True).table
+    row = deferred_images.load_deferred(table.filter(pc.equal(table["key"], key)))
     if not row.num_rows:
         raise ManifestError(f"the manifest of {output} has no row {key!r} any more, so it cannot be run again")
     changes = tuple(_changes(record, job, row, answer["fingerprint"]))
@@ -157,7 +158,7 @@ def _changes(record: Mapping[str, Any], job: EditJob, row: pa.Table, fingerprint
         yield f"editor {job.editor.name}: version {before} -> {editor.version}"
     # As the run had all but the row: what still differs is the row.
     ran = recorded_identity({**record, "editor_version": before, "decides": {"weights_sha256": sha256, **then}})
-    if reader.with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
+    if with_fingerprints(row, ran)["fingerprint"].to_pylist() != [fingerprint]:
         yield "the manifest's row, or a file that it names"
     yield from (f"{name} {old} -> {new}" for name, old, new in _versions(record) if old != new)
 

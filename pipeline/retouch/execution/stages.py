@@ -15,7 +15,7 @@ from retouch.errors import EditError, LeaseLost
 from retouch.execution import timeouts
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import WriteSpec
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.manifests import deferred_images
 from retouch.manifests.decode import DecodeSpec, decode, timed_out
 from retouch.manifests.samples import Failure, Sample
@@ -30,7 +30,7 @@ DECODE_THREADS = 8  # a block's objects are fetched concurrently, since reading 
 @telemetry.timed("stage_seconds.decode")
 def decode_block(table: pa.Table, spec: DecodeSpec) -> pa.Table:
     """Decode a block of manifest rows. Return the caller's columns and the samples; request columns are dropped."""
-    table = deferred_images.filled(table)
+    table = deferred_images.load_deferred(table)
     columns = [name for name in (*REQUEST_COLUMNS, "fingerprint") if name in table.column_names]
     requests = {str(request["key"]): request for request in table.select(columns).to_pylist()}
     in_flight = InFlight(spec.output, "decode", _block_timeout(spec, len(requests)))
@@ -173,9 +173,9 @@ def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "regio
     assert sample.source is not None
     assert sample.mask is not None
     mask = sample.mask & outcome.region.footprint(sample.mask.shape)
-    shown = mask if how == "mask" else codec.whole(mask.shape)
-    pixels = codec.composite(sample.source, kept.image, shown, outcome.region)
-    return Composite(pixels, codec.opaque_inside(sample.alpha, mask), mask)
+    shown = mask if how == "mask" else regions.whole(mask.shape)
+    pixels = outcome.region.composite(sample.source, kept.image, shown)
+    return Composite(pixels, regions.opaque_inside(sample.alpha, mask), mask)
 
 
 def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[bytes, int]:
@@ -183,7 +183,7 @@ def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[byt
     made = composite(outcome, kept, spec.composite)
     data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)
     assert outcome.sample.source is not None
-    changed = codec.changed_outside(outcome.sample.source, _read_back(data), made.mask)
+    changed = regions.changed_outside(outcome.sample.source, _read_back(data), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed while the image was encoded")
     return data, changed

@@ -1,7 +1,4 @@
-"""A manifest file's columns, each brought to the one type that its meaning has. Knows no rows and no storage.
-
-Every function takes one file's column and names that file in its errors.
-"""
+"""Convert a manifest file's columns to one type each; errors name the file and the column."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ from retouch.schema import REQUEST_COLUMNS, RESULT_FIELDS
 
 IMAGE_COLUMNS: Final = ("image", "mask", "exemplar")
 IMAGE_STRUCT: Final = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-RENAMED: Final = "input_{}"  # a caller's column that would hide one of the results
-_LOOKED_AT: Final = 1000  # texts together, since next to none of them holds a credential
+RENAMED: Final = "input_{}"  # new name of a caller's column that would hide a column of the results
+_REDACT_BATCH: Final = 1000  # texts checked together, since hardly any holds a credential
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 
 
@@ -32,14 +29,14 @@ def image_source(cell: Any) -> str | bytes | None:
 
 
 def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
-    """A request column in its type.
+    """Return a request column in its type.
 
     ``image``, ``mask``, ``exemplar``: string, large_binary or ``IMAGE_STRUCT``; ``bbox``: list<double>;
-    ``landmarks``: list<double>, points of two joined; ``seed``: int64; ``params``: string holding JSON; the others:
+    ``landmarks``: list<double>, points flattened; ``seed``: int64; ``params``: string holding JSON; the others:
     string.
 
     Raises:
-        ManifestError: the column is of a type that cannot mean this.
+        ManifestError: the column is of a type that cannot be converted.
     """
     if kinds.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -54,33 +51,33 @@ def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
 
 
 def expected(name: str) -> str:
-    """Which types a request column may have, in words."""
+    """Return the types that a request column may have, in words."""
     return _EXPECTED.get(name, "string")
 
 
 def check_texts(table: pa.Table, file: str) -> None:
-    """See that texts are UTF-8, as Parquet demands and some writers do not mind: reading them would fail much later.
+    """Raise if a text is not UTF-8, which some writers of Parquet allow: reading it would fail much later.
 
     Raises:
-        ManifestError: a column of texts, or of something that holds texts, has one that is not.
+        ManifestError: a column with texts, nested ones included, has one that is not UTF-8.
     """
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
-            said = " ".join(str(error).split())
-            raise ManifestError(f"{file}: column {name!r} is damaged, or no UTF-8: {said}; write it again") from None
+            reason = " ".join(str(error).split())
+            raise ManifestError(f"{file}: column {name!r} is damaged or not UTF-8: {reason}; write it again") from None
 
 
 def as_structs(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """An image column as ``IMAGE_STRUCT``, so that files with addresses and files with bytes go into one table."""
+    """Return an image column as ``IMAGE_STRUCT``, so that files with addresses and files with bytes form one table."""
     if column.type == IMAGE_STRUCT:
         return column
     return pa.chunked_array([_struct_of(chunk) for chunk in column.chunks], IMAGE_STRUCT)
 
 
 def map_addresses(column: pa.ChunkedArray, change: Callable[[str], str]) -> pa.ChunkedArray:
-    """An image column with every address replaced; bytes stay as they are."""
+    """Return an image column with every address replaced; bytes stay as they are."""
     if kinds.is_string(column.type):
         return _mapped(column, change)
     if column.type != IMAGE_STRUCT:
@@ -93,20 +90,21 @@ def map_addresses(column: pa.ChunkedArray, change: Callable[[str], str]) -> pa.C
     return pa.chunked_array(chunks, IMAGE_STRUCT)
 
 
-def callers(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
-    """The columns without a meaning for us, under names that hide none of the results', and the new names by the old.
+def caller_columns(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+    """Return the columns that are not request columns, and the new names of those that were renamed.
 
-    Credentials are left out of their texts: these columns go to the results.
+    A column that would hide a column of the results is renamed. Credentials are removed from texts, because these
+    columns go to the results.
 
     Raises:
-        ManifestError: the new name is taken too.
+        ManifestError: the new name is taken as well.
     """
     names = [n for n in table.column_names if n not in REQUEST_COLUMNS and not _PANDAS_INDEX.fullmatch(n)]
     hiding = {*RESULT_FIELDS.names, "fingerprint"}
     renamed = {name: RENAMED.format(name) for name in names if name in hiding or name.startswith("__")}
     for new in renamed.values():
         if new in names:
-            raise ManifestError(f"column {new!r} and the one to be renamed to it; results have a column of that name")
+            raise ManifestError(f"column {new!r} exists, and another one would be renamed to it; rename one of them")
     kept = table.select(names).rename_columns([renamed.get(name, name) for name in names])
     for index, field in enumerate(kept.schema):
         kept = kept.set_column(index, field.name, without_credentials(_plain(kept.column(index))))
@@ -114,42 +112,42 @@ def callers(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
 
 
 def without_credentials(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with every text in it redacted, in lists and structs too; the same one where that changes nothing."""
+    """Return the column with credentials redacted in every text, nested ones included; unchanged if there are none."""
     if not _holds_text(column.type):
         return column
     cells = column.to_pylist()
     if _is_text(column.type):
         public: list[Any] = []
-        for start in range(0, len(cells), _LOOKED_AT):
-            some = cells[start : start + _LOOKED_AT]
-            together = "\n".join(cell or "" for cell in some)
-            public += some if redacted(together) == together else redacted_all(some)
+        for start in range(0, len(cells), _REDACT_BATCH):
+            batch = cells[start : start + _REDACT_BATCH]
+            text = "\n".join(cell or "" for cell in batch)
+            public += batch if redacted(text) == text else redacted_all(batch)
     else:
         public = redacted_all(cells)
     return column if public == cells else pa.chunked_array([pa.array(public, column.type)])
 
 
 def joined(tables: Sequence[pa.Table], files: Sequence[str]) -> pa.Table:
-    """All files' rows in one table; a column that a file lacks is null there.
+    """Return all files' rows in one table; a column that a file lacks is null there.
 
     Raises:
-        ManifestError: two files have a column in types that do not go together.
+        ManifestError: two files have a column in types that cannot be unified.
     """
     try:
         return _typed(pa.concat_tables(tables, promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        seen: dict[str, tuple[pa.DataType, str]] = {}
+        types: dict[str, tuple[pa.DataType, str]] = {}
         for table, file in zip(tables, files, strict=True):
             for field in table.schema:
-                kind, first = seen.setdefault(field.name, (field.type, file))
-                if not _go_together(kind, field.type):
+                kind, first = types.setdefault(field.name, (field.type, file))
+                if not _unifiable(kind, field.type):
                     raise ManifestError(
                         f"column {field.name!r} is {kind} in {first} but {field.type} in {file}; cast one of them"
                     ) from None
-        raise ManifestError(f"manifest files do not fit together: {' '.join(str(error).split())}") from None
+        raise ManifestError(f"manifest files cannot be joined: {' '.join(str(error).split())}") from None
 
 
-def _go_together(one: pa.DataType, other: pa.DataType) -> bool:
+def _unifiable(one: pa.DataType, other: pa.DataType) -> bool:
     try:
         pa.unify_schemas([pa.schema([("x", one)]), pa.schema([("x", other)])], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -201,7 +199,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _landmarks(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Flat lists x0, y0, x1, y1, ... as they are; of lists of points the numbers in order."""
+    """Return flat lists x0, y0, x1, y1, ... as they are; lists of points flattened."""
     kind = column.type
     nested = kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
     if nested and not _is_number(kind.value_type):
@@ -245,7 +243,7 @@ def _image(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 
 def _struct_of(chunk: pa.Array) -> pa.StructArray:
-    """A chunk of addresses, bytes or structs as ``IMAGE_STRUCT``."""
+    """Return a chunk of addresses, bytes or structs as ``IMAGE_STRUCT``."""
     parts: dict[str, pa.Array] = {}
     if kinds.is_struct(chunk.type):
         parts = {field.name: chunk.field(field.name) for field in chunk.type}
@@ -266,7 +264,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _typed(table: pa.Table) -> pa.Table:
-    """Columns without any value as string: a file with a column of type null fits beside no other."""
+    """Cast columns of type null to string: results files with and without values must have one type."""
     fields = [field.with_type(pa.string()) if kinds.is_null(field.type) else field for field in table.schema]
     return table.cast(pa.schema(fields))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.columns import image_source
 from retouch.manifests.samples import Sample, failed_to_load
@@ -91,7 +91,7 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     elif bbox is not None:
         mask = codec.mask_from_bbox(bbox, size)
     else:
-        mask = codec.whole(size)
+        mask = regions.whole(size)
     if not mask.any():
         raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
     return mask

@@ -1,4 +1,4 @@
-"""What a manifest's columns mean, and what one holds: for people. Knows no editor."""
+"""Describe a manifest for people: the meaning of its columns, and what they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "key": "unique name of the row and of its image's file; made from the row's content where the column is absent",
     "image": "the image: an address (relative ones start at the manifest's folder), a file's bytes, or both",
     "mask": "the same of the mask: white (or opaque, where the alpha channel varies) is edited, at half; any size",
-    "bbox": "x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive, in place of a mask; without both the "
+    "bbox": "x0, y0, x1, y1 in pixels of the upright image, x1 and y1 exclusive, instead of a mask; without either the "
     "whole image is edited",
     "landmarks": "x and y of 5 or 68 points of the face that the job's `fit: face` is about",
     "prompt": "what to paint; empty fills the region in from its surroundings, with editors that can",
@@ -27,7 +27,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "params": "this row's own editor parameters over the job's",
 }
 OTHERS: Final = "yours: comes through to the results"
-_WIDEST: Final = 48  # characters of a cell that is shown
+_CELL_WIDTH: Final = 48  # characters
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,33 @@ class Column:
     """One column of a manifest."""
 
     name: str
-    type: str  # Arrow's
+    type: str  # Arrow type
     filled: int  # rows in which it is not null
-    distinct: int | None  # values; None where they cannot be compared
+    distinct: int | None  # number of different values; None if they cannot be compared
     meaning: str
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a manifest holds."""
+class ManifestDescription:
+    """Summary of a manifest: its columns and its first rows."""
 
     rows: int
     files: tuple[str, ...]
     columns: tuple[Column, ...]
     renamed: Mapping[str, str]
-    first: tuple[Mapping[str, str], ...]  # rows, each cell in a few characters
+    first: tuple[Mapping[str, str], ...]  # first rows, cells shortened
 
     def text(self) -> str:
-        """For people."""
+        """Return the summary as text for people."""
         lines = [
             f"{self.rows} rows in {len(self.files)} file{'s' * (len(self.files) != 1)}: {', '.join(self.files[:3])}"
         ]
         wide = max(len(column.name) for column in self.columns)
         for column in self.columns:
-            some = "" if column.distinct is None else f", {column.distinct} different"
-            lines.append(f"  {column.name:{wide}}  {column.filled} filled{some}; {column.type}; {column.meaning}")
+            distinct = "" if column.distinct is None else f", {column.distinct} different"
+            lines.append(f"  {column.name:{wide}}  {column.filled} filled{distinct}; {column.type}; {column.meaning}")
         lines += [
-            f"  {old} is called {new}, for results have a column of that name" for old, new in self.renamed.items()
+            f"  {old} is renamed to {new}: results have a column of that name" for old, new in self.renamed.items()
         ]
         for number, cells in enumerate(self.first):
             lines.append(f"row {number}:")
@@ -69,30 +69,30 @@ class Shown:
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the summary as JSON values for programs."""
         columns = [vars(column) for column in self.columns]
         return {"rows": self.rows, "files": self.files, "columns": columns, "first": self.first}
 
 
-def show(sources: str, first: int = 3) -> Shown:
-    """Read a manifest as a run does, and say what it holds.
+def describe_manifest(sources: str, first: int = 3) -> ManifestDescription:
+    """Return a summary of a manifest, read as a run reads it.
 
     Args:
         sources: Parquet file, folder or glob.
         first: how many rows to show.
 
     Raises:
-        ManifestError: it cannot be read as one.
+        ManifestError: it cannot be read as a manifest.
     """
-    found = reader.read(sources, far=True)
-    some = deferred_images.filled(found.table[: max(first, 1)])
-    columns = tuple(_column(name, found.table[name], some.schema.field(name).type) for name in some.column_names)
-    shown = tuple({name: _cell(cell) for name, cell in cells.items()} for cells in some[:first].to_pylist())
-    return Shown(found.table.num_rows, found.files, columns, found.renamed, shown)
+    found = reader.read(sources, defer_images=True)
+    rows = deferred_images.load_deferred(found.table[: max(first, 1)])
+    columns = tuple(_column(name, found.table[name], rows.schema.field(name).type) for name in rows.column_names)
+    shown = tuple({name: _cell(cell) for name, cell in cells.items()} for cells in rows[:first].to_pylist())
+    return ManifestDescription(found.table.num_rows, found.files, columns, found.renamed, shown)
 
 
 def columns_table() -> str:
-    """All columns with a meaning, as a table in Markdown."""
+    """Return all columns with a meaning as a Markdown table."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     lines += [row((f"`{name}`", expected(name), meaning)) for name, meaning in MEANINGS.items()]
     return "\n".join([*lines, row(("any other", "any", OTHERS))])
@@ -114,4 +114,4 @@ def _cell(cell: Any) -> str:
     if isinstance(cell, bytes):
         return f"{len(cell)} bytes"
     text = " ".join(str("" if cell is None else cell).split())
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST // 2]}…{text[-_WIDEST // 2 :]}"
+    return text if len(text) <= _CELL_WIDTH else f"{text[: _CELL_WIDTH // 2]}…{text[-_CELL_WIDTH // 2 :]}"

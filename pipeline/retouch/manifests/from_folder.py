@@ -1,7 +1,7 @@
-"""Folders of images, masks and exemplars to a manifest, matched by their names. Decodes no image.
+"""Write a manifest for folders of images, masks and exemplars, matched by name.
 
-A row's key is its image's path inside the folder without the ending, ``a/b/cat``; mask and exemplar have the same one
-in their folders. What lies below the manifest's folder is addressed relative to it, so that both can move.
+A row's key is its image's path inside the folder without the suffix, ``a/b/cat``; its mask and exemplar have the same
+path in their folders. Files below the manifest's folder get relative addresses, so that both can be moved together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,20 +17,13 @@ import pyarrow.csv as pacsv
 from retouch import storage
 from retouch.errors import ManifestError, ObjectMissing
 from retouch.imaging.codec import SUFFIXES
+from retouch.manifests.written import WrittenManifest
 from retouch.schema import REQUEST_COLUMNS
 
 BBOX: Final = pa.list_(pa.float64())
-_TEXTS: Final = ("key", "image", "prompt", "source_prompt", "checkpoint", "params")  # of a table, however they look
-_NOT_TAKEN: Final = ("mask", "exemplar", "bbox", "landmarks")  # from a table of texts
-
-
-@dataclass(frozen=True)
-class Made:
-    """What came of the folders."""
-
-    rows: int  # written; 0 where files without a partner were not to be left out
-    unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is wrong to the files it is wrong with
-    relative: bool = True  # whether all files are addressed relative to the manifest
+ABSOLUTE: Final = "some addresses are absolute: their files are not below the manifest's folder"
+_TEXTS: Final = ("key", "image", "prompt", "source_prompt", "checkpoint", "params")  # of a CSV, never parsed as numbers
+_REFUSED: Final = ("mask", "exemplar", "bbox", "landmarks")  # not accepted from a CSV
 
 
 def from_folder(
@@ -45,30 +37,30 @@ def from_folder(
     prompts: str | None = None,
     bbox: Sequence[float] | None = None,
     allow_unmatched: bool = False,
-) -> Made:
-    """Write a manifest of a folder's images, on any storage.
+) -> WrittenManifest:
+    """Write a manifest for a folder's images; its ``problems`` are the files without a match.
 
     Args:
         folder: the images, at any depth.
         output: the manifest's address.
-        masks: a folder of masks, which may be the same one where ``mask_suffix`` tells them apart.
-        mask_suffix: what a mask's name has behind its image's: ``-mask`` for ``cat-mask.png``.
+        masks: a folder of masks; with ``mask_suffix`` it may be the images' folder.
+        mask_suffix: end of a mask's name, after its image's name: ``-mask`` for ``cat-mask.png``.
         exemplars: a folder of exemplars.
-        prompt: of every row.
-        prompts: a CSV with columns ``image`` (a name, with or without its ending) and ``prompt``, and any others; an
-            image that stands there more than once gets as many rows.
+        prompt: the prompt of every row.
+        prompts: a CSV with columns ``image`` (a name, with or without suffix) and ``prompt``, and any others; an image
+            gets one row per line.
         bbox: x0, y0, x1, y1 of every row.
-        allow_unmatched: leave files without a partner out; else nothing is written where there are some.
+        allow_unmatched: leave out files without a match; otherwise nothing is written if there are any.
 
     Raises:
-        ManifestError: no image, two of one name, or prompts that cannot be read.
+        ManifestError: no image, two images of one name, or unreadable prompts.
     """
     if prompt is not None and prompts is not None:
-        raise ManifestError("prompt and prompts are given; give one text for all, or a table")
+        raise ManifestError("both prompt and prompts are given; give one text for all rows, or a CSV")
     images = _by_name(folder)
     if masks is not None and _same(masks, folder):
         if not mask_suffix:
-            raise ManifestError(f"masks and images lie in {folder}: say by mask_suffix what tells them apart")
+            raise ManifestError(f"masks and images are both in {folder}; give a mask_suffix to distinguish them")
         images = {name: file for name, file in images.items() if not name.endswith(mask_suffix)}
     if not images:
         raise ManifestError(f"no image in {folder}; looked for names that end with {', '.join(SUFFIXES)}")
@@ -83,11 +75,11 @@ def from_folder(
     texts = None if prompts is None else _texts(prompts, images, unmatched)
     unmatched = {what: files for what, files in unmatched.items() if files}
     if unmatched and not allow_unmatched:
-        return Made(0, unmatched)
+        return WrittenManifest(0, unmatched)
     base = storage.local_path(output)
-    above = (output if base is None else str(base)).rpartition("/")[0]
+    parent = (output if base is None else str(base)).rpartition("/")[0]
     rows: list[dict[str, Any]] = [
-        {name: _relative(found[key], above) for name, found in columns.items()} | {"key": key}
+        {name: _relative(found[key], parent) for name, found in columns.items()} | {"key": key}
         for key in images
         if all(key in found for found in columns.values())
     ]
@@ -98,13 +90,14 @@ def from_folder(
     table = pa.Table.from_pylist(rows, _schema(rows)) if rows else None
     table = _with_texts(table, texts) if table is not None and texts is not None else table
     if table is None or not table.num_rows:
-        raise ManifestError(f"nothing to write to {output}: no image of {folder} has all its partners")
+        raise ManifestError(f"nothing to write to {output}: no image of {folder} has a match in every folder")
     storage.write_table(output, table)
-    return Made(table.num_rows, unmatched, not any(_is_absolute(row[name]) for row in rows for name in columns))
+    absolute = any(_is_absolute(row[name]) for row in rows for name in columns)
+    return WrittenManifest(table.num_rows, unmatched, [ABSOLUTE] if absolute else [])
 
 
 def _by_name(folder: str, suffix: str = "") -> dict[str, str]:
-    """Path inside the folder, without ending and suffix, to the file's full address; names without the suffix fall out.
+    """Return image addresses by path inside the folder, without ``suffix`` and file type; other names are left out.
 
     Raises:
         ManifestError: there is no such folder, or two files have one name.
@@ -112,17 +105,19 @@ def _by_name(folder: str, suffix: str = "") -> dict[str, str]:
     path = storage.local_path(folder)
     whole = folder.rstrip("/") if path is None else str(path)
     if not storage.is_folder(whole):
-        raise ManifestError(f"there is no folder {folder}")
+        raise ManifestError(f"no folder at {folder}")
     files = [file for file in storage.list_files(whole) if file.lower().endswith(SUFFIXES)]
     names = [(file.removeprefix(whole).lstrip("/").rpartition(".")[0], file) for file in files]
     found = [(name[: len(name) - len(suffix)], file) for name, file in names if name.endswith(suffix)]
-    if twice := [name for name, times in Counter(name for name, _ in found).items() if times > 1]:
-        raise ManifestError(f"{folder} has {len(twice)} images under two endings, first {twice[0]!r}; keep one of each")
+    if duplicates := [name for name, count in Counter(name for name, _ in found).items() if count > 1]:
+        raise ManifestError(
+            f"{folder} has {len(duplicates)} images with two suffixes, first {duplicates[0]!r}; keep one of each"
+        )
     return dict(found)
 
 
 def _texts(uri: str, images: Mapping[str, str], unmatched: dict[str, list[str]]) -> pa.Table:
-    """The table of prompts, its column ``image`` brought to keys; what has no partner is added to ``unmatched``."""
+    """Return the CSV of prompts, with keys in its column ``image``; add what has no match to ``unmatched``."""
     try:
         data = storage.read_bytes(uri)
         table = pacsv.read_csv(
@@ -131,28 +126,28 @@ def _texts(uri: str, images: Mapping[str, str], unmatched: dict[str, list[str]])
             convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(_TEXTS, pa.string())),
         )
     except ObjectMissing:
-        raise ManifestError(f"there is no {uri}") from None
+        raise ManifestError(f"no file at {uri}") from None
     except pa.ArrowInvalid as error:
-        raise ManifestError(f"{uri} is no CSV file: {' '.join(str(error).split())[:200]}") from None
+        raise ManifestError(f"{uri} is not a CSV file: {' '.join(str(error).split())[:200]}") from None
     if lacking := {"image", "prompt"} - set(table.column_names):
         raise ManifestError(f"{uri} has no column {sorted(lacking)[0]!r}; its columns: {', '.join(table.column_names)}")
-    if refused := [name for name in _NOT_TAKEN if name in table.column_names]:
-        raise ManifestError(f"{uri} has a column {refused[0]!r}, which is no text; give it by a folder, or by SQL")
-    given = table["image"].to_pylist()
-    keys = [name if name in images else (name or "").rpartition(".")[0] for name in given]
-    unmatched["prompts without image"] = [str(name) for name, key in zip(given, keys, strict=True) if key not in images]
+    if refused := [name for name in _REFUSED if name in table.column_names]:
+        raise ManifestError(f"{uri} has a column {refused[0]!r}, which is not text; give a folder or use SQL")
+    names = table["image"].to_pylist()
+    keys = [name if name in images else (name or "").rpartition(".")[0] for name in names]
+    unmatched["prompts without image"] = [str(name) for name, key in zip(names, keys, strict=True) if key not in images]
     named = set(keys)
     unmatched["images without prompt"] = [file for key, file in images.items() if key not in named]
     return table.set_column(table.column_names.index("image"), "image", pa.array(keys, pa.string()))
 
 
 def _with_texts(rows: pa.Table, texts: pa.Table) -> pa.Table:
-    """Each row once for each of its texts, in the texts' order."""
-    place = {key: number for number, key in enumerate(rows["key"].to_pylist())}
+    """Return each row once per text of its image, in the order of the texts."""
+    row_of = {key: number for number, key in enumerate(rows["key"].to_pylist())}
     keys = texts["image"].to_pylist()
-    kept = [number for number, key in enumerate(keys) if key in place]
+    kept = [number for number, key in enumerate(keys) if key in row_of]
     texts, keys = texts.take(pa.array(kept, pa.int64())), [keys[number] for number in kept]
-    table = rows.take(pa.array([place[key] for key in keys], pa.int64()))
+    table = rows.take(pa.array([row_of[key] for key in keys], pa.int64()))
     if "key" not in texts.column_names:
         table = table.set_column(table.column_names.index("key"), "key", pa.array(list(_keys(keys)), pa.string()))
     for name in texts.column_names:
@@ -164,12 +159,12 @@ def _with_texts(rows: pa.Table, texts: pa.Table) -> pa.Table:
 
 
 def _keys(names: Iterable[str]) -> Iterator[str]:
-    """Unique names: those that come more than once are numbered."""
+    """Yield unique names: repeated ones are numbered."""
     names = list(names)
-    times, seen = Counter(names), Counter[str]()
+    counts, seen = Counter(names), Counter[str]()
     for name in names:
         seen[name] += 1
-        yield name if times[name] == 1 else f"{name}-{seen[name]}"
+        yield name if counts[name] == 1 else f"{name}-{seen[name]}"
 
 
 def _schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
@@ -177,9 +172,9 @@ def _schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
     return pa.schema([(name, BBOX if name == "bbox" else pa.string()) for name in names])
 
 
-def _relative(file: str, above: str) -> str:
-    """The address from the manifest's folder, where the file lies below it."""
-    return file.removeprefix(f"{above}/") if above and file.startswith(f"{above}/") else file
+def _relative(file: str, parent: str) -> str:
+    """Return the address relative to the manifest's folder if the file is below it."""
+    return file.removeprefix(f"{parent}/") if parent and file.startswith(f"{parent}/") else file
 
 
 def _is_absolute(address: str) -> bool:

@@ -1,7 +1,7 @@
-"""Other projects' datasets to manifests: COCOEE, COCO, Open Images. Knows no editor and decodes no image.
+"""Import other projects' datasets as manifests: COCOEE, COCO, Open Images.
 
-Paths in a manifest are absolute, so that it may lie anywhere. A row whose file is not there is named by the import and
-stays in the manifest, where a run answers it as ``failed_to_load``.
+Addresses in the manifest are absolute, so that it can be anywhere. An import reports missing files and keeps their
+rows, which a run records as ``failed_to_load``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -21,46 +20,41 @@ from PIL import UnidentifiedImageError
 
 from retouch import storage
 from retouch.errors import ManifestError, ObjectMissing, StorageError
+from retouch.manifests.written import WrittenManifest
 
-THREADS: Final = 32  # image headers read side by side: latency is what they wait for
+MISSING: Final = "files are missing"
+THREADS: Final = 32  # image headers read in parallel: reading one is mostly latency
 COCOEE: Final = {"image": "GT_3500/{}_GT.png", "exemplar": "Ref_3500/{}_ref.png", "mask": "Mask_bbox_3500/{}_mask.png"}
 BOXES: Final = pa.list_(pa.list_(pa.float64()))  # x0, y0, x1, y1 each, in pixels
 _ORIENTATION: Final = 0x0112  # EXIF
-_ON_ITS_SIDE: Final = (5, 6, 7, 8)
+_SWAPS_SIDES: Final = (5, 6, 7, 8)
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
-Areas = tuple[float, float]  # smallest and largest share of the image that a box may have
+Areas = tuple[float, float]  # smallest and largest box as a fraction of its image
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What an import wrote."""
-
-    rows: int
-    missing: Sequence[str]  # addresses of files that are not there
-    note: str = ""  # what was left out, in words
-
-
-def cocoee(folder: str, output: str) -> Imported:
-    """Paint by Example's benchmark (``test_bench``): image, mask (white is edited) and exemplar of each listed id.
+def cocoee(folder: str, output: str) -> WrittenManifest:
+    """Import Paint by Example's benchmark (``test_bench``): image, mask (white is edited) and exemplar per id.
 
     Raises:
-        ManifestError: there is no ``id_list.npy``, or it holds no integers.
+        ManifestError: ``id_list.npy`` is missing, or holds no integers.
     """
     folder = _absolute(folder)
     ids = [f"{number:012d}" for number in _ids(storage.join(folder, "id_list.npy"))]
     rows = [{"key": id_} | {n: storage.join(folder, path.format(id_)) for n, path in COCOEE.items()} for id_ in ids]
-    there = {file for name in COCOEE.values() for file in storage.list_files(storage.join(folder, name.split("/")[0]))}
+    present = {
+        file for name in COCOEE.values() for file in storage.list_files(storage.join(folder, name.split("/")[0]))
+    }
     _write(output, rows, pa.schema([("key", pa.string()), *((name, pa.string()) for name in COCOEE)]))
-    return Imported(len(rows), [row[name] for row in rows for name in COCOEE if row[name] not in there])
+    return _report(len(rows), [row[name] for row in rows for name in COCOEE if row[name] not in present])
 
 
-def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: bool = False) -> Imported:
-    """COCO's instances: a row a box (``bbox``, ``category``), or with ``grouped`` a row an image (``boxes``).
+def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: bool = False) -> WrittenManifest:
+    """Import COCO's instances: one row per box (``bbox``, ``category``), or with ``grouped`` per image (``boxes``).
 
-    Crowds (``iscrowd``) are no single object and are left out, as are boxes of another size than asked for.
+    Crowds (``iscrowd``) are not single objects and are left out, as are boxes outside ``areas``.
 
     Raises:
-        ManifestError: the file is no COCO annotation.
+        ManifestError: the file is not a COCO annotation.
     """
     try:
         data = json.loads(_bytes(annotations))
@@ -69,34 +63,34 @@ def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: b
         found = [entry for entry in data["annotations"] if not entry.get("iscrowd")]
         rows = [_coco_row(entry, files[entry["image_id"]], names) for entry in found]
     except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{annotations} is no COCO annotation file: {error!r}") from None
+        raise ManifestError(f"{annotations} is not a COCO annotation file: {error!r}") from None
     folder = _absolute(images)
     kept = [row for row in rows if _fits(row["bbox"], row.pop("size"), areas)]
     for row in kept:
         row["image"] = storage.join(folder, row["image"])
     missing = _missing(folder, (row["image"] for row in kept))
-    note = _left_out(len(rows) - len(kept), len(rows))
+    notes = _left_out(len(rows) - len(kept), len(rows))
     if grouped:
-        return _write_grouped(output, ((row["image"], row["bbox"]) for row in kept), missing, note)
+        return _write_grouped(output, ((row["image"], row["bbox"]) for row in kept), missing, notes)
     columns = {"key": pa.string(), "image": pa.string(), "bbox": pa.list_(pa.float64()), "category": pa.string()}
     _write(output, kept, pa.schema(columns.items()))
-    return Imported(len(kept), missing, note)
+    return _report(len(kept), missing, notes)
 
 
-def openimages(boxes: str, images: str, output: str, areas: Areas) -> Imported:
-    """Open Images' boxes, all of an image's in one row (``image``, ``boxes`` in pixels), to train on.
+def openimages(boxes: str, images: str, output: str, areas: Areas) -> WrittenManifest:
+    """Import Open Images' boxes for training: one row per image (``image``, ``boxes`` in pixels).
 
-    Boxes of an image that is not there cannot be brought to pixels: it is named, and gets no row.
+    A missing image is reported and gets no row, because its size in pixels is unknown.
 
     Args:
-        boxes: the published CSV (``ImageID``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` as shares of the image), or a
-            folder of ``ID.txt`` with a line ``x0 y0 x1 y1`` in pixels a box, at any depth.
+        boxes: the published CSV (``ImageID``, ``XMin``, ``XMax``, ``YMin``, ``YMax`` as fractions of the image), or a
+            folder of ``ID.txt`` with one line ``x0 y0 x1 y1`` in pixels per box, at any depth.
         images: folder of ``ID.jpg`` at any depth.
         output: the manifest's address.
-        areas: shares of the image that a box may have.
+        areas: smallest and largest box as a fraction of its image.
 
     Raises:
-        ManifestError: the boxes cannot be read.
+        ManifestError: unreadable boxes.
     """
     folder = _absolute(images)
     files = {_stem(file): file for file in storage.list_files(folder)}
@@ -144,7 +138,7 @@ def _csv_boxes(uri: str) -> dict[str, list[Box]]:
             x0, y0, x1, y1 = (float(row[name]) for name in ("XMin", "YMin", "XMax", "YMax"))
             found.setdefault(row["ImageID"], []).append((x0, y0, x1, y1))
     except (KeyError, ValueError, TypeError) as error:
-        raise ManifestError(f"{uri}, line {reader.line_num}, is no box of Open Images: {error!r}") from None
+        raise ManifestError(f"{uri}, line {reader.line_num}, is not a box of Open Images: {error!r}") from None
     return found
 
 
@@ -166,13 +160,13 @@ def _text_file(uri: str) -> list[Box]:
 
 
 def _size(uri: str) -> tuple[int, int]:
-    """Width and height of an upright image, from its file's header."""
+    """Return width and height of the upright image, from its file's header."""
     try:
         with storage.open_input(uri) as source, Pillow.open(source) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
-            return image.size[::-1] if turned else image.size
+            swapped = image.getexif().get(_ORIENTATION, 1) in _SWAPS_SIDES
+            return image.size[::-1] if swapped else image.size
     except (UnidentifiedImageError, StorageError, OSError) as error:
-        raise ManifestError(f"the size of {uri} cannot be read: {error}") from None
+        raise ManifestError(f"{uri}: image size cannot be read: {error}") from None
 
 
 def _scaled(box: Box, by: Box) -> Box:
@@ -180,18 +174,20 @@ def _scaled(box: Box, by: Box) -> Box:
 
 
 def _fits(box: Box, size: tuple[float, float], areas: Areas) -> bool:
-    """Whether a box has an area between the bounds, both inclusive, as a share of its image."""
-    share = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
-    return box[2] > box[0] and box[3] > box[1] and areas[0] <= share <= areas[1]
+    """Return whether a box's area, as a fraction of its image, is between the bounds (inclusive)."""
+    fraction = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
+    return box[2] > box[0] and box[3] > box[1] and areas[0] <= fraction <= areas[1]
 
 
-def _write_grouped(output: str, pairs: Iterable[tuple[str, Box]], missing: Sequence[str], note: str) -> Imported:
+def _write_grouped(
+    output: str, pairs: Iterable[tuple[str, Box]], missing: Sequence[str], notes: Sequence[str]
+) -> WrittenManifest:
     grouped: dict[str, list[Box]] = {}
     for image, box in pairs:
         grouped.setdefault(image, []).append(box)
     rows = [{"key": _stem(image), "image": image, "boxes": boxes} for image, boxes in grouped.items()]
     _write(output, rows, pa.schema([("key", pa.string()), ("image", pa.string()), ("boxes", BOXES)]))
-    return Imported(len(rows), missing, note)
+    return _report(len(rows), missing, notes)
 
 
 def _write(output: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -201,19 +197,23 @@ def _write(output: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) ->
 
 
 def _missing(folder: str, files: Iterable[str]) -> list[str]:
-    there = set(storage.list_files(folder))
-    return [file for file in dict.fromkeys(files) if file not in there]
+    present = set(storage.list_files(folder))
+    return [file for file in dict.fromkeys(files) if file not in present]
 
 
-def _left_out(count: int, total: int) -> str:
-    return f"; {count} of {total} boxes left out for their size" if count else ""
+def _left_out(count: int, total: int) -> list[str]:
+    return [f"{count} of {total} boxes left out for their size"] if count else []
+
+
+def _report(rows: int, missing: Sequence[str], notes: Sequence[str] = ()) -> WrittenManifest:
+    return WrittenManifest(rows, {MISSING: missing} if missing else {}, notes)
 
 
 def _bytes(uri: str) -> bytes:
     try:
         return storage.read_bytes(uri)
     except ObjectMissing:
-        raise ManifestError(f"there is no {uri}") from None
+        raise ManifestError(f"no file at {uri}") from None
 
 
 def _absolute(folder: str) -> str:

@@ -1,7 +1,4 @@
-"""What identifies a row's inputs: their content where it is at hand, else their address and what the storage says.
-
-Knows cells and addresses, and nothing of keys or of what decides a row beside its inputs.
-"""
+"""Identify a row's inputs: by content if it is at hand, else by address with ETag, or size and modification time."""
 
 from __future__ import annotations
 
@@ -18,23 +15,23 @@ from retouch.errors import StorageError
 from retouch.manifests import columns, deferred_images
 
 
-def looked_up(table: pa.Table, images: Sequence[str]) -> dict[str, str | None]:
-    """Address to identity of all files that the rows name; None where there is none, or cannot be.
+def look_up(table: pa.Table, images: Sequence[str]) -> dict[str, str | None]:
+    """Return the identity of every file that the rows name, by address; None for a missing or impossible file.
 
     Args:
         table: a ``Manifest.table``.
         images: its image columns.
 
     Raises:
-        StorageError: an identity could not be had after bounded retries.
+        StorageError: an identity could not be read after bounded retries.
     """
     wanted = _addresses(table, images)
     found: dict[str, str | None] = dict.fromkeys(wanted)
-    return found | storage.identities(_that_may_be_there(wanted))
+    return found | storage.identities(_possible(wanted))
 
 
-def identified(column: pa.ChunkedArray, found: Mapping[str, str | None]) -> list[str | None]:
-    """Of each cell: its content's hash where known, else its address and what the storage says of it."""
+def identify_cells(column: pa.ChunkedArray, found: Mapping[str, str | None]) -> list[str | None]:
+    """Return each cell's identity: its content's hash if known, else its address with the storage's identity."""
     return [_cell_identity(cell.as_py(), found) for cell in column]
 
 
@@ -49,14 +46,14 @@ def _cell_identity(cell: Any, found: Mapping[str, str | None]) -> str | None:
 
 
 def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
-    """What the storage is asked about: image cells without bytes, and checkpoints that are files."""
+    """Return the addresses to look up: image cells without bytes, and checkpoints that are files."""
     wanted: dict[str, None] = {}
     for name in images:
         column = table[name]
         if pa.types.is_struct(column.type):
             wanted |= dict.fromkeys(path for path in _paths_alone(column) if path)
         elif pa.types.is_string(column.type):
-            if deferred_images.FILE in table.column_names:  # digests are no addresses
+            if deferred_images.FILE in table.column_names:  # digests are not addresses
                 column = column.filter(pc.invert(pc.starts_with(column, deferred_images.MARK)))
             wanted |= dict.fromkeys(address for address in pc.unique(column).to_pylist() if address)
     if "checkpoint" in table.column_names:
@@ -65,8 +62,8 @@ def _addresses(table: pa.Table, images: Sequence[str]) -> list[str]:
     return list(wanted)
 
 
-def _that_may_be_there(addresses: Sequence[str]) -> Iterator[str]:
-    """Addresses that can name an object at all. Another one counts as missing: its row says so, and no other's."""
+def _possible(addresses: Sequence[str]) -> Iterator[str]:
+    """Yield the addresses that can name an object; any other counts as missing and fails its row alone."""
     known: dict[str, bool] = {}
     for address in addresses:
         path = storage.local_path(address)
@@ -74,7 +71,7 @@ def _that_may_be_there(addresses: Sequence[str]) -> Iterator[str]:
             if os.path.isfile(path) and os.access(path, os.R_OK):
                 yield address
             continue
-        store = "/".join(address.split("/", 3)[:3])  # asking costs: once a bucket
+        store = "/".join(address.split("/", 3)[:3])  # looked up once per bucket
         if store not in known:
             known[store] = _is_store(store)
         if known[store]:
@@ -84,7 +81,7 @@ def _that_may_be_there(addresses: Sequence[str]) -> Iterator[str]:
 def _is_store(address: str) -> bool:
     try:
         storage.filesystem(address)
-    except (StorageError, TypeError, ValueError):  # no such scheme, or one that wants more than is said
+    except (StorageError, TypeError, ValueError):  # an unknown scheme, or one that needs more settings
         return False
     return True
 
@@ -97,6 +94,6 @@ def _paths_alone(column: pa.ChunkedArray) -> Iterator[str | None]:
 
 
 def is_file(checkpoint: str) -> bool:
-    """Whether a checkpoint cell is a file's address; else it names a role of the job's weights, or a hub's file."""
+    """Return whether a checkpoint cell is a file's address and not a role of the job's weights or a hub's file."""
     scheme = checkpoint.partition("://")[0]
     return scheme not in {checkpoint, "hf"} or (scheme == checkpoint and os.path.isfile(checkpoint))

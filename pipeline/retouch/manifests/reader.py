@@ -1,19 +1,17 @@
-"""Read, check, key and fingerprint a manifest; leave out what is answered. Knows no editor and what it needs.
+"""Read a manifest and check it.
 
 A manifest is one or more Parquet files: an address, a folder, a glob, or a list of these. A relative address in an
-image cell is relative to the folder of the manifest file that it stands in.
+image cell is relative to the folder of its manifest file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,55 +19,64 @@ import pyarrow.parquet as pq
 
 from retouch import storage
 from retouch.errors import ManifestError, StorageError
-from retouch.manifests import deferred_images, input_identity, row_sets
-from retouch.manifests.columns import IMAGE_COLUMNS, as_structs, callers, canonical, check_texts, joined, map_addresses
+from retouch.manifests import deferred_images, row_sets
+from retouch.manifests.columns import (
+    IMAGE_COLUMNS,
+    as_structs,
+    caller_columns,
+    canonical,
+    check_texts,
+    joined,
+    map_addresses,
+)
+from retouch.manifests.fingerprints import derived_keys
 from retouch.redaction import redacted
 from retouch.schema import REQUEST_COLUMNS
 
-THREADS: Final = 8  # manifest files read side by side
-ROWS_IN_MEMORY: Final = 4096  # of a manifest whose images stay far
-AT_ONCE: Final = 50_000  # rows whose cells are objects of Python's at the same time
-KEY_DIGITS: Final = 20  # hex digits of a derived key: a billion rows meet with a chance of one in two million
-_SHOWN: Final = 5  # keys that an error names
+THREADS: Final = 8  # manifest files read in parallel
+ROWS_PER_READ: Final = 4096  # of a manifest with deferred images
+_KEYS_IN_ERRORS: Final = 5
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A checked manifest in memory."""
 
-    table: pa.Table  # ``key`` (string, unique), the request columns that there are, then the caller's columns
+    table: pa.Table  # ``key`` (string, unique), the other request columns present, then the caller's columns
     files: tuple[str, ...]
-    renamed: Mapping[str, str]  # the caller's columns that got another name, old to new
+    renamed: Mapping[str, str]  # the caller's columns that were renamed, old name to new
 
     @property
     def caller(self) -> pa.Schema:
-        """The columns that are passed through to the results."""
-        return callers_of(self.table.schema)
+        """Return the schema of the columns that pass through to the results."""
+        return caller_schema(self.table.schema)
 
 
-def callers_of(schema: pa.Schema) -> pa.Schema:
-    """The caller's columns among those of a manifest's table, or of a plan's rows."""
+def caller_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the caller's columns among those of a manifest's table, or of a plan's rows."""
     ours = {*REQUEST_COLUMNS, *deferred_images.COLUMNS, "fingerprint"}
     return pa.schema([field for field in schema if field.name not in ours])
 
 
-def read(sources: str | Sequence[str], *, far: bool = False) -> Manifest:
-    """Read a manifest and check it.
+def read(sources: str | Sequence[str], *, defer_images: bool = False) -> Manifest:
+    """Return a checked manifest.
 
-    Every request column is brought to one type (``columns.canonical``); where files mix addresses and bytes, to
-    ``{bytes, path}`` structs. A file without ``key`` gets keys derived from its request columns as they are written. A
-    caller's column that would hide one of the results (``width``, ``status``, ...) gets ``input_`` before its name.
+    Every request column is converted to one type (``columns.canonical``); image columns of files that mix addresses
+    and bytes become ``{bytes, path}`` structs. A file without ``key`` gets keys derived from its request columns as
+    written. A caller's column that would hide a column of the results (``width``, ``status``, ...) gets the prefix
+    ``input_``.
 
     Args:
         sources: Parquet file, folder, glob, or several of these, on any fsspec URL.
-        far: images' bytes may stay in the files where they are many: the rows then are for ``deferred_images.filled``.
+        defer_images: leave the images' bytes in the files if they are large; ``deferred_images.load_deferred`` reads
+            them.
 
     Raises:
-        ManifestError: nothing there, not Parquet, no image column, a column whose type cannot have its meaning, a key
-            that is missing or there twice; names the file and the column, or the keys.
+        ManifestError: no file, not Parquet, no image column, a column of a wrong type, a missing or duplicate key; the
+            message names the file and the column, or the keys.
     """
     files = _expand([sources] if isinstance(sources, str) else sources)
-    load = _load_far if far and deferred_images.stay_far(files) else _load
+    load = _load_deferred if defer_images and deferred_images.is_large(files) else _load
     with ThreadPoolExecutor(THREADS) as threads:
         loaded = list(threads.map(load, files))
     tables = [table for table, _ in loaded]
@@ -84,47 +91,18 @@ def read(sources: str | Sequence[str], *, far: bool = False) -> Manifest:
     return Manifest(table.select([*wanted, *passed]), tuple(files), renamed)
 
 
-def with_fingerprints(
-    table: pa.Table, decides: Mapping[str, Any], *, identities: Literal["stat", "uri"] = "stat"
-) -> pa.Table:
-    """The table with a column ``fingerprint``: the sha256 of all that decides a row's pixels.
-
-    That is the request with its key (the noise depends on it), the identity of its inputs, and ``decides``. Inputs are
-    identified by their content where that is at hand (bytes in the manifest, local files), else by address and ETag,
-    or size and time; one that is not there, or cannot be, counts as such, so its row is asked again once it is.
-
-    Args:
-        table: a ``Manifest.table``.
-        decides: what decides pixels beside the row: editor, version, parameters, weights' hashes, ... as JSON values.
-        identities: ``uri`` trusts that an address never gets another content, and asks the storage nothing.
-
-    Raises:
-        StorageError: an input's identity could not be had after bounded retries.
-    """
-    run = hashlib.sha256(_json(dict(decides)).encode()).hexdigest()
-    names = [name for name in REQUEST_COLUMNS if name in table.column_names and name not in IMAGE_COLUMNS]
-    images = [name for name in IMAGE_COLUMNS if name in table.column_names]
-    found = input_identity.looked_up(table, images) if identities == "stat" else {}
-    digests = [
-        pa.array(_fingerprints(run, table.slice(start, AT_ONCE), names, images, found), pa.string())
-        for start in range(0, table.num_rows, AT_ONCE)
-    ]
-    column = pa.chunked_array(digests, pa.string())
-    return table.append_column(pa.field("fingerprint", pa.string(), nullable=False), column)
-
-
 def _expand(sources: Sequence[str]) -> list[str]:
     found: list[str] = []
     for source in sources:
         try:
             files = _files_at(source)
         except (StorageError, OSError, ValueError) as error:
-            raise ManifestError(f"manifest cannot be looked for: {' '.join(str(error).split())}") from None
+            raise ManifestError(f"manifest cannot be found: {' '.join(str(error).split())}") from None
         if not files:
             raise ManifestError(f"no Parquet file at {source}")
         found += files
     if not found:
-        raise ManifestError("no manifest is named; give a Parquet file, a folder or a glob")
+        raise ManifestError("no manifest is given; name a Parquet file, a folder or a glob")
     return list(dict.fromkeys(found))
 
 
@@ -137,20 +115,20 @@ def _files_at(source: str) -> list[str]:
 
 
 def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
-    """One file's rows, checked, and its caller's columns that were renamed."""
+    """Return a file's rows, checked, and the caller's columns that were renamed."""
     with _opened(file) as parquet:
         return _checked(parquet.read(), file)
 
 
-def _load_far(file: str) -> tuple[pa.Table, dict[str, str]]:
-    """The same, some rows at a time, the images' bytes left where they are."""
+def _load_deferred(file: str) -> tuple[pa.Table, dict[str, str]]:
+    """Return the same as ``_load``, with deferred images, reading some rows at a time."""
     parts, first = [], 0
     renamed: dict[str, str] = {}
     with _opened(file) as parquet:
-        parts.append(deferred_images.far(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
-        for batch in parquet.iter_batches(ROWS_IN_MEMORY):
+        parts.append(deferred_images.defer(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
+        for batch in parquet.iter_batches(ROWS_PER_READ):
             table, renamed = _checked(pa.Table.from_batches([batch]), file)
-            parts.append(deferred_images.far(table, file, first))
+            parts.append(deferred_images.defer(table, file, first))
             first += batch.num_rows
     return pa.concat_tables(parts, promote_options="permissive"), renamed
 
@@ -160,15 +138,15 @@ def _checked(raw: pa.Table, file: str) -> tuple[pa.Table, dict[str, str]]:
     names = [name for name in REQUEST_COLUMNS if name in raw.column_names]
     columns = {name: canonical(name, raw[name], file) for name in names}
     requests = pa.table(columns)
-    keys = columns["key"] if "key" in columns else pa.chunked_array([pa.array(_derived_keys(requests), pa.string())])
+    keys = columns["key"] if "key" in columns else pa.chunked_array([pa.array(derived_keys(requests), pa.string())])
     folder = file.rpartition("/")[0]
     try:
         columns |= {
             n: map_addresses(columns[n], lambda a: storage.resolved(a, folder)) for n in IMAGE_COLUMNS if n in columns
         }
     except UnicodeEncodeError:
-        raise ManifestError(f"{file!r}: no image can be named in a folder whose name is no UTF-8; rename it") from None
-    passed, renamed = callers(raw)
+        raise ManifestError(f"{file!r}: the folder's name is not UTF-8, so images have no address; rename it") from None
+    passed, renamed = caller_columns(raw)
     columns |= {"key": keys} | {name: passed[name] for name in passed.column_names}
     return pa.table(columns), renamed
 
@@ -182,13 +160,13 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
     except StorageError as error:
         raise ManifestError(f"manifest cannot be read: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ManifestError(f"{file} is no Parquet file: {' '.join(str(error).split())}") from None
+        raise ManifestError(f"{file} is not a Parquet file: {' '.join(str(error).split())}") from None
 
 
 def _check_names(names: Sequence[str], file: str) -> None:
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise ManifestError(f"{file} has {len(twice)} column names twice, first {twice[0]!r}; rename one")
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        raise ManifestError(f"{file} has {len(duplicates)} duplicate column names, first {duplicates[0]!r}; rename one")
     if "image" not in names:
         raise ManifestError(f"{file} has no column 'image'; its columns: {', '.join(names) or 'none'}")
 
@@ -204,67 +182,23 @@ def _check_keys(column: pa.ChunkedArray) -> None:
     if pc.any(empty).as_py():
         rows, first = pc.sum(empty).as_py(), pc.index(empty, True).as_py()
         raise ManifestError(f"{rows} rows have no key, first row {first}; fill the column or leave it out")
-    telling: list[int] = []
-    for part, keys in enumerate(row_sets.pieces(column)):
-        together = "\n".join(keys)
-        if redacted(together) != together:
-            telling += [part * row_sets.AT_ONCE + row for row, key in enumerate(keys) if redacted(key) != key]
-    if telling:
+    leaking: list[int] = []  # numbers of rows
+    for chunk, keys in enumerate(row_sets.chunks(column)):
+        text = "\n".join(keys)
+        if redacted(text) != text:
+            leaking += [chunk * row_sets.CHUNK_ROWS + row for row, key in enumerate(keys) if redacted(key) != key]
+    if leaking:
         raise ManifestError(
-            f"{len(telling)} keys hold a password or a signature, first row {telling[0]}; keys name files and rows of "
+            f"{len(leaking)} keys hold a password or a signature, first row {leaking[0]}; keys name files and rows of "
             "the results: give others, or leave the column out"
         )
     if pc.count_distinct(column).as_py() == len(column):
         return
     counts = pc.value_counts(column)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if twice:
-        named = ", ".join(repr(key) for key in twice[:_SHOWN])
+    duplicates = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    if duplicates:
+        named = ", ".join(repr(key) for key in duplicates[:_KEYS_IN_ERRORS])
         raise ManifestError(
-            f"{len(twice)} keys are there more than once: {named}; make them unique (rows without a column "
-            f"'key' get one from their content, so rows that are alike need the column)"
+            f"{len(duplicates)} keys are there more than once: {named}; make them unique (rows without a column "
+            f"'key' get one from their content, so identical rows need the column)"
         )
-
-
-def _derived_keys(requests: pa.Table) -> list[str]:
-    """Keys from the requests as they are written, so that a manifest keeps its keys when it moves."""
-    plain = [name for name in requests.column_names if name not in IMAGE_COLUMNS]
-    images = {
-        name: input_identity.identified(requests[name], {}) for name in IMAGE_COLUMNS if name in requests.column_names
-    }
-    rows = requests.select(plain).to_pylist() if plain else [{}] * requests.num_rows
-    texts = (_json({**row, **{name: cells[i] for name, cells in images.items()}}) for i, row in enumerate(rows))
-    return [hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS] for text in texts]
-
-
-def _fingerprints(
-    run: str, rows: pa.Table, names: Sequence[str], images: Sequence[str], found: Mapping[str, str | None]
-) -> list[str]:
-    pictures = {name: input_identity.identified(rows[name], found) for name in images}
-    return [
-        _fingerprint(run, request, {name: cells[row] for name, cells in pictures.items()}, found)
-        for row, request in enumerate(rows.select(names).to_pylist())
-    ]
-
-
-def _fingerprint(
-    run: str, request: Mapping[str, Any], images: Mapping[str, str | None], found: Mapping[str, str | None]
-) -> str:
-    known = {name: value for name, value in {**request, **images}.items() if value is not None}
-    if known.get("params"):
-        known["params"] = _parsed(known["params"])
-    if known.get("checkpoint") in found:
-        known["checkpoint"] = [known["checkpoint"], found[known["checkpoint"]]]
-    return hashlib.sha256(_json({"run": run, **known}).encode()).hexdigest()
-
-
-def _parsed(text: str) -> Any:
-    """JSON where it is, so that spacing and order decide nothing; else the text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -148,7 +148,7 @@ def read_edited(output: str, key: str) -> Edited:
         raise OutputError(f"{output} has no result for row {key!r}; read_results lists the keys")
     if not row["output"]:
         raise OutputError(f"row {key!r} has no image: {row['status']}, {row['error_type']}: {row['error_message']}")
-    request = _row(reader.read(record["manifest"], far=True).table, key)
+    request = _row(reader.read(record["manifest"], defer_images=True).table, key)
     if request is None:
         raise OutputError(f"the manifest of {output} no longer has row {key!r}, so its source is unknown")
     sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset({"exemplar"}), MaskSpec(**record["mask"])))
@@ -169,7 +169,7 @@ def read_edited(output: str, key: str) -> Edited:
 
 def _row(table: Any, key: str) -> dict[str, Any] | None:
     rows = table.filter(pc.equal(table["key"], key))
-    found: list[dict[str, Any]] = deferred_images.filled(rows).to_pylist() if rows.num_rows else []
+    found: list[dict[str, Any]] = deferred_images.load_deferred(rows).to_pylist() if rows.num_rows else []
     return found[0] if found else None
 
 

@@ -88,7 +88,7 @@ def write_requests(output: str, requests: pa.Table, *, whole: bool = False) -> N
             its row.
     """
     new = row_sets.of(requests).cast(row_sets.SCHEMA)
-    earlier = row_sets.none() if whole else row_sets.without_keys(read_requests(output), new)
+    earlier = row_sets.empty() if whole else row_sets.without_keys(read_requests(output), new)
     if earlier.num_rows:
         earlier = row_sets.with_keys(earlier, read_done(output))
     storage.write_table(storage.join(output, REQUESTS_FILE), pa.concat_tables([new, earlier]))
@@ -99,7 +99,7 @@ def read_requests(output: str) -> pa.Table:
     try:
         data = storage.read_bytes(storage.join(output, REQUESTS_FILE))
     except ObjectMissing:
-        return row_sets.none()
+        return row_sets.empty()
     return pq.read_table(io.BytesIO(data)).cast(row_sets.SCHEMA)
 
 

@@ -136,7 +136,7 @@ def digest_images(rows: pa.Table) -> str:
     """
     rows = rows.take(pc.sort_indices(rows["key"]))
     digest, first = hashlib.sha256(b"["), True
-    for keys, images in zip(row_sets.pieces(rows["key"]), row_sets.pieces(rows["sha256"]), strict=True):
+    for keys, images in zip(row_sets.chunks(rows["key"]), row_sets.chunks(rows["sha256"]), strict=True):
         listed = json.dumps(list(zip(keys, images, strict=True)))[1:-1]
         digest.update(f"{'' if first else ', '}{listed}".encode())
         first = False

@@ -21,7 +21,7 @@ from tests.outputs.export.outputs import KEYS, finished
 
 
 def chosen(output: str) -> Choice:
-    return choose_rows(results.read(output), row_sets.none(), row_sets.none())
+    return choose_rows(results.read(output), row_sets.empty(), row_sets.empty())
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_a_source_of_another_size_or_other_pixels_outside_the_mask_is_no_pair(tm
 def test_pairs_of_a_manifest_that_no_memory_holds_are_read_from_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferred_images, "FAR_FROM", 1)
+    monkeypatch.setattr(deferred_images, "DEFER_FROM", 1)
     monkeypatch.setattr(module, "AHEAD", 2)
     pictures = [png(picture(number)) for number in range(5)]
     output = finished(tmp_path, 5, image=pictures)
-    table = reader.read(str(tmp_path / "manifest.parquet"), far=True).table
+    table = reader.read(str(tmp_path / "manifest.parquet"), defer_images=True).table
     assert deferred_images.FILE in table.column_names
     leaving = read_items(RunSource(output, read_run(output), table), chosen(output), "pairs")
     found = {item.key: item for some in leaving for item in some if isinstance(item, Item)}

@@ -22,10 +22,11 @@ from retouch.execution import stages
 from retouch.execution.outcomes import KeptCandidate, Outcome, pack_rows, unpack_rows
 from retouch.execution.plan import Plan, engine_spec, open_run
 from retouch.execution.specs import WriteSpec
-from retouch.imaging.codec import Region
+from retouch.imaging.regions import Region
 from retouch.jobs.config import EditJob
 from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.manifests.samples import Failure, Sample
 from retouch.models.embedded.scenes import draw_scene, edit_task
 from retouch.outputs import results
@@ -82,7 +83,7 @@ def job_of(folder: Path, **more: Any) -> EditJob:
 
 def carry_out(job: EditJob, finish: bool = True) -> str:
     """Everything that a run leaves behind, written by what writes it in a run; only the pixels come from ``answer``."""
-    table = reader.with_fingerprints(reader.read(job.manifests).table, {"made": "by a test"})
+    table = with_fingerprints(reader.read(job.manifests).table, {"made": "by a test"})
     caller = pa.schema([field for field in table.schema if field.name in ("wanted", "ground", "input_width")])
     scores = {"clip_score": pa.float64(), "background_l1": pa.float64(), "right": pa.bool_()}
     plan = Plan(
@@ -235,7 +236,7 @@ def test_failures_are_grouped_by_error_with_counts_messages_and_keys(tmp_path):
     page = Page(gallery(tmp_path, rows))
 
     assert "5 rows = 1 success + 3 failed_to_load + 1 failed_to_edit" in page.text
-    assert "3 failed_to_load : LoadError at decode 3x image is no image file" in page.text
+    assert "3 failed_to_load : LoadError at decode 3x image is not an image file" in page.text
     assert "1 failed_to_edit : EditError at edit 1x the network gave NaN broken-5" in page.text
 
 

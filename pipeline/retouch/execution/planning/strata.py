@@ -93,7 +93,7 @@ def stratify(table: pa.Table, rows: Sequence[int]) -> Strata:
     found = _kinds(table)
     order = tuple(kind for kind, _ in sorted(Counter(found).items(), key=lambda item: (-item[1], item[0])))
     indices = {kind: index for index, kind in enumerate(order)}
-    cells = deferred_images.filled(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
+    cells = deferred_images.load_deferred(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = dict(zip(rows, threads.map(_megapixels, cells), strict=True))
     known = {row: size for row, size in sizes.items() if size is not None}

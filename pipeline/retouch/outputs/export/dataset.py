@@ -23,6 +23,7 @@ from retouch.jobs.identity import recorded_identity
 from retouch.manifests import reader as manifest
 from retouch.manifests import row_sets
 from retouch.manifests.columns import without_credentials
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.outputs import results
 from retouch.outputs.export.content_credentials import Signer, Signing
 from retouch.outputs.export.dataset_card import CARD, Facts, Format, render_card
@@ -148,9 +149,9 @@ def _read_requests(request: ExportRequest, record: Mapping[str, Any], rows: pa.T
     """Read the manifest and compare its fingerprints with those of the results."""
     wanted = rows.filter(pc.is_in(rows["status"], pa.array(request.statuses, pa.string())))
     try:
-        table = manifest.read(request.manifest or record["job"]["manifest"], far=True).table
+        table = manifest.read(request.manifest or record["job"]["manifest"], defer_images=True).table
         table = row_sets.with_keys(table, wanted)
-        now = manifest.with_fingerprints(table, recorded_identity(record))
+        now = with_fingerprints(table, recorded_identity(record))
     except RetouchError as error:
         if request.layout == "pairs":
             raise ConfigError(f"layout pairs needs the manifest: {error}; give its location with --manifest") from None

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retouch.errors import EditError, LoadError, ObjectMissing
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images
 from retouch.manifests.decode import DecodeSpec, decode
@@ -101,7 +101,7 @@ def _items_of(
 def _requests(table: pa.Table, places: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
     """Return the manifest's rows at these places, with their images' bytes, by key."""
     wanted = table.take(places.drop_null())
-    return {row["key"]: row for row in deferred_images.filled(wanted).to_pylist()} if wanted.num_rows else {}
+    return {row["key"]: row for row in deferred_images.load_deferred(wanted).to_pylist()} if wanted.num_rows else {}
 
 
 def _item(
@@ -163,7 +163,7 @@ def _before(
     if edited.shape != sample.source.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (sample.source, edited))
         raise LoadError("the source is now {}, the edited image {}".format(*sizes))
-    changed = codec.changed_outside(sample.source, edited, sample.mask)
+    changed = regions.changed_outside(sample.source, edited, sample.mask)
     if changed and row["background_changed_px"] == 0:
         raise LoadError(f"source or mask has changed since the run: {changed} px outside the mask differ now")
     return {

@@ -107,7 +107,7 @@ def read(output: str, manifests: str | Sequence[str] | None = None) -> RunData:
     record = redacted_all(read_run(output))
     requests, unreadable = pa.table({"key": pa.array([], pa.string())}), ""
     try:
-        requests = manifest.read(manifests or record["job"]["manifest"], far=True).table
+        requests = manifest.read(manifests or record["job"]["manifest"], defer_images=True).table
     except RetouchError as error:
         unreadable = str(error)
     requested = results.read_requests(output).num_rows
@@ -259,7 +259,7 @@ def _make_tiles(run: RunData, rows: Sequence[int], scores: Sequence[str], side: 
     shown = run.table.take(pa.array(rows, pa.int64())).to_pylist()
     keys = pa.array([row["key"] for row in shown], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
-    requests = {request["key"]: request for request in deferred_images.filled(wanted).to_pylist()}
+    requests = {request["key"]: request for request in deferred_images.load_deferred(wanted).to_pylist()}
     mask = MaskSpec.model_validate(run.job["mask"])
     missing = run.unreadable or "the manifest no longer has a row with this key"
     read_image = image_reader(run.output, shown)

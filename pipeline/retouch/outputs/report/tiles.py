@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from retouch.errors import RetouchError, StorageError
-from retouch.imaging import codec
+from retouch.imaging import codec, regions
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Sample
@@ -196,7 +196,7 @@ def _comparison(
     if source.shape != output.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (source, output))
         return [], ["the source is now {}, the output {}".format(*sizes)]
-    changed = codec.changed_outside(source, output, sample.mask)
+    changed = regions.changed_outside(source, output, sample.mask)
     notes = [f"source, mask or output has changed since the run: {changed} px outside the mask differ now"]
     figures = []
     if changed:

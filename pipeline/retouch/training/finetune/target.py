@@ -24,6 +24,7 @@ from retouch.jobs.config import MaskSpec, Weights
 from retouch.jobs.finetune_params import FinetuneParams
 from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec, decode
+from retouch.manifests.fingerprints import with_fingerprints
 from retouch.manifests.samples import Sample
 from retouch.models import weights
 from retouch.models.arcface import identity_loss, load_arcface
@@ -203,7 +204,7 @@ def _rows(task: TargetTask, params: FinetuneParams) -> pa.Table:
             f"target {task.name} trains on {params.images} images and its manifest has {table.num_rows}; "
             "give more rows, or lower images"
         )
-    return reader.with_fingerprints(table.slice(0, params.images + params.test_images), {})
+    return with_fingerprints(table.slice(0, params.images + params.test_images), {})
 
 
 def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str]) -> TrainingImages:
