@@ -109,7 +109,7 @@ def test_programs_read_objects_alone_from_stdout_and_the_quiet_way_leaves_nothin
         else:
             assert out == ""
         assert ended.value.code == (2 if mode == "fancy" else 0)
-        assert ("no way 'fancy'" in err) == (mode == "fancy")
+        assert ("mode 'fancy'" in err) == (mode == "fancy")
         assert err.count("\n") == (mode == "fancy")
 
 
