@@ -1,36 +1,46 @@
-"""Submissions: how they are named, what is refused, and what their ends mean. On a cluster: ``test_two_nodes``."""
+"""Submissions: their ids, which are refused, how they are followed, and what their ends mean.
+
+Those on a cluster are in ``tests/execution/executors/ray/test_two_nodes.py``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
-from retouch.deployment.ray_jobs import JobState, connect, next_id
-from retouch.errors import ConfigError, StopRun
+from aiohttp import ClientError
+from retouch.deployment import ray_jobs
+from retouch.deployment.ray_jobs import JobState, connect, follow, next_id
+from retouch.errors import ConfigError, Interrupted, StopRun
 
 from tests.helpers.ray_nodes import free_port
 
-NIGHT = "quickstart-2026-11-26"
+FIRST = "quickstart-2026-11-26"
 
 
 @pytest.mark.parametrize(
-    ("there", "again", "wanted"),
+    ("statuses", "again", "wanted"),
     [
-        ({}, False, NIGHT),
-        ({}, True, NIGHT),
-        ({NIGHT: "STOPPED"}, False, f"{NIGHT}-2"),
-        ({NIGHT: "FAILED"}, False, f"{NIGHT}-2"),
-        ({NIGHT: "RUNNING"}, True, f"{NIGHT}-2"),
-        ({NIGHT: "SUCCEEDED", f"{NIGHT}-2": "FAILED", f"{NIGHT}-10": "STOPPED"}, False, f"{NIGHT}-11"),
-        ({"quickstart-2026-11-25": "RUNNING", f"another-{NIGHT}": "RUNNING", f"{NIGHT}-two": "RUNNING"}, False, NIGHT),
+        ({}, False, FIRST),
+        ({}, True, FIRST),
+        ({FIRST: "STOPPED"}, False, f"{FIRST}-2"),
+        ({FIRST: "FAILED"}, False, f"{FIRST}-2"),
+        ({FIRST: "RUNNING"}, True, f"{FIRST}-2"),
+        ({FIRST: "SUCCEEDED", f"{FIRST}-2": "FAILED", f"{FIRST}-10": "STOPPED"}, False, f"{FIRST}-11"),
+        ({"quickstart-2026-11-25": "RUNNING", f"another-{FIRST}": "RUNNING", f"{FIRST}-two": "RUNNING"}, False, FIRST),
     ],
 )
-def test_an_attempt_gets_the_next_free_number_of_its_night(there: dict[str, str], again: bool, wanted: str) -> None:
-    assert next_id(NIGHT, there, again=again) == wanted
+def test_an_attempt_gets_the_next_free_number_of_its_date(statuses: dict[str, str], again: bool, wanted: str) -> None:
+    assert next_id(FIRST, statuses, again=again) == wanted
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCEEDED"])
-def test_a_night_that_runs_or_is_done_is_not_submitted_again_by_accident(status: str) -> None:
-    with pytest.raises(ConfigError, match=f"{NIGHT}-2 is there already: {status}; --again") as error:
-        next_id(NIGHT, {NIGHT: "FAILED", f"{NIGHT}-2": status}, again=False)
+def test_a_job_that_runs_or_succeeded_is_not_submitted_again_by_accident(status: str) -> None:
+    with pytest.raises(ConfigError, match=f"{FIRST}-2 exists already: {status}; --again") as error:
+        next_id(FIRST, {FIRST: "FAILED", f"{FIRST}-2": status}, again=False)
     assert error.value.exit_code == 2
 
 
@@ -50,12 +60,61 @@ def test_a_night_that_runs_or_is_done_is_not_submitted_again_by_accident(status:
 def test_an_end_has_the_exit_code_of_the_command_or_of_what_cut_it_short(
     status: str, code: int | None, wanted: int
 ) -> None:
-    assert JobState(NIGHT, status, "", code, None, None).exit_code == wanted
+    assert JobState(FIRST, status, "", code, None, None).exit_code == wanted
 
 
-def test_where_no_cluster_is_it_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")  # which an address given counts over
+def test_without_a_cluster_there_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")  # an address that is given has priority
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(StopRun, match=f"no Ray dashboard at {address}") as error:
         connect(address)
     assert "\n" not in str(error.value)
+
+
+@dataclass
+class Client:
+    """Stands in for Ray's client: each connection sends the log so far, in pieces, and all but the last one break."""
+
+    connections: list[list[str]]
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def get_job_info(self, submission_id: str) -> Any:
+        status = "RUNNING" if self.connections else "SUCCEEDED"
+        return SimpleNamespace(
+            submission_id=submission_id, status=status, message="", driver_exit_code=0, start_time=1, end_time=2
+        )
+
+    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+        for text in self.connections.pop(0) if self.connections else []:
+            yield text
+        if self.connections:
+            raise ClientError("connection reset")
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_each_part_of_a_log_is_written_once_although_connections_break() -> None:
+    written: list[str] = []
+    client = Client([["one\n"], ["one\ntwo\n", "thr"], [], ["one\n", "two\nthree\nfour\n"]])
+    assert follow(client, FIRST, written.append).status == "SUCCEEDED"
+    assert "".join(written) == "one\ntwo\nthree\nfour\n"
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_cluster_that_stays_away_ends_the_following_but_not_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_jobs, "TIMEOUT", 0.1)
+    with pytest.raises(Interrupted, match=f"lost the connection to {FIRST}, which may still run: connection reset"):
+        follow(Client([[] for _ in range(1000)]), FIRST, print)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_log_of_a_job_that_has_ended_is_written_too() -> None:
+    written: list[str] = []
+    assert follow(Client([["done\n"]]), FIRST, written.append).status == "SUCCEEDED"
+    assert written == ["done\n"]

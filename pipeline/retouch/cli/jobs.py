@@ -26,7 +26,7 @@ def list_(address: Dashboard = None) -> None:
     """List the cluster's submissions, oldest first."""
     from retouch.deployment import ray_jobs
 
-    for state in ray_jobs.listed(ray_jobs.connect(address)):
+    for state in ray_jobs.list_jobs(ray_jobs.connect(address)):
         typer.echo(_line(state))
 
 
@@ -44,7 +44,7 @@ def logs(
     client = ray_jobs.connect(address)
     if follow:
         raise typer.Exit(follow_to_end(client, id_, {}))
-    typer.echo(ray_jobs.log(client, id_), nl=False)
+    typer.echo(ray_jobs.read_log(client, id_), nl=False)
 
 
 @app.command()

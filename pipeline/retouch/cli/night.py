@@ -18,7 +18,7 @@ def night(
     job_uid: Annotated[str, typer.Option(envvar="JOB_UID", help="Its uid.")] = "",
     namespace: Annotated[str, typer.Option(envvar="NAMESPACE", help="Its namespace.")] = "",
 ) -> None:
-    """Create tonight's RayJob and wait until it ends. Runs in the pod of a scheduled CronJob."""
+    """Create this run's RayJob and wait until it ends. Runs in the pod of a scheduled CronJob."""
     import yaml
 
     from retouch import storage
@@ -32,7 +32,7 @@ def night(
         raise ConfigError(f"--dated {dated!r}: unknown; use date or minute")
     check_zone(timezone)
     body = yaml.safe_load(storage.read_bytes(template))
-    run = nightly.Run(job_name, job_uid, namespace)
-    jobs = nightly.in_this_pod(namespace)
-    succeeded = nightly.carry_out(body, run, timezone, cast("Dated", dated), jobs, typer.echo)
+    run = nightly.CronRun(job_name, job_uid, namespace)
+    api = nightly.in_this_pod(namespace)
+    succeeded = nightly.run_to_end(body, run, timezone, cast("Dated", dated), api, typer.echo)
     raise typer.Exit(0 if succeeded else 1)

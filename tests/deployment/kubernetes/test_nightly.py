@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from retouch.deployment.kubernetes import nightly
-from retouch.deployment.kubernetes.nightly import RayJobs, Run, carry_out, due, tonight
+from retouch.deployment.kubernetes.nightly import CronRun, KubernetesApi, due_time, ray_job, run_to_end
 from retouch.deployment.kubernetes.render import RenderOptions, render
 from retouch.errors import ConfigError, Interrupted
 
@@ -23,7 +23,7 @@ from tests.cluster.checked import objects
 from tests.helpers.jobs_on_s3 import EDIT
 
 AT = dt.datetime(2026, 11, 26, 1, 0, tzinfo=dt.UTC)  # two o'clock in Berlin
-RUN = Run(f"nightly-{int(AT.timestamp()) // 60}", "0b1c", "batch")
+RUN = CronRun(f"nightly-{int(AT.timestamp()) // 60}", "0b1c", "batch")
 BERLIN = "Europe/Berlin"
 TEMPLATE = {
     "apiVersion": "ray.io/v1",
@@ -99,37 +99,42 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture
-def jobs(api: Api) -> Iterator[RayJobs]:
+def jobs(api: Api) -> Iterator[KubernetesApi]:
     from kubernetes import client
 
     configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_port}")
     configuration.proxy = None
     configuration.retries = False
     with client.ApiClient(configuration) as connection:
-        yield RayJobs(client.CustomObjectsApi(connection), "batch")
+        yield KubernetesApi(client.CustomObjectsApi(connection), "batch")
 
 
 def states(*names: str, outcome: str = "") -> list[dict[str, Any]]:
     return [{"jobDeploymentStatus": name, "jobStatus": outcome} for name in names]
 
 
-def followed(jobs: RayJobs, said: list[str] | None = None) -> bool:
-    return carry_out(TEMPLATE, RUN, BERLIN, "date", jobs, (said if said is not None else []).append, interval=0.01)
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nightly, "POLL_SECONDS", 0.01)
+
+
+def succeeded(jobs: KubernetesApi, lines: list[str] | None = None) -> bool:
+    return run_to_end(TEMPLATE, RUN, BERLIN, "date", jobs, (lines if lines is not None else []).append)
 
 
 def test_a_night_is_called_after_the_time_that_it_was_due_whenever_its_pod_starts() -> None:
-    assert due(RUN.job_name, dt.datetime.now(dt.UTC)) == AT
-    assert due("nightly-by-hand", AT) == AT
+    assert due_time(RUN.job_name, dt.datetime.now(dt.UTC)) == AT
+    assert due_time("nightly-by-hand", AT) == AT
 
 
 def test_a_nights_rayjob_has_its_date_by_the_schedules_clocks_and_belongs_to_the_run() -> None:
     late = dt.datetime(2026, 11, 25, 23, 30, tzinfo=dt.UTC)
-    made = tonight(TEMPLATE, RUN, late.astimezone(zoneinfo.ZoneInfo(BERLIN)), "date")
+    made = ray_job(TEMPLATE, RUN, late.astimezone(zoneinfo.ZoneInfo(BERLIN)), "date")
     assert made["metadata"]["name"] == "nightly-20261126"
     assert made["spec"]["entrypoint"].endswith("output=s3://bucket/2026-11-26")
     (owner,) = made["metadata"]["ownerReferences"]
     assert owner == {"apiVersion": "batch/v1", "kind": "Job", "name": RUN.job_name, "uid": RUN.job_uid}
-    assert tonight(TEMPLATE, RUN, late, "minute")["metadata"]["name"] == "nightly-20261125-2330"
+    assert ray_job(TEMPLATE, RUN, late, "minute")["metadata"]["name"] == "nightly-20261125-2330"
     assert TEMPLATE["metadata"] == {"name": "nightly", "labels": {"a": "b"}}
 
 
@@ -138,60 +143,62 @@ def test_what_is_made_of_a_rendered_template_is_taken(tmp_path: Path) -> None:
     path.write_text(EDIT.replace("Nightly.Photos", "A-name-that-is-as-long-as-no-person-would-ever-choose-it"))
     text = render(RenderOptions(str(path), "cronjob", "retouch:1", cron="*/5 * * * *"), "")
     (template,) = [one for one in objects(text) if one["kind"] == "RayJob"]
-    night = tonight(template, RUN, AT, "minute")
+    night = ray_job(template, RUN, AT, "minute")
     assert crds.faults(night) == []
     assert rules.faults(night) == []
 
 
-def test_it_is_made_once_and_followed_to_its_end(api: Api, jobs: RayJobs) -> None:
+def test_it_is_made_once_and_followed_to_its_end(api: Api, jobs: KubernetesApi) -> None:
     api.states = states("Initializing", "Running", "Running") + states("Complete", outcome="SUCCEEDED")
-    said: list[str] = []
-    assert followed(jobs, said)
+    lines: list[str] = []
+    assert succeeded(jobs, lines)
     assert list(api.made) == ["nightly-20261126"]
     assert api.paths[0] == "/apis/ray.io/v1/namespaces/batch/rayjobs"
-    assert [line.split()[2] for line in said[1:]] == ["Initializing", "Running", "Complete"]
+    assert [line.split()[2] for line in lines[1:]] == ["Initializing", "Running", "Complete"]
 
 
-def test_a_second_pod_of_the_same_night_makes_no_second_one(api: Api, jobs: RayJobs) -> None:
+def test_a_second_pod_of_the_same_night_makes_no_second_one(api: Api, jobs: KubernetesApi) -> None:
     api.states = states("Complete", outcome="SUCCEEDED") * 2
-    said: list[str] = []
-    assert followed(jobs)
-    assert followed(jobs, said)
+    lines: list[str] = []
+    assert succeeded(jobs)
+    assert succeeded(jobs, lines)
     assert len(api.made) == 1
-    assert "there already" in said[0]
+    assert "exists already" in lines[0]
 
 
 @pytest.mark.parametrize("last", [states("Failed", outcome="FAILED"), states("Complete", outcome="STOPPED")])
-def test_a_run_that_failed_or_was_stopped_is_no_success(api: Api, jobs: RayJobs, last: list[dict[str, Any]]) -> None:
+def test_a_run_that_failed_or_was_stopped_is_no_success(
+    api: Api, jobs: KubernetesApi, last: list[dict[str, Any]]
+) -> None:
     api.states = states("Running", "Retrying") + last
-    assert not followed(jobs)
+    assert not succeeded(jobs)
 
 
-def test_an_api_server_that_stumbles_is_asked_again(api: Api, jobs: RayJobs) -> None:
+def test_an_api_server_that_stumbles_is_asked_again(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [500, 429, 503]
     api.states = states("Complete", outcome="SUCCEEDED")
-    assert followed(jobs)
+    assert succeeded(jobs)
 
 
 def test_one_that_stays_away_ends_the_pod_but_not_the_night(
-    api: Api, jobs: RayJobs, monkeypatch: pytest.MonkeyPatch
+    api: Api, jobs: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nightly, "OUT_OF_REACH", 0.0)
+    monkeypatch.setattr(nightly, "API_TIMEOUT", 0.05)
     api.trouble = [503] * 100
     with pytest.raises(Interrupted, match="503"):
-        followed(jobs)
+        succeeded(jobs)
 
 
-def test_a_refusal_says_why(api: Api, jobs: RayJobs) -> None:
+def test_a_refusal_says_why(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [403]
     with pytest.raises(ConfigError, match="refuses RayJob nightly-20261126: 403"):
-        followed(jobs)
+        succeeded(jobs)
 
 
-def test_a_rayjob_that_somebody_deleted_is_not_made_again(api: Api, jobs: RayJobs) -> None:
+def test_a_rayjob_that_somebody_deleted_is_not_made_again(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [201, 404]
     with pytest.raises(ConfigError, match="is gone"):
-        followed(jobs)
+        succeeded(jobs)
 
 
 def test_the_template_is_read_as_the_configmap_holds_it(tmp_path: Path) -> None:

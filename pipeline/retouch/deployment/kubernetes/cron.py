@@ -1,7 +1,7 @@
-"""Cron expressions and time zones as Kubernetes reads them. Knows when something is due, not what.
+"""Cron expressions and time zones that Kubernetes accepts, and how often an expression is due.
 
-Kubernetes and KubeRay read five fields by the same rules, which are narrower than most libraries': no names of whole
-schedules, no ``L`` or ``#``, no range that goes round the end, and Sunday is 0 alone.
+croniter parses. Kubernetes accepts less: no words such as ``@daily``, no ``L`` or ``#``, no range past the end, and
+Sunday only as 0.
 """
 
 from __future__ import annotations
@@ -10,67 +10,31 @@ import datetime as dt
 import itertools
 import re
 import zoneinfo
-from dataclasses import dataclass
 from typing import Final
+
+from croniter import CroniterBadCronError, CroniterBadDateError, croniter
 
 from retouch.errors import ConfigError
 
 EXAMPLE: Final = "'0 2 * * *' is every night at two"
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_RUNS_LOOKED_AT: Final = 400  # of a daily schedule more than a year, so that its shortest gap is seen
-
-
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    least: int
-    most: int
-    names: tuple[str, ...] = ()  # the first stands for ``least``
-
-    def check(self, text: str) -> None:
-        """Raises ConfigError where Kubernetes would not take the text."""
-        for part in text.lower().split(","):
-            found = re.fullmatch(r"(\*|\w+)(?:-(\w+))?(?:/([0-9]+))?", part)
-            if found is None or (found[1] == "*" and found[2]) or (found[3] is not None and not int(found[3])):
-                raise ConfigError(f"cron: {self.name} is {text!r}; there are *, 1, 1-5, 1,3 and */2")
-            ends = [self._number(end, text) for end in (found[1], found[2]) if end and end != "*"]
-            if ends != sorted(ends):
-                raise ConfigError(f"cron: {self.name} is {text!r}: the range ends before it begins")
-
-    def _number(self, value: str, text: str) -> int:
-        if value in self.names:
-            return self.least + self.names.index(value)
-        if value.isascii() and value.isdecimal() and self.least <= int(value) <= self.most:
-            return int(value)
-        names = f", or {self.names[0]} to {self.names[-1]}" if self.names else ""
-        raise ConfigError(f"cron: {self.name} is {text!r}; it goes from {self.least} to {self.most}{names}")
-
-
-_FIELDS: Final = (
-    _Field("the minute", 0, 59),
-    _Field("the hour", 0, 23),
-    _Field("the day of the month", 1, 31),
-    _Field("the month", 1, 12, _MONTHS),
-    _Field("the day of the week", 0, 6, _DAYS),
-)
+_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
+_PART: Final = re.compile(r"(?:\*|([0-9]+|[a-z]{3})(?:-([0-9]+|[a-z]{3}))?)(?:/0*[1-9][0-9]*)?", re.IGNORECASE)
+_RUNS_COMPARED: Final = 400  # more than a year of a daily schedule, so that its shortest gap is among them
 
 
 def check_cron(expression: str) -> None:
-    """Nothing where Kubernetes takes the expression and it is due at some time.
+    """Raise if Kubernetes would not accept the expression, or if it is never due.
 
     Raises:
-        ConfigError: it does not, or it never is.
+        ConfigError: names the field that is wrong.
     """
     fields = expression.split()
     if len(fields) != len(_FIELDS):
         raise ConfigError(
             f"cron {expression!r} has {len(fields)} fields instead of 5 (minute, hour, day, month, weekday): {EXAMPLE}"
         )
-    for field, text in zip(_FIELDS, fields, strict=True):
-        field.check(text)
-    from croniter import CroniterBadDateError
-
+    for position, text in enumerate(fields):
+        _check_field(position, text)
     try:
         _runs(expression, 1)
     except CroniterBadDateError:
@@ -78,32 +42,54 @@ def check_cron(expression: str) -> None:
 
 
 def check_zone(name: str) -> None:
-    """Nothing where there is such a time zone.
+    """Raise if there is no such time zone; ``Local`` is none, because it would be that of some machine.
 
     Raises:
-        ConfigError: there is none; ``Local`` is none either, for it would be that of some machine.
+        ConfigError: suggests one.
     """
-    there = zoneinfo.available_timezones()
-    if name in there and name not in ("localtime", "Factory"):
+    zones = zoneinfo.available_timezones()
+    if name in zones and name not in ("localtime", "Factory"):
         return
-    near = sorted(zone for zone in there if zone.rpartition("/")[2].lower() == name.rpartition("/")[2].lower())
+    near = sorted(zone for zone in zones if zone.rpartition("/")[2].lower() == name.rpartition("/")[2].lower())
     raise ConfigError(f"no time zone is called {name!r}; {near[0] if near else 'Europe/Berlin'} is one")
 
 
 def shortest_gap(expression: str) -> dt.timedelta:
-    """The shortest time between two runs, clocks that are put forward or back left aside."""
-    runs = _runs(expression, _RUNS_LOOKED_AT)
+    """Return the shortest time between two runs, without changes to and from summer time."""
+    runs = _runs(expression, _RUNS_COMPARED)
     return min(later - earlier for earlier, later in itertools.pairwise(runs))
 
 
 def is_daily_at_most(expression: str) -> bool:
-    """Whether no day has two runs, so that a date tells them apart."""
+    """Return whether no day has two runs, so that the date identifies a run."""
     minute, hour = expression.split()[:2]
     return minute.isdecimal() and hour.isdecimal()
 
 
-def _runs(expression: str, count: int) -> list[dt.datetime]:
-    from croniter import croniter
+def _check_field(position: int, text: str) -> None:
+    what = f"cron: the {_FIELDS[position]} is {text!r}"
+    for part in text.split(","):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise ConfigError(f"{what}; Kubernetes accepts *, 1, 1-5, 1,3 and */2")
+        ends = [end for end in found.groups() if end is not None]
+        try:
+            values = [_value(position, end) for end in ends]
+        except CroniterBadCronError:
+            raise ConfigError(f"{what}: there is no such {_FIELDS[position]}") from None
+        if any(end.isdecimal() and int(end) != value for end, value in zip(ends, values, strict=True)):
+            raise ConfigError(f"{what}: Kubernetes has Sunday as 0, not as 7")  # which croniter reads as 0
+        if values != sorted(values):
+            raise ConfigError(f"{what}: the range ends before it begins")
 
-    following = croniter(expression, dt.datetime(2026, 1, 1), max_years_between_matches=10)
-    return [following.get_next(dt.datetime) for _ in range(count)]
+
+def _value(position: int, text: str) -> int:
+    """Return the number of one day, month and so on, which may be a name."""
+    fields = ["*"] * len(_FIELDS)
+    fields[position] = text
+    return int(croniter.expand(" ".join(fields))[0][position][0])
+
+
+def _runs(expression: str, count: int) -> list[dt.datetime]:
+    schedule = croniter(expression, dt.datetime(2026, 1, 1), max_years_between_matches=10)
+    return [schedule.get_next(dt.datetime) for _ in range(count)]

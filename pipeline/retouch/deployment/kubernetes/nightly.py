@@ -1,8 +1,7 @@
-"""One night's RayJob: made under a name that carries its date, followed to its end. What a CronJob's pod does.
+"""Create the RayJob of one scheduled run and wait until it ends: what the pod of a CronJob does.
 
-The name is a function of the time at which the CronJob's run was due, so a pod that is started again, or a second one,
-finds what the first one made. The RayJob belongs to the CronJob's run (owner reference) and goes with it, by the
-CronJob's history limits.
+The RayJob's name is a function of the time at which the run was due, so a pod that is restarted, or a second one, finds
+the RayJob that the first one created. The CronJob's Job owns the RayJob, and the CronJob's history limits remove both.
 """
 
 from __future__ import annotations
@@ -16,104 +15,105 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+import stamina
+
 from retouch.errors import ConfigError, Interrupted
 
 GROUP: Final = ("ray.io", "v1")
 PLURAL: Final = "rayjobs"
-INTERVAL: Final = 15.0  # seconds between two looks
-OUT_OF_REACH: Final = 900.0  # seconds without an answer after which the pod gives way to a new one
-REQUEST_SECONDS: Final = 60
+POLL_SECONDS: Final = 15.0
+API_TIMEOUT: Final = 900.0  # seconds without an answer of Kubernetes, after which a new pod takes over
+REQUEST_TIMEOUT: Final = 60  # seconds
 DATE: Final = "{date}"
 Dated = Literal["date", "minute"]
 _FORMATS: Final[Mapping[str, str]] = {"date": "%Y%m%d", "minute": "%Y%m%d-%H%M"}
-_ENDS: Final = ("Complete", "Failed")  # of status.jobDeploymentStatus
-_REFUSED: Final = range(400, 500)
-_TRY_AGAIN: Final = (408, 429)
+_FINAL_STATES: Final = ("Complete", "Failed")  # of status.jobDeploymentStatus
+_CLIENT_ERRORS: Final = range(400, 500)
+_RETRIED_CLIENT_ERRORS: Final = (408, 429)
 _EXISTS: Final = 409
-_GONE: Final = 404
+_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True)
-class Run:
-    """A CronJob's run: the Job whose pod this is."""
+class CronRun:
+    """One run of a CronJob: the Job to which this pod belongs."""
 
     job_name: str
     job_uid: str
     namespace: str
 
 
-class Jobs(Protocol):
-    """What is asked of Kubernetes; both raise ``kubernetes.client.ApiException`` and urllib3's errors."""
+class RayJobApi(Protocol):
+    """Requests to Kubernetes; both raise ``kubernetes.client.ApiException`` and urllib3's errors."""
 
     def create(self, body: Mapping[str, Any]) -> Any:
-        """Make a RayJob."""
+        """Create a RayJob."""
 
     def get(self, name: str) -> Mapping[str, Any]:
-        """A RayJob as it stands."""
+        """Return a RayJob with its status."""
 
 
-def due(job_name: str, now: dt.datetime) -> dt.datetime:
-    """When a run was due: a CronJob's Jobs are called ``NAME-MINUTES`` (since 1970); of any other it is now."""
+def due_time(job_name: str, now: dt.datetime) -> dt.datetime:
+    """Return when a run was due: a CronJob names its Jobs ``NAME-MINUTES`` (since 1970). For other names it is now."""
     found = re.search(r"-(\d{8,10})$", job_name)
     return dt.datetime.fromtimestamp(int(found[1]) * 60, dt.UTC) if found else now
 
 
-def tonight(template: Mapping[str, Any], run: Run, at: dt.datetime, dated: Dated) -> dict[str, Any]:
-    """The RayJob of a night.
+def ray_job(template: Mapping[str, Any], run: CronRun, due: dt.datetime, dated: Dated) -> dict[str, Any]:
+    """Return the RayJob of a run.
 
     Args:
         template: a RayJob; ``{date}`` in its entrypoint becomes the date.
-        run: whom it belongs to.
-        at: when it was due, by the clocks of the schedule.
-        dated: whether its name tells the date, or the minute too.
+        run: its owner.
+        due: when the run was due, in the time zone of the schedule.
+        dated: whether its name has the date only, or the minute too.
     """
-    made = copy.deepcopy(dict(template))
-    made["metadata"] |= {
-        "name": f"{template['metadata']['name']}-{at.strftime(_FORMATS[dated])}",
+    body = copy.deepcopy(dict(template))
+    body["metadata"] |= {
+        "name": f"{template['metadata']['name']}-{due.strftime(_FORMATS[dated])}",
         "namespace": run.namespace,
         "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": run.job_name, "uid": run.job_uid}],
     }
-    made["spec"]["entrypoint"] = made["spec"]["entrypoint"].replace(DATE, at.date().isoformat())
-    return made
+    body["spec"]["entrypoint"] = body["spec"]["entrypoint"].replace(DATE, due.date().isoformat())
+    return body
 
 
-def carry_out(
+def run_to_end(
     template: Mapping[str, Any],
-    run: Run,
+    run: CronRun,
     timezone: str,
     dated: Dated,
-    jobs: Jobs,
-    say: Callable[[str], None],
-    interval: float = INTERVAL,
+    api: RayJobApi,
+    report: Callable[[str], None],
 ) -> bool:
-    """Make tonight's RayJob unless it is there, and stay until it ends; whether it succeeded.
+    """Create the RayJob of this run unless it exists, wait until it ends, and return whether it succeeded.
 
     Raises:
         ConfigError: Kubernetes refuses it, or it was deleted.
         Interrupted: Kubernetes does not answer.
     """
-    at = due(run.job_name, dt.datetime.now(dt.UTC)).astimezone(zoneinfo.ZoneInfo(timezone))
-    body = tonight(template, run, at, dated)
+    due = due_time(run.job_name, dt.datetime.now(dt.UTC)).astimezone(zoneinfo.ZoneInfo(timezone))
+    body = ray_job(template, run, due, dated)
     name = body["metadata"]["name"]
-    made = _answered(lambda: jobs.create(body), name, interval, _EXISTS)
-    say(f"RayJob {name}: {'there already, followed' if made is None else 'made'}")
-    before = ""
+    created = _request(lambda: api.create(body), name, _EXISTS)
+    report(f"RayJob {name}: {'exists already' if created is None else 'created'}")
+    last = ""
     while True:
-        status = (_answered(lambda: jobs.get(name), name, interval) or {}).get("status") or {}
+        status = (_request(lambda: api.get(name), name) or {}).get("status") or {}
         state, outcome = status.get("jobDeploymentStatus") or "New", status.get("jobStatus") or ""
-        if state != before:
-            say(f"RayJob {name}: {state} {outcome} {status.get('message') or ''}".rstrip())
-            before = state
-        if state in _ENDS:
+        if state != last:
+            report(f"RayJob {name}: {state} {outcome} {status.get('message') or ''}".rstrip())
+            last = state
+        if state in _FINAL_STATES:
             return state == "Complete" and outcome == "SUCCEEDED"
-        time.sleep(interval)
+        time.sleep(POLL_SECONDS)
 
 
-def in_this_pod(namespace: str) -> Jobs:
-    """Kubernetes as a pod reaches it, with its service account's token, which is read again when it changes.
+def in_this_pod(namespace: str) -> RayJobApi:
+    """Return Kubernetes' API with the token of this pod's service account, which is read again when it changes.
 
     Raises:
-        ConfigError: this is no pod.
+        ConfigError: this is not a pod.
     """
     from kubernetes import client, config
 
@@ -121,53 +121,64 @@ def in_this_pod(namespace: str) -> Jobs:
         config.load_incluster_config()
     except config.ConfigException as error:
         raise ConfigError(f"not in a pod of Kubernetes ({error}); a CronJob starts this command") from None
-    return RayJobs(client.CustomObjectsApi(), namespace)
+    return KubernetesApi(client.CustomObjectsApi(), namespace)
 
 
 @dataclass(frozen=True)
-class RayJobs:
-    """RayJobs of one namespace through Kubernetes' own client."""
+class KubernetesApi:
+    """RayJobs of one namespace, through Kubernetes' own client."""
 
     api: Any
     namespace: str
 
     def create(self, body: Mapping[str, Any]) -> Any:
-        """Make a RayJob."""
+        """Create a RayJob."""
         return self.api.create_namespaced_custom_object(
-            *GROUP, self.namespace, PLURAL, body, _request_timeout=REQUEST_SECONDS
+            *GROUP, self.namespace, PLURAL, body, _request_timeout=REQUEST_TIMEOUT
         )
 
     def get(self, name: str) -> Mapping[str, Any]:
-        """A RayJob as it stands."""
+        """Return a RayJob with its status."""
         found: Mapping[str, Any] = self.api.get_namespaced_custom_object(
-            *GROUP, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
+            *GROUP, self.namespace, PLURAL, name, _request_timeout=REQUEST_TIMEOUT
         )
         return found
 
 
-def _answered(ask: Callable[[], Any], name: str, interval: float, expected: int | None = None) -> Any:
-    """What Kubernetes answers; None where that is the expected refusal. Waits while it does not answer."""
+def _request(request: Callable[[], Any], name: str, expected_error: int | None = None) -> Any:
+    """Return Kubernetes' answer, None for the expected error; try again while it does not answer."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
-    waits_until = time.monotonic() + OUT_OF_REACH
-    while True:
-        try:
-            return ask()
-        except ApiException as error:
-            if error.status == expected:
-                return None
-            if error.status == _GONE:
-                raise ConfigError(f"RayJob {name} is gone, or KubeRay is not installed: {error.reason}") from None
-            if error.status in _REFUSED and error.status not in _TRY_AGAIN:
-                raise ConfigError(f"Kubernetes refuses RayJob {name}: {error.status} {_message(error)}") from None
-            reason = f"{error.status} {error.reason}"
-        except HTTPError as error:
-            reason = str(error)
-        if time.monotonic() > waits_until:
-            raise Interrupted(f"Kubernetes has not answered for {OUT_OF_REACH:g} s: {reason}")
-        time.sleep(interval)
+    def is_temporary(error: Exception) -> bool:
+        if not isinstance(error, ApiException):
+            return isinstance(error, HTTPError)
+        return error.status not in _CLIENT_ERRORS or error.status in _RETRIED_CLIENT_ERRORS
+
+    retries = stamina.retry_context(
+        is_temporary,
+        attempts=None,
+        timeout=API_TIMEOUT,
+        wait_initial=POLL_SECONDS,
+        wait_max=POLL_SECONDS,
+        wait_jitter=0.0,
+    )
+    try:
+        for attempt in retries:
+            with attempt:
+                return request()
+    except (ApiException, HTTPError) as error:
+        if is_temporary(error):
+            raise Interrupted(f"Kubernetes did not answer for {API_TIMEOUT:g} s: {_reason(error)}") from None
+        if error.status == expected_error:
+            return None
+        if error.status == _NOT_FOUND:
+            raise ConfigError(f"RayJob {name} is gone, or KubeRay is not installed: {error.reason}") from None
+        raise ConfigError(f"Kubernetes refuses RayJob {name}: {_reason(error)}") from None
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _message(error: Any) -> str:
-    return " ".join(str(error.body or error.reason).split())[:500]
+def _reason(error: Any) -> str:
+    status = getattr(error, "status", None)  # urllib3's errors have none
+    text = str(error) if status is None else f"{status} {error.body or error.reason}"
+    return " ".join(text.split())[:500]

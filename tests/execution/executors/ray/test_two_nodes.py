@@ -137,7 +137,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
     assert watcher.code() == 130, watcher.said
     assert f"{night} is still running; stop it: retouch jobs stop {night}" in watcher.said
     assert refused.code() == 2
-    assert f"{night} is there already: RUNNING; --again" in refused.said
+    assert f"{night} exists already: RUNNING; --again" in refused.said
 
     one = ray.join(0, gpus=1)  # which torch does not see: it edits on the CPU
     committed(job.output, 0, first)
@@ -228,6 +228,6 @@ def test_a_cluster_with_tokens_lets_in_who_has_the_token_and_says_what_is_missin
     with cluster(1, **token) as closed:
         outside = Command("jobs", "list", "--address", closed.dashboard)
         assert (outside.code(), outside.said.count("\n")) == (2, 1), outside.said
-        assert "does not let us in: set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN" in outside.said
+        assert "refuses the connection: set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN" in outside.said
         inside = Command("jobs", "list", "--address", closed.dashboard, **token)
         assert (inside.code(), inside.said) == (0, "")
