@@ -1,6 +1,6 @@
 #!/bin/sh
-# Waits for AWS to say that it takes this machine back, two minutes ahead, and lets Ray know: what runs here ends or is
-# done again elsewhere, nothing new comes. One a node. On Kubernetes the pods' preStop hook does it.
+# Waits until AWS announces, two minutes ahead, that it takes this spot instance back, and then drains the node: its
+# tasks finish or run again elsewhere, and no new ones start. One per node. On Kubernetes the pods' preStop hook drains.
 set -eu
 imds=${IMDS:-http://169.254.169.254/latest}
 while sleep "${INTERVAL:-5}"; do

@@ -1,4 +1,4 @@
-"""Every check that there is on every object of a YAML text."""
+"""All checks of all objects in a YAML text."""
 
 from __future__ import annotations
 

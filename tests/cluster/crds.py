@@ -1,7 +1,7 @@
-"""Checks custom resources as an API server would, offline, and stricter: what no schema knows is an error, not dropped.
+"""Validate custom resources as an API server would, but offline and stricter: an unknown field is an error.
 
-In an API server's order: nulls are dropped and defaults filled in, the structure is checked, entries of lists that are
-maps or sets must differ, and last come the rules in CEL. What the operator checks beyond that stands in ``rules``.
+In the order of an API server: nulls are dropped and defaults filled in, the structure is checked, entries of lists that
+are maps or sets must differ, and last come the rules in CEL. What the operator checks beyond that is in ``rules``.
 """
 
 from __future__ import annotations
@@ -84,18 +84,18 @@ def _validator(api: str, kind: str) -> jsonschema.Draft202012Validator:
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What an API server with KubeRay's CRDs would say against a document; nothing where it is fine."""
+    """Return the errors that an API server with KubeRay's CRDs would have about a document."""
     api, kind = str(document.get("apiVersion")), str(document.get("kind"))
     schema = schemas().get((api, kind))
     if schema is None:
         return [f"nobody serves {api} {kind}"]
     whole = copy.deepcopy(document)
     complete(schema, whole)
-    said = [
+    errors = [
         f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}"
         for error in _validator(api, kind).iter_errors(whole)
     ]
-    return [*said, *_beyond(schema, whole, "")]
+    return [*errors, *_beyond(schema, whole, "")]
 
 
 def complete(schema: Schema, value: Any) -> None:

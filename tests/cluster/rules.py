@@ -1,4 +1,4 @@
-"""What KubeRay's operator refuses and no schema sees, and what we want of every object besides."""
+"""What KubeRay's operator refuses although the schema allows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STARTED_WITH = ("num-cpus", "num-gpus", "memory", "resources")
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What the operator would say against a document; nothing where it is fine."""
+    """Return the errors that the operator would have about a document."""
     return list(_faults(document))
 
 

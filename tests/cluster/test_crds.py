@@ -1,4 +1,4 @@
-"""The validator that all else here leans on: a sound object passes, and every kind of damage is seen."""
+"""The validator that the other tests use: a valid object passes, and every kind of damage is found."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def job(document: dict[str, Any]) -> dict[str, Any]:
 SEEN_BY_THE_SCHEMA: dict[str, Damage] = {
     "a typo": lambda it: job(it).update(entryPoint="x"),
     "a typo deep down": lambda it: container(it).update(imagePullpolicy="Always"),
-    "a typo beside spec": lambda it: it.update(specs={}),
+    "a typo next to spec": lambda it: it.update(specs={}),
     "a text for a number": lambda it: gpu(it).update(maxReplicas="2"),
     "a number for a text": lambda it: gpu(it)["rayStartParams"].update({"num-cpus": 0}),
     "a number beyond 32 bits": lambda it: job(it).update(activeDeadlineSeconds=2**31),
@@ -92,7 +92,7 @@ IN_A_SCHEDULE: dict[str, Damage] = {
 }
 
 
-def test_a_sound_object_passes() -> None:
+def test_a_valid_object_passes() -> None:
     assert crds.faults(RAY_JOB) == []
     assert rules.faults(RAY_JOB) == []
     assert rules.faults(CRON_JOB) == []

@@ -42,7 +42,7 @@ def test_every_metric_is_shown() -> None:
     assert all(any(metric in expression for expression in expressions()) for metric in EXPORTED)
 
 
-def test_no_two_panels_lie_on_each_other() -> None:
+def test_no_two_panels_overlap() -> None:
     seen: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
         grid = panel["gridPos"]
@@ -53,6 +53,6 @@ def test_no_two_panels_lie_on_each_other() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_prometheus_leaves_our_label_job_as_it_is() -> None:
+def test_prometheus_keeps_our_label_job() -> None:
     """Its own label of that name would push ours aside, and every expression would find nothing."""
     assert "honorLabels: true" in (CLUSTER / "podmonitor.yaml").read_text()

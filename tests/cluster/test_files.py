@@ -1,4 +1,4 @@
-"""What lies in cluster/ is sound, and where `retouch schedule` made it, it is what that command makes today."""
+"""The files in cluster/ are valid, and those from `retouch schedule` are what that command prints today."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ OBJECTS = sorted(path for path in CLUSTER.glob("*.yaml") if "kind:" in path.read
 MADE = [path for path in OBJECTS if path.read_text().startswith("# Made by: ")]
 
 
-def test_all_that_is_promised_is_there() -> None:
+def test_every_file_that_the_readme_lists_exists() -> None:
     made = {path.name for path in MADE}
     assert made == {"raycluster.yaml", "rayjob.yaml", "nightly.yaml"}
     assert {path.name for path in OBJECTS} == made | {"serviceaccount.yaml", "podmonitor.yaml"}
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.name)
-def test_every_object_is_one_that_kubernetes_and_kuberay_take(path: Path) -> None:
+def test_every_object_is_valid_for_kubernetes_and_kuberay(path: Path) -> None:
     assert faults(path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
-def test_a_made_file_is_what_its_first_line_makes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rendered_file_is_the_output_of_its_first_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = path.read_text()
     command = shlex.split(text.splitlines()[0].removeprefix("# Made by: "))
@@ -47,7 +47,7 @@ def test_a_made_file_is_what_its_first_line_makes(path: Path, monkeypatch: pytes
     assert made.stdout == text, f"make cluster-files renders {path.name} again"
 
 
-def test_every_file_has_the_ray_of_the_lock() -> None:
+def test_every_file_has_the_ray_version_of_the_lock() -> None:
     lock = (ROOT / "uv.lock").read_text()
     locked = re.search(r'name = "ray"\nversion = "([\d.]+)"', lock)
     assert locked is not None
@@ -93,13 +93,13 @@ def test_the_s3_policy_allows_what_the_nightly_job_does_and_no_more() -> None:
         assert all(re.match(r"arn:aws:s3:::[\w-]+(/[\w-]+/\*)?$", one) for one in listed(statement["Resource"]))
 
 
-def test_the_heads_policy_ends_no_machine_but_the_clusters() -> None:
+def test_the_heads_policy_terminates_machines_of_its_cluster_only() -> None:
     name = yaml.safe_load((CLUSTER / "ray_up_aws.yaml").read_text())["cluster_name"]
     (ends,) = [s for s in policy("head-policy.json") if "ec2:TerminateInstances" in listed(s["Action"])]
     assert ends["Condition"] == {"StringEquals": {"aws:ResourceTag/ray-cluster-name": name}}
 
 
-def test_a_nights_pod_may_make_rayjobs_and_look_at_them_and_nothing_else() -> None:
+def test_the_pod_of_a_schedule_may_create_and_read_rayjobs_and_nothing_else() -> None:
     (role,) = [one for one in objects((CLUSTER / "serviceaccount.yaml").read_text()) if one["kind"] == "Role"]
     (binding,) = [one for one in objects((CLUSTER / "serviceaccount.yaml").read_text()) if one["kind"] == "RoleBinding"]
     assert role["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}]

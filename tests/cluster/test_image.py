@@ -1,4 +1,4 @@
-"""What the image promises, as far as it can be read: it is not built here."""
+"""What the Dockerfile promises, as far as reading it shows; it is not built here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_uv_is_the_one_that_sets_up_every_other_environment() -> None:
     assert image == make
 
 
-def test_what_is_installed_is_what_the_lock_says() -> None:
+def test_what_is_installed_is_what_the_lock_has() -> None:
     syncs = [line for line in INSTRUCTIONS if "uv sync" in line]
     assert syncs
     assert all("--frozen" in line and "--no-dev" in line for line in syncs)
@@ -37,7 +37,7 @@ def test_it_has_cudas_runtime_and_the_cuda_of_the_locked_torch() -> None:
     assert re.search(rf'name = "nvidia-cudnn-cu{base}"', (ROOT / "uv.lock").read_text())
 
 
-def test_nothing_secret_and_no_weights_go_in() -> None:
+def test_no_secret_and_no_weights_are_copied() -> None:
     assert not re.search(r"(?i)token|secret|password|credential(?!s from)", " ".join(INSTRUCTIONS))
     taken = {word for line in INSTRUCTIONS if line.startswith("COPY") for word in line.split()[1:-1]}
     ours = {"pyproject.toml", "uv.lock", "README.md", "LICENSE", "pipeline", "cluster/spot_drain.sh"}

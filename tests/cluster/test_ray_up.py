@@ -44,7 +44,7 @@ def check(config: dict[str, Any], shape: Any) -> None:
             raise ValueError(f"{name}: {report.generate_report()}")
 
 
-def test_ray_and_aws_take_it(config: dict[str, Any], run_instances: Any) -> None:
+def test_ray_and_aws_accept_it(config: dict[str, Any], run_instances: Any) -> None:
     check(config, run_instances)
 
 
@@ -79,15 +79,15 @@ def test_the_head_is_on_demand_and_runs_no_task_and_gpus_are_spot(config: dict[s
     assert kinds["cpu"]["min_workers"] >= 1
 
 
-def test_its_ray_is_told_what_the_pods_are_told(config: dict[str, Any]) -> None:
-    def told(options: str) -> dict[str, str]:
+def test_its_ray_has_the_same_variables_as_the_pods(config: dict[str, Any]) -> None:
+    def environment(options: str) -> dict[str, str]:
         pairs = (option.removeprefix("--env=").split("=", 1) for option in config["docker"][options] if "env" in option)
         return dict(pairs)  # type: ignore[arg-type]
 
-    assert told("run_options") == {"RAY_AUTH_MODE": "token", **ENVIRONMENT}
-    assert told("head_run_options") == {**AUTOSCALING, "CUDA_VISIBLE_DEVICES": ""}
+    assert environment("run_options") == {"RAY_AUTH_MODE": "token", **ENVIRONMENT}
+    assert environment("head_run_options") == {**AUTOSCALING, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_every_worker_listens_for_the_notice_and_shows_the_token(config: dict[str, Any]) -> None:
+def test_every_worker_watches_for_the_notice_and_has_the_token(config: dict[str, Any]) -> None:
     assert any("spot-drain" in command for command in config["worker_start_ray_commands"])
     assert config["file_mounts"] == {"/home/retouch/.ray/auth_token": "~/.ray/auth_token"}

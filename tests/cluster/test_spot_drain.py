@@ -1,4 +1,4 @@
-"""The notice of a spot machine's end reaches Ray: the script itself, against a metadata service and a `ray` of ours."""
+"""The notice of a spot instance's end drains its node: the real script, with a metadata service and a `ray` of ours."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def metadata() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def test_ray_is_told_once_and_not_before_the_notice(metadata: ThreadingHTTPServer, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+def test_the_node_is_drained_once_and_not_before_the_notice(metadata: ThreadingHTTPServer, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
     ray = tmp_path / "ray"
-    ray.write_text(f'#!/bin/sh\necho "$@" >>{said}\n')
+    ray.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
     ray.chmod(0o755)
     environment = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -62,6 +62,6 @@ def test_ray_is_told_once_and_not_before_the_notice(metadata: ThreadingHTTPServe
     }
     subprocess.run(["sh", str(SCRIPT)], env=environment, check=True, timeout=30)
     assert len(Metadata.asked) == 3
-    (line,) = said.read_text().splitlines()
+    (line,) = calls.read_text().splitlines()
     assert line.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
     assert "--deadline-remaining-seconds 110" in line

@@ -1,4 +1,4 @@
-"""What is sent of a job: settled, complete, and refused where the cluster would not find what it names."""
+"""What is sent of a job is complete; a job that names what the cluster would not find is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(folder: Path, **changes: Any) -> str:
     return str(path)
 
 
-def test_a_job_that_is_sent_alone_is_the_same_job_there_with_its_night_settled(folder: Path, tmp_path: Path) -> None:
+def test_a_job_file_that_is_sent_alone_is_the_same_job_with_its_date_filled_in(folder: Path, tmp_path: Path) -> None:
     file, scratch = write(folder, manifest=["s3://bucket/a.parquet", "/data/b.parquet"]), tmp_path / "scratch"
     scratch.mkdir()
     package = pack(file, ["seed=3", "candidates=2"], scratch=str(scratch), options=["--limit", "4"])
@@ -53,7 +53,7 @@ def test_a_job_that_is_sent_alone_is_the_same_job_there_with_its_night_settled(f
     assert there == load_job(file, ["seed=3", "candidates=2", *settled])
 
 
-def test_a_job_in_a_folder_is_named_from_there_and_values_pass_the_shell(folder: Path, tmp_path: Path) -> None:
+def test_a_job_file_in_a_folder_has_a_relative_path_and_values_pass_the_shell(folder: Path, tmp_path: Path) -> None:
     file = write(folder)
     sets = ["editor.params={preset: paper}"]
     package = pack(file, sets, scratch=str(tmp_path), working_dir=str(folder), python="uv run --locked python")
@@ -65,7 +65,7 @@ def test_a_job_in_a_folder_is_named_from_there_and_values_pass_the_shell(folder:
     assert load_job(file, words[14:17:2]).output == f"s3://bucket/runs/{today}"
 
 
-def test_nothing_of_a_folder_lies_where_python_would_import_it(folder: Path, tmp_path: Path) -> None:
+def test_no_file_of_a_folder_is_where_python_would_import_it(folder: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     package = pack(write(folder), scratch=str(scratch), working_dir=str(folder))
@@ -82,7 +82,7 @@ def test_an_evaluation_is_evaluated(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sends_folder", "said"),
+    ("changes", "sends_folder", "message"),
     [
         ({}, False, "manifest is manifests/rows.parquet, which is not sent; send the folder"),
         ({"manifest": ["s3://b/a.parquet", "more/*.parquet"]}, True, "manifest.1 is more/.*, which is not in"),
@@ -96,9 +96,9 @@ def test_an_evaluation_is_evaluated(folder: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_addresses_that_the_cluster_would_not_find_are_refused(
-    folder: Path, tmp_path: Path, changes: dict[str, Any], sends_folder: bool, said: str
+    folder: Path, tmp_path: Path, changes: dict[str, Any], sends_folder: bool, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         pack(write(folder, **changes), scratch=str(tmp_path), working_dir=str(folder) if sends_folder else None)
 
 

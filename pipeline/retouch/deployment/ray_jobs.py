@@ -1,7 +1,7 @@
 """Submit, follow, list and stop jobs on a Ray cluster, through Ray's Jobs API.
 
 A submission's id is the job's name, the date and, from the second attempt on, a number. So a job is not submitted twice
-a day by accident, and its attempts can be told by their ids.
+a day by accident, and all its attempts have similar ids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times are read as Kubernetes reads them, and what it would refuse is refused before anything is made."""
+"""Cron expressions and time zones that Kubernetes would refuse are refused before anything is rendered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retouch.errors import ConfigError
     "expression",
     ["0 2 * * *", "*/15 * * * *", "30 1 * * mon-fri", "0 0 1 jan,JUL *", "5-20/5 0-23 1,15 * 0", "0 0 29 2 *"],
 )
-def test_what_kubernetes_takes_is_taken(expression: str) -> None:
+def test_what_kubernetes_accepts_is_accepted(expression: str) -> None:
     check_cron(expression)
 
 
@@ -45,7 +45,7 @@ def test_what_kubernetes_refuses_or_is_never_due_is_refused_with_the_field(expre
         check_cron(expression)
 
 
-def test_time_zones_are_those_of_the_database() -> None:
+def test_time_zones_are_those_of_the_tz_database() -> None:
     for name in ("Etc/UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"):
         check_zone(name)
     for name in ("Europe/Bonn", "Local", "", "../etc/passwd", "Europe", "localtime"):
@@ -69,7 +69,7 @@ def test_the_shortest_gap_is_between_any_two_runs(expression: str, gap: dt.timed
     assert shortest_gap(expression) == gap
 
 
-def test_a_date_tells_runs_apart_only_where_no_day_has_two() -> None:
+def test_a_date_identifies_a_run_only_if_no_day_has_two() -> None:
     assert is_daily_at_most("30 2 * * 1,3")
     assert not is_daily_at_most("0 2,14 * * *")
     assert not is_daily_at_most("*/5 2 * * *")

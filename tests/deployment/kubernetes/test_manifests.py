@@ -27,8 +27,8 @@ CRON = cron_job(METADATA, "retouch:1", "0 2 * * *", "Europe/Berlin", "date", 828
 SPOT_KEYS = {"eks.amazonaws.com/capacityType", "karpenter.sh/capacity-type", "cloud.google.com/gke-spot"}
 
 
-def spec(workers: Workers | None = None, **wishes: Any) -> dict[str, Any]:
-    return ray_cluster_spec(Cluster("retouch:1", "2.60.0", "retouch", workers or Workers(max_pods=4), **wishes))
+def spec(workers: Workers | None = None, **options: Any) -> dict[str, Any]:
+    return ray_cluster_spec(Cluster("retouch:1", "2.60.0", "retouch", workers or Workers(max_pods=4), **options))
 
 
 def groups(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -57,7 +57,7 @@ def test_tasks_go_to_the_cpu_group_and_editors_to_the_gpu_group_and_nothing_to_t
     assert made["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     found = groups(made)
     assert found["gpu"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "1"}
-    assert "num-cpus" not in found["cpu"]["rayStartParams"]  # KubeRay tells Ray the container's limit
+    assert "num-cpus" not in found["cpu"]["rayStartParams"]  # KubeRay passes the container's limit to Ray
     assert container(found["cpu"])["resources"]["limits"]["cpu"] == CPU_WORKER["cpu"]
     assert container(found["gpu"])["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "nvidia.com/gpu" not in container(found["cpu"])["resources"]["limits"]
@@ -73,7 +73,7 @@ def test_gpus_are_spot_on_any_cloud_and_the_head_on_none() -> None:
     assert terms(groups(spec(spot=False))["gpu"]) == []
 
 
-def test_it_grows_from_no_gpu_and_one_cpu_pod_and_says_so_to_the_command() -> None:
+def test_a_cluster_scales_from_no_gpu_and_one_cpu_pod_and_the_command_waits_for_nodes() -> None:
     made = spec()
     assert made["enableInTreeAutoscaling"]
     assert (groups(made)["gpu"]["minReplicas"], groups(made)["gpu"]["maxReplicas"]) == (0, 4)
@@ -81,7 +81,7 @@ def test_it_grows_from_no_gpu_and_one_cpu_pod_and_says_so_to_the_command() -> No
     assert environment(made["headGroupSpec"]).items() >= AUTOSCALING.items()
 
 
-def test_where_nothing_grows_all_are_there_from_the_start() -> None:
+def test_without_autoscaling_all_pods_exist_from_the_start() -> None:
     made = spec(autoscales=False)
     assert "enableInTreeAutoscaling" not in made
     counts = {name: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for name, g in groups(made).items()}
@@ -89,7 +89,7 @@ def test_where_nothing_grows_all_are_there_from_the_start() -> None:
     assert not set(AUTOSCALING) & set(environment(made["headGroupSpec"]))
 
 
-def test_every_ray_process_is_told_the_same_and_gpus_are_hidden_where_nobody_uses_them() -> None:
+def test_every_ray_process_has_the_same_variables_and_gpus_are_hidden_where_none_is_used() -> None:
     made = spec()
     for group in (made["headGroupSpec"], *made["workerGroupSpecs"]):
         assert environment(group).items() >= ENVIRONMENT.items()
@@ -98,16 +98,16 @@ def test_every_ray_process_is_told_the_same_and_gpus_are_hidden_where_nobody_use
     assert not set(WITHOUT_GPU) & set(environment(groups(made)["gpu"]))
 
 
-def test_links_that_are_cut_are_seen_long_before_ray_would() -> None:
+def test_a_cut_link_is_noticed_long_before_rays_default() -> None:
     assert int(ENVIRONMENT["RAY_grpc_client_keepalive_time_ms"]) <= 30_000
     assert int(ENVIRONMENT["RAY_grpc_client_keepalive_timeout_ms"]) <= 30_000
 
 
-def test_every_process_shows_kuberays_token() -> None:
+def test_every_process_uses_kuberays_token() -> None:
     assert spec()["authOptions"] == {"mode": "token"}
 
 
-def test_the_autoscaler_that_kuberay_adds_may_no_more_than_our_containers() -> None:
+def test_the_autoscaler_that_kuberay_adds_has_no_more_rights_than_our_containers() -> None:
     made = spec()
     assert made["autoscalerOptions"]["securityContext"] == container(made["headGroupSpec"])["securityContext"]
 
@@ -124,13 +124,13 @@ def test_the_job_is_a_file_of_the_head_alone() -> None:
     assert "nightly" not in json.dumps(made["workerGroupSpecs"])
 
 
-def test_only_the_head_may_ask_kubernetes_anything() -> None:
+def test_only_the_head_has_a_token_for_kubernetes() -> None:
     made = spec()
     assert "automountServiceAccountToken" not in made["headGroupSpec"]["template"]["spec"]
     assert not any(g["template"]["spec"]["automountServiceAccountToken"] for g in made["workerGroupSpecs"])
 
 
-def test_a_worker_lets_go_of_its_tasks_before_its_pod_ends() -> None:
+def test_a_worker_is_drained_before_its_pod_ends() -> None:
     for group in groups(spec()).values():
         (command,) = container(group)["lifecycle"]["preStop"]["exec"]["command"][2:]
         assert command.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
@@ -156,7 +156,7 @@ def test_a_cluster_of_cpus_has_one_group_that_is_never_empty() -> None:
     assert "nvidia" not in json.dumps(groups(made)["cpu"]["template"]["spec"].get("tolerations", []))
 
 
-def test_no_night_starts_while_another_runs_nor_hours_late_nor_for_ever() -> None:
+def test_a_run_does_not_overlap_with_another_start_hours_late_or_take_for_ever() -> None:
     spec = CRON["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
     assert 10 < spec["startingDeadlineSeconds"] <= 4 * 3600  # under 10 s Kubernetes may miss every one
@@ -164,7 +164,7 @@ def test_no_night_starts_while_another_runs_nor_hours_late_nor_for_ever() -> Non
     assert spec["successfulJobsHistoryLimit"] == spec["failedJobsHistoryLimit"] >= 1
 
 
-def test_the_pod_knows_whose_it_is_and_has_one_right() -> None:
+def test_the_pod_knows_its_job_and_has_the_account_of_schedules() -> None:
     pod = CRON["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == SCHEDULE_ACCOUNT
     paths = {entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in pod["containers"][0]["env"]}
@@ -175,7 +175,7 @@ def test_the_pod_knows_whose_it_is_and_has_one_right() -> None:
     }
 
 
-def test_a_pod_that_lost_its_node_is_made_again_and_a_failed_run_is_not_waited_for_again() -> None:
+def test_a_pod_that_lost_its_node_is_replaced_and_a_failed_run_is_not_waited_for_again() -> None:
     job = CRON["spec"]["jobTemplate"]["spec"]
     actions = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
     assert actions["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget"}]
@@ -184,7 +184,7 @@ def test_a_pod_that_lost_its_node_is_made_again_and_a_failed_run_is_not_waited_f
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy wants
 
 
-def test_a_rayjob_goes_on_in_new_clusters_and_leaves_none() -> None:
+def test_a_rayjob_resumes_in_new_clusters_and_leaves_none() -> None:
     spec = ray_job_spec(CLUSTER, "retouch run job.yaml", 82800, is_queued=False)
     assert spec["backoffLimit"] >= 1
     assert spec["shutdownAfterJobFinishes"]
@@ -194,7 +194,7 @@ def test_a_rayjob_goes_on_in_new_clusters_and_leaves_none() -> None:
     assert "entrypointNumCpus" not in spec
 
 
-def test_waiting_in_a_queue_is_no_fault() -> None:
+def test_a_queued_rayjob_may_wait_for_long() -> None:
     def waits(is_queued: bool) -> Any:
         return ray_job_spec(CLUSTER, "x", 1, is_queued=is_queued).get("preRunningDeadlineSeconds")
 
@@ -202,7 +202,7 @@ def test_waiting_in_a_queue_is_no_fault() -> None:
     assert waits(True) is None
 
 
-def test_the_queue_is_a_label_of_what_kueue_manages_and_of_nothing_else() -> None:
+def test_the_queue_is_a_label_of_kinds_that_kueue_manages_only() -> None:
     for kind in ("RayJob", "RayCluster"):
         assert kube_object("ray.io/v1", kind, METADATA, spec={})["metadata"]["labels"][QUEUE_LABEL] == "gpus"
     assert QUEUE_LABEL not in CRON["metadata"]["labels"]

@@ -1,4 +1,4 @@
-"""A night's RayJob through Kubernetes' own client, against an API server that knows just RayJobs."""
+"""The RayJob of a nightly run, through Kubernetes' own client, against an API server that has RayJobs only."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def succeeded(jobs: KubernetesApi, lines: list[str] | None = None) -> bool:
     return run_to_end(TEMPLATE, RUN, BERLIN, "date", jobs, (lines if lines is not None else []).append)
 
 
-def test_a_night_is_called_after_the_time_that_it_was_due_whenever_its_pod_starts() -> None:
+def test_a_run_is_named_after_the_time_at_which_it_was_due_whenever_its_pod_starts() -> None:
     assert due_time(RUN.job_name, dt.datetime.now(dt.UTC)) == AT
     assert due_time("nightly-by-hand", AT) == AT
 
 
-def test_a_nights_rayjob_has_its_date_by_the_schedules_clocks_and_belongs_to_the_run() -> None:
+def test_a_rayjob_has_the_date_in_the_schedules_time_zone_and_its_owner_is_the_run() -> None:
     late = dt.datetime(2026, 11, 25, 23, 30, tzinfo=dt.UTC)
     made = ray_job(TEMPLATE, RUN, late.astimezone(zoneinfo.ZoneInfo(BERLIN)), "date")
     assert made["metadata"]["name"] == "nightly-20261126"
@@ -138,7 +138,7 @@ def test_a_nights_rayjob_has_its_date_by_the_schedules_clocks_and_belongs_to_the
     assert TEMPLATE["metadata"] == {"name": "nightly", "labels": {"a": "b"}}
 
 
-def test_what_is_made_of_a_rendered_template_is_taken(tmp_path: Path) -> None:
+def test_a_rayjob_from_a_rendered_template_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EDIT.replace("Nightly.Photos", "A-name-that-is-as-long-as-no-person-would-ever-choose-it"))
     text = render(RenderOptions(str(path), "cronjob", "retouch:1", cron="*/5 * * * *"), "")
@@ -148,7 +148,7 @@ def test_what_is_made_of_a_rendered_template_is_taken(tmp_path: Path) -> None:
     assert rules.faults(night) == []
 
 
-def test_it_is_made_once_and_followed_to_its_end(api: Api, jobs: KubernetesApi) -> None:
+def test_a_rayjob_is_created_once_and_followed_to_its_end(api: Api, jobs: KubernetesApi) -> None:
     api.states = states("Initializing", "Running", "Running") + states("Complete", outcome="SUCCEEDED")
     lines: list[str] = []
     assert succeeded(jobs, lines)
@@ -157,7 +157,7 @@ def test_it_is_made_once_and_followed_to_its_end(api: Api, jobs: KubernetesApi) 
     assert [line.split()[2] for line in lines[1:]] == ["Initializing", "Running", "Complete"]
 
 
-def test_a_second_pod_of_the_same_night_makes_no_second_one(api: Api, jobs: KubernetesApi) -> None:
+def test_a_second_pod_of_the_same_run_creates_no_second_rayjob(api: Api, jobs: KubernetesApi) -> None:
     api.states = states("Complete", outcome="SUCCEEDED") * 2
     lines: list[str] = []
     assert succeeded(jobs)
@@ -174,13 +174,13 @@ def test_a_run_that_failed_or_was_stopped_is_no_success(
     assert not succeeded(jobs)
 
 
-def test_an_api_server_that_stumbles_is_asked_again(api: Api, jobs: KubernetesApi) -> None:
+def test_requests_that_fail_temporarily_are_repeated(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [500, 429, 503]
     api.states = states("Complete", outcome="SUCCEEDED")
     assert succeeded(jobs)
 
 
-def test_one_that_stays_away_ends_the_pod_but_not_the_night(
+def test_an_api_server_that_stays_away_ends_the_pod_but_not_the_run(
     api: Api, jobs: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nightly, "API_TIMEOUT", 0.05)
@@ -189,19 +189,19 @@ def test_one_that_stays_away_ends_the_pod_but_not_the_night(
         succeeded(jobs)
 
 
-def test_a_refusal_says_why(api: Api, jobs: KubernetesApi) -> None:
+def test_a_refusal_has_its_reason(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [403]
     with pytest.raises(ConfigError, match="refuses RayJob nightly-20261126: 403"):
         succeeded(jobs)
 
 
-def test_a_rayjob_that_somebody_deleted_is_not_made_again(api: Api, jobs: KubernetesApi) -> None:
+def test_a_deleted_rayjob_is_not_created_again(api: Api, jobs: KubernetesApi) -> None:
     api.trouble = [201, 404]
     with pytest.raises(ConfigError, match="is gone"):
         succeeded(jobs)
 
 
-def test_the_template_is_read_as_the_configmap_holds_it(tmp_path: Path) -> None:
+def test_the_template_is_in_the_configmap(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EDIT)
     (files, _, night) = objects(render(RenderOptions(str(path), "cronjob", "retouch:1", cron="0 2 * * *"), ""))

@@ -1,4 +1,4 @@
-"""A job file becomes objects that Kubernetes and KubeRay take, and nothing that could not run there becomes any."""
+"""A job becomes objects that Kubernetes and KubeRay accept; a job that could not run there is refused."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.helpers.jobs_on_s3 import ALL, EDIT
 CRON = "0 2 * * *"
 
 
-def rendered(tmp_path: Path, text: str = EDIT, **wishes: Any) -> str:
+def rendered(tmp_path: Path, text: str = EDIT, **options: Any) -> str:
     path = tmp_path / "job.yaml"
     path.write_text(text)
-    wished = {"kind": "cronjob", "image": "retouch:0.1.0", **wishes}
-    if wished["kind"] == "cronjob":
-        wished.setdefault("cron", CRON)
-    return render(RenderOptions(str(path), **wished), "retouch schedule")
+    given = {"kind": "cronjob", "image": "retouch:0.1.0", **options}
+    if given["kind"] == "cronjob":
+        given.setdefault("cron", CRON)
+    return render(RenderOptions(str(path), **given), "retouch schedule")
 
 
 def of_kind(text: str, kind: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def of_kind(text: str, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("job", ALL)
 @pytest.mark.parametrize(
-    "wishes",
+    "options",
     [
         {},
         {"gpus": 8, "secrets": ("s3", "hub"), "namespace": "batch"},
@@ -47,13 +47,13 @@ def of_kind(text: str, kind: str) -> dict[str, Any]:
     ],
     ids=["plain", "gpus", "workers", "cpus"],
 )
-def test_every_object_of_every_job_is_taken(tmp_path: Path, kind: str, job: str, wishes: dict[str, Any]) -> None:
-    text = ALL[job].replace("gpus_per_actor: 0.5, ", "") if wishes.get("gpus") == 0 else ALL[job]
-    assert faults(rendered(tmp_path, text, kind=kind, **wishes)) == []
+def test_every_object_of_every_job_is_valid(tmp_path: Path, kind: str, job: str, options: dict[str, Any]) -> None:
+    text = ALL[job].replace("gpus_per_actor: 0.5, ", "") if options.get("gpus") == 0 else ALL[job]
+    assert faults(rendered(tmp_path, text, kind=kind, **options)) == []
 
 
 @pytest.mark.parametrize("kind", ["cronjob", "rayjob", "raycluster"])
-def test_objects_with_a_queue_are_taken_too(tmp_path: Path, kind: str) -> None:
+def test_objects_with_a_queue_are_valid_and_do_not_autoscale(tmp_path: Path, kind: str) -> None:
     text = rendered(tmp_path, kind=kind, queue="gpus")
     assert faults(text) == []
     made = of_kind(text, "RayCluster" if kind == "raycluster" else "RayJob")
@@ -62,7 +62,7 @@ def test_objects_with_a_queue_are_taken_too(tmp_path: Path, kind: str) -> None:
     assert not spec.get("enableInTreeAutoscaling")
 
 
-def test_the_job_travels_letter_by_letter_and_the_head_reads_it(tmp_path: Path) -> None:
+def test_the_job_file_is_copied_unchanged_and_the_head_reads_it(tmp_path: Path) -> None:
     text = rendered(tmp_path, kind="rayjob")
     files = of_kind(text, "ConfigMap")
     assert files["data"] == {"job.yaml": EDIT}
@@ -73,7 +73,7 @@ def test_the_job_travels_letter_by_letter_and_the_head_reads_it(tmp_path: Path) 
     assert {"name": "job", "mountPath": JOB_FOLDER, "readOnly": True} in head["containers"][0]["volumeMounts"]
 
 
-def test_a_job_at_an_address_stays_there() -> None:
+def test_a_job_file_on_storage_is_read_from_there() -> None:
     storage.write_bytes("memory://jobs/edit.yaml", EDIT.encode())
     text = render(RenderOptions("memory://jobs/edit.yaml", "rayjob", "retouch:0.1.0"), "retouch schedule")
     assert faults(text) == []
@@ -90,7 +90,7 @@ def test_settings_follow_the_job_and_the_command_line(tmp_path: Path) -> None:
     assert gpu["rayStartParams"]["resources"] == "'{\"editor\": 2}'"
 
 
-def test_what_the_command_is_told_makes_a_job_of_the_same_kind(tmp_path: Path) -> None:
+def test_the_settings_of_the_command_are_valid_for_the_job(tmp_path: Path) -> None:
     for text in ALL.values():
         words = of_kind(rendered(tmp_path, text, kind="rayjob"), "RayJob")["spec"]["entrypoint"].split()
         settings = [word for before, word in itertools.pairwise(words) if before == "--set"]
@@ -98,24 +98,24 @@ def test_what_the_command_is_told_makes_a_job_of_the_same_kind(tmp_path: Path) -
         assert parse_job(apply_overrides(yaml.safe_load(text), settings), "job").name == yaml.safe_load(text)["name"]
 
 
-def test_a_nights_template_has_the_place_for_its_date(tmp_path: Path) -> None:
+def test_the_template_of_a_run_has_a_placeholder_for_its_date(tmp_path: Path) -> None:
     night = of_kind(rendered(tmp_path), "RayJob")
     assert night["spec"]["entrypoint"].endswith(" --date {date}")
     assert night["metadata"]["name"] == "nightly-photos"
     assert "{date}" not in of_kind(rendered(tmp_path, kind="rayjob"), "RayJob")["spec"]["entrypoint"]
 
 
-def test_a_nights_name_tells_the_minute_where_a_day_has_several(tmp_path: Path) -> None:
-    def told(cron: str) -> list[str]:
+def test_the_name_of_a_run_has_the_minute_if_a_day_has_several(tmp_path: Path) -> None:
+    def arguments(cron: str) -> list[str]:
         pod = of_kind(rendered(tmp_path, cron=cron), "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-        arguments: list[str] = pod["containers"][0]["args"]
-        return arguments
+        found: list[str] = pod["containers"][0]["args"]
+        return found
 
-    assert told(CRON) == ["--timezone", "Etc/UTC", "--dated", "date"]
-    assert told("0 */6 * * *")[-1] == "minute"
+    assert arguments(CRON) == ["--timezone", "Etc/UTC", "--dated", "date"]
+    assert arguments("0 */6 * * *")[-1] == "minute"
 
 
-def test_a_try_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
+def test_an_attempt_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
     def deadline(cron: str) -> int:
         seconds: int = of_kind(rendered(tmp_path, cron=cron), "RayJob")["spec"]["activeDeadlineSeconds"]
         return seconds
@@ -126,7 +126,7 @@ def test_a_try_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "reason"),
+    ("options", "reason"),
     [
         ({"cron": None}, "needs a time"),
         ({"cron": "0 25 * * *"}, "the hour"),
@@ -143,9 +143,9 @@ def test_a_try_ends_before_the_next_run_is_due(tmp_path: Path) -> None:
         ({"overrides": ("name=$HOME",)}, "name"),
     ],
 )
-def test_a_wish_that_cannot_be_had_is_refused(tmp_path: Path, wishes: dict[str, Any], reason: str) -> None:
+def test_options_that_cannot_work_are_refused(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        rendered(tmp_path, **wishes)
+        rendered(tmp_path, **options)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_secrets_value_in_place_of_its_name_is_refused_and_not_repeated(tmp_pa
     assert "wJalr" not in str(refused.value)
 
 
-def test_names_are_kubernetes_and_long_ones_stay_two() -> None:
+def test_names_are_valid_on_kubernetes_and_long_ones_stay_different() -> None:
     assert kubernetes_name("Nightly.Photos_2") == "nightly-photos-2"
     assert kubernetes_name("7days") == "job-7days"
     one, other = kubernetes_name("a" * 60), kubernetes_name("a" * 61)
@@ -207,7 +207,7 @@ def test_names_are_kubernetes_and_long_ones_stay_two() -> None:
     assert kubernetes_name("-") == "job"
 
 
-def test_a_job_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no job file"):
         render(RenderOptions(str(tmp_path / "none.yaml"), "rayjob", "retouch"), "")
     with pytest.raises(ConfigError, match="not a mapping"):

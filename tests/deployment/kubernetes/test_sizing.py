@@ -1,4 +1,4 @@
-"""What a job says under ``ray:`` is what its cluster can hold, and what its command is told."""
+"""A job's ``ray:`` section decides the size of its cluster and the settings of its command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def job(kind: str, **ray: Any) -> Job:
     return parse_job(data, "job.yaml")
 
 
-def test_one_pod_of_one_gpu_where_nothing_is_said() -> None:
+def test_one_pod_with_one_gpu_by_default() -> None:
     part = size_cluster(job("edit"), None, None)
     assert (part.workers.gpus, part.workers.min_pods, part.workers.max_pods, part.workers.cpus) == (1, 0, 1, 0)
     assert part.settings == ("ray.actors=1", "ray.gpus_per_actor=1")
@@ -35,7 +35,7 @@ def test_as_many_pods_as_the_actors_need() -> None:
     assert (pairs.workers.gpus, pairs.workers.max_pods) == (2, 3)
 
 
-def test_the_command_line_goes_before_the_job() -> None:
+def test_the_command_line_overrides_the_job() -> None:
     part = size_cluster(job("edit", actors=6), 4, None)
     assert part.workers.max_pods == 4
     assert part.settings[0] == "ray.actors=4"
@@ -51,14 +51,14 @@ def test_without_gpus_actors_get_cpus_and_leave_one_to_decode_and_write() -> Non
     assert size_cluster(job("edit", actors=4, gpus_per_actor=0), None, None).workers.max_pods == 2
 
 
-def test_a_gpu_a_target_and_no_cpus_beside() -> None:
+def test_one_gpu_per_target_and_no_cpus() -> None:
     part = size_cluster(job("finetune"), None, None)
     assert (part.workers.gpus, part.workers.max_pods, part.has_decode_tasks) == (1, 2, False)
     assert part.settings == ("ray.gpus_per_task=1",)
     assert size_cluster(job("finetune"), 1, None).workers.max_pods == 1
 
 
-def test_a_trainings_workers_have_their_cpus_beside_their_gpu() -> None:
+def test_the_workers_of_a_training_have_cpus_next_to_their_gpu() -> None:
     part = size_cluster(job("train", workers=4, cpus_per_worker=8), None, None)
     assert (part.workers.max_pods, part.workers.cpus, part.has_decode_tasks) == (4, 8, False)
     assert part.settings == ("ray.workers=4", "ray.gpus_per_worker=1")
