@@ -1,4 +1,4 @@
-"""``python -m retouch`` is the command."""
+"""``python -P -m retouch`` runs the command; without ``-P``, Python prefers files of the current folder."""
 
 from retouch.cli.app import main
 

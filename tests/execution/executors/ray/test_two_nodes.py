@@ -44,10 +44,10 @@ def ray() -> Iterator[Cluster]:
 class Command:
     """A ``retouch`` command under way."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, folder: Path = ROOT, **environment: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "retouch", *arguments],
-            cwd=ROOT,
+            cwd=folder,
             env={**clean_environment(), "RAY_AUTH_MODE": "disabled", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -186,6 +186,9 @@ def test_a_job_in_a_folder_imports_its_plug_in_and_none_of_the_files_that_are_ca
     command = Command(*sent, "--address", ray.dashboard)
     assert command.code() == 0, command.said
     assert greys(folder, output) == pytest.approx([200, 50], abs=10)  # resized, so not exact
+    here = Command("run", "job.yaml", "--address", ray.address, "--set", f"output={output}-2", folder=folder)
+    assert here.code() == 0, here.said
+    assert greys(folder, f"{output}-2") == pytest.approx([200, 50], abs=10)
     assert not (folder / CAUGHT).exists(), (folder / CAUGHT).read_text()
 
 
