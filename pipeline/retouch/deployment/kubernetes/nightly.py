@@ -167,7 +167,9 @@ def _request(request: Callable[[], Any], name: str, expected_error: int | None =
         for attempt in retries:
             with attempt:
                 return request()
-    except (ApiException, HTTPError) as error:
+    except HTTPError as error:
+        raise Interrupted(f"Kubernetes did not answer for {API_TIMEOUT:g} s: {error}") from None
+    except ApiException as error:
         if is_temporary(error):
             raise Interrupted(f"Kubernetes did not answer for {API_TIMEOUT:g} s: {_reason(error)}") from None
         if error.status == expected_error:
@@ -179,6 +181,4 @@ def _request(request: Callable[[], Any], name: str, expected_error: int | None =
 
 
 def _reason(error: Any) -> str:
-    status = getattr(error, "status", None)  # urllib3's errors have none
-    text = str(error) if status is None else f"{status} {error.body or error.reason}"
-    return " ".join(text.split())[:500]
+    return f"{error.status} {' '.join(str(error.body or error.reason).split())}"[:500]
