@@ -25,9 +25,9 @@ from retouch.errors import ConfigError, ManifestError, WeightsError
 from retouch.execution import stages
 from retouch.execution.evaluation import metric_states
 from retouch.execution.latent_cache import StoredLatents
-from retouch.execution.outcomes import unpack_rows
+from retouch.execution.outcomes import ROW_COLUMN, unpack_rows
 from retouch.imaging.faces import FaceDetector
-from retouch.manifests import reader, samples
+from retouch.manifests import reader
 from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.fingerprints import with_fingerprints
 from retouch.manifests.importers import cocoee
@@ -206,7 +206,7 @@ def test_a_pickle_in_a_list_of_ids_is_refused(tmp_path: Path, trace: Path) -> No
 
 def test_a_manifests_column_is_never_taken_for_a_row_on_its_way(tmp_path: Path, trace: Path) -> None:
     bomb = pickle.dumps(Bomb(trace))
-    table = pa.table({"image": [png(square())], samples.TRAVEL_COLUMN: pa.array([bomb], pa.large_binary())})
+    table = pa.table({"image": [png(square())], ROW_COLUMN: pa.array([bomb], pa.large_binary())})
     pq.write_table(table, tmp_path / "rows.parquet")
     rows = with_fingerprints(reader.read(str(tmp_path / "rows.parquet")).table, {})
     decoded = stages.decode_block(rows, DecodeSpec(frozenset()))
