@@ -144,7 +144,7 @@ def test_a_torchscript_archive_that_runs_code_when_it_is_opened_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.jit.script(Scripted()).save("clip.pt")
-    with pytest.raises(WeightsError, match=r"clip\.pt was not opened: it has code that runs when it is"):
+    with pytest.raises(WeightsError, match=r"clip\.pt was not opened: it has code that runs on opening"):
         load_clip("clip.pt")
     assert not Path("it-ran").exists()
     with contextlib.suppress(RuntimeError):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from retouch.models.adm import DEFAULT_MULT, ADMConfig
+from retouch.models.ddpm import DDPMConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -94,4 +96,31 @@ def assert_within(got: Tensor, ref: Tensor, prose: str, name: str = "tensor") ->
     assert torch.isfinite(apart).all(), f"{name}: not finite"
     assert (apart <= allowed).all(), (
         f"{name}: {apart.max():.3e} apart where max|ref| is {ref.abs().max():.3e}; allowed: {prose}"
+    )
+
+
+def adm_config(flags: Mapping[str, Any]) -> ADMConfig:
+    """Return the architecture that guided-diffusion's own flags describe (``channel_mult="1,1,2"``, ...)."""
+    size = int(flags["image_size"])
+    mult = tuple(float(part) for part in str(flags["channel_mult"]).split(",") if part.strip())
+    return ADMConfig(
+        image_size=size,
+        num_channels=flags["num_channels"],
+        num_res_blocks=flags["num_res_blocks"],
+        channel_mult=mult or DEFAULT_MULT[size],
+        attention_resolutions=tuple(int(part) for part in str(flags["attention_resolutions"]).split(",")),
+        num_head_channels=flags["num_head_channels"],
+        learn_sigma=flags["learn_sigma"],
+        num_classes=flags.get("num_classes", 1000) if flags["class_cond"] else 0,
+    )
+
+
+def ddpm_config(flags: Mapping[str, Any]) -> DDPMConfig:
+    """Return the architecture that the ``model`` block of a DDPM YAML describes, with ``data.image_size`` added."""
+    return DDPMConfig(
+        image_size=flags["image_size"],
+        ch=flags["ch"],
+        ch_mult=tuple(flags["ch_mult"]),
+        num_res_blocks=flags["num_res_blocks"],
+        attn_resolutions=tuple(flags["attn_resolutions"]),
     )

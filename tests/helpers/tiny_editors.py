@@ -3,12 +3,11 @@
 import torch
 from retouch.diffusion.schedule import named
 from retouch.editors.blended_diffusion.sampler import Networks
-from retouch.models.adm import adm_config
 from retouch.models.unet import adm_network
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from tests.helpers.golden_set import golden, weights_of
+from tests.helpers.golden_set import adm_config, golden, weights_of
 
 
 class TinyEncoder:

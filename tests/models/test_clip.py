@@ -6,8 +6,9 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from retouch.errors import EditError, WeightsError
-from retouch.models.clip import Clip, load_clip
+from retouch.models.clip import Clip, fold_batch_norms, load_clip
 from torch import Tensor, nn
 
 from tests.helpers.tiny_clip import MEAN, STD, openai_config, write_openai_layout, write_own_layout
@@ -131,3 +132,36 @@ def test_a_text_too_long_is_an_error_unless_it_may_be_cut(own: tuple[Clip, nn.Mo
     with pytest.raises(EditError, match="prompt of 13 tokens where CLIP reads 12"):
         clip.encode_text(["cat", long])
     assert torch.equal(clip.encode_text([long], truncate=True), clip.encode_text([fits]))
+
+
+def output_and_gradient(network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    out = network(x)
+    (grad,) = torch.autograd.grad(out.square().sum(), x)
+    return out.detach(), grad
+
+
+def test_clips_resnet_is_the_same_function_without_its_batch_norms() -> None:
+    torch.manual_seed(0)
+    network = ModifiedResNet([1, 1, 1, 1], output_dim=16, heads=8, image_size=64, width=8)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as if it had been trained
+            for values, low, high in ((module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)):
+                assert values is not None
+                nn.init.uniform_(values, low, high)
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.eval().requires_grad_(requires_grad=False)
+    x = torch.rand(2, 3, 64, 64)
+    wanted = output_and_gradient(network, x)
+    fold_batch_norms(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert not any(weight.requires_grad for weight in network.parameters())
+    for found, expected in zip(output_and_gradient(network, x), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_batch_norm_that_follows_no_convolution_stays() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    fold_batch_norms(network)
+    assert [type(module) for module in network] == [nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch
-from retouch.models.ddpm import DDPM256, build_ddpm, ddpm_config
+from retouch.models.ddpm import DDPM256, build_ddpm
 from retouch.models.unet import ddpm_network
 
-from tests.helpers.golden_set import assert_within, golden, weights_of
+from tests.helpers.golden_set import assert_within, ddpm_config, golden, weights_of
 
 
 @torch.no_grad()

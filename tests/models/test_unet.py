@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from retouch.errors import WeightsError
-from retouch.models.adm import adm_config, build_adm, convert_adm, unconvert_adm
+from retouch.models.adm import build_adm, convert_adm, unconvert_adm
 from retouch.models.checkpoint import difference
-from retouch.models.ddpm import build_ddpm, convert_ddpm, ddpm_config, unconvert_ddpm
+from retouch.models.ddpm import build_ddpm, convert_ddpm, unconvert_ddpm
 from retouch.models.pixel_unet import PixelUNet
 from retouch.models.unet import Network, load_unet
 from safetensors.torch import save_file
 
-from tests.helpers.golden_set import HOME, golden, key_list, key_lists, weightless, weights_of
+from tests.helpers.golden_set import HOME, adm_config, ddpm_config, golden, key_list, key_lists, weightless, weights_of
 
 PUBLISHED = {  # key list: image size, learn_sigma, classes
     "keys_diffusionclip_afhq_ffhq.json": (256, True, 0),

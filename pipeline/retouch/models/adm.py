@@ -1,13 +1,10 @@
-"""Guided-diffusion UNets (Dhariwal & Nichol 2021) in diffusers' ``UNet2DModel``, from the published state dicts.
-
-Knows neither schedules nor samplers: it maps (x_t, t, y) to (eps, v).
-"""
+"""Guided-diffusion UNets (Dhariwal & Nichol 2021) in diffusers' ``UNet2DModel``, from the published state dicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
 GROUPS = 32  # of every GroupNorm
 NORM_EPS = 1e-5  # the DDPM family has 1e-6
-# Widths a level where a published config leaves channel_mult empty, by image size.
+# Width multipliers per level if a published config leaves channel_mult empty, by image size.
 DEFAULT_MULT = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -32,7 +29,7 @@ class ADMConfig:
 
     image_size: int = 256  # pixels a side; with attention_resolutions it decides which levels attend
     num_channels: int = 256  # width that channel_mult multiplies; a quarter of the time embedding's
-    num_res_blocks: int = 2  # a level on the way down; one more on the way up
+    num_res_blocks: int = 2  # per level on the way down; one more on the way up
     channel_mult: tuple[float, ...] = DEFAULT_MULT[256]
     attention_resolutions: tuple[int, ...] = (32, 16, 8)  # pixels a side
     num_head_channels: int = 64  # width of one attention head
@@ -46,29 +43,13 @@ class ADMConfig:
 
     @property
     def attends(self) -> tuple[bool, ...]:
-        """Whether each level has attention, finest first."""
+        """For each level, finest first, whether it has attention."""
         return tuple(self.image_size >> level in self.attention_resolutions for level in range(len(self.channel_mult)))
 
 
 ADM256 = ADMConfig()  # 256x256_diffusion_uncond.pt, and the LSUN ones
 ADM512 = ADMConfig(image_size=512, channel_mult=DEFAULT_MULT[512], num_classes=1000)  # 512x512_diffusion.pt
 ADM_SMALL = ADMConfig(num_channels=128, num_res_blocks=1, attention_resolutions=(16,))  # afhq_dog_4m.pt, ffhq_10m.pt
-
-
-def adm_config(flags: Mapping[str, Any]) -> ADMConfig:
-    """The architecture that guided-diffusion's own flags describe (``channel_mult="1,1,2"``, ``class_cond``, ...)."""
-    size = int(flags["image_size"])
-    mult = tuple(float(part) for part in str(flags["channel_mult"]).split(",") if part.strip())
-    return ADMConfig(
-        image_size=size,
-        num_channels=flags["num_channels"],
-        num_res_blocks=flags["num_res_blocks"],
-        channel_mult=mult or DEFAULT_MULT[size],
-        attention_resolutions=tuple(int(part) for part in str(flags["attention_resolutions"]).split(",")),
-        num_head_channels=flags["num_head_channels"],
-        learn_sigma=flags["learn_sigma"],
-        num_classes=flags.get("num_classes", 1000) if flags["class_cond"] else 0,
-    )
 
 
 class ADM(nn.Module):
@@ -81,7 +62,7 @@ class ADM(nn.Module):
         self.label_embedding = nn.Embedding(config.num_classes, 4 * config.num_channels) if config.num_classes else None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Noise and variance interpolation at x_t.
+        """Return noise and variance interpolation at x_t.
 
         Args:
             x: [B,3,H,W] in the network's scale, float32.
@@ -111,12 +92,12 @@ class ADM(nn.Module):
 
 
 def build_adm(config: ADMConfig) -> ADM:
-    """The network with random weights, on the current default device (``with torch.device("meta"):`` builds none)."""
+    """Build the network with random weights, on the current default device (``meta`` allocates none)."""
     return ADM(config).eval()
 
 
 def convert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, Tensor]:
-    """A published state dict under the names of :class:`ADM`; names that no rule knows stay as they are."""
+    """Rename a published state dict to :class:`ADM`; names without a rule stay."""
     names = dict(_names(config))
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -132,7 +113,7 @@ def convert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, Ten
 
 
 def unconvert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, Tensor]:
-    """A state dict of :class:`ADM` under the published names: what ``convert_adm`` reads back as it was."""
+    """Rename a state dict of :class:`ADM` to the published names: the inverse of ``convert_adm``."""
     names = {ours: theirs for theirs, ours in _names(config)}
     published: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -144,27 +125,9 @@ def unconvert_adm(state: Mapping[str, Tensor], config: ADMConfig) -> dict[str, T
         elif part in ("to_k", "to_v") and block in names:
             continue  # went with its q
         else:
-            is_linear = names[prefix].endswith(".proj_out") and leaf == "weight"  # a Conv1d of width 1 there
+            is_linear = names[prefix].endswith(".proj_out") and leaf == "weight"  # a Conv1d of width 1 in theirs
             published[f"{names[prefix]}.{leaf}"] = value.unsqueeze(-1) if is_linear else value
     return published
-
-
-def half_blocks(network: ADM, dtype: torch.dtype = torch.float16) -> ADM:
-    """Halve the convolutions and attention between input and head, in place; norms, embeddings and head stay float32.
-
-    What guided-diffusion's ``use_fp16`` does. Activations between them are of ``dtype``; in- and output are float32.
-    """
-    unet = network.unet
-    for block in (unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        for name, module in block.named_modules():
-            if isinstance(module, nn.GroupNorm):
-                module.register_forward_pre_hook(lambda _, args: (args[0].float(),))
-                module.register_forward_hook(lambda _module, _args, out: out.to(dtype))
-            elif name.endswith("time_emb_proj"):
-                module.register_forward_hook(lambda _module, _args, out: out.to(dtype))
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                module.to(dtype)
-    return network
 
 
 def _unet(config: ADMConfig) -> UNet2DModel:
@@ -194,7 +157,7 @@ def _unet(config: ADMConfig) -> UNet2DModel:
 
 
 def _split_qkv(value: Tensor, head: int) -> dict[str, Tensor]:
-    """The legacy order: q, k, v of head 0, q, k, v of head 1, ...; [3C,C,1] or [3C]."""
+    """Split q, k, v in the legacy order (q, k, v of head 0, q, k, v of head 1, ...); [3C,C,1] or [3C]."""
     value = value.reshape(-1, 3, head, *value.shape[1:2])
     return {name: value[:, i].flatten(0, 1) for i, name in enumerate(("to_q", "to_k", "to_v"))}
 
@@ -206,7 +169,7 @@ def _join_qkv(parts: Sequence[Tensor], head: int) -> Tensor:
 
 
 def _names(config: ADMConfig) -> Iterator[tuple[str, str]]:
-    """Published module name to ours."""
+    """Yield published module names with ours."""
     yield from {
         "time_embed.0": "unet.time_embedding.linear_1",
         "time_embed.2": "unet.time_embedding.linear_2",

@@ -1,7 +1,7 @@
-"""ArcFace on IR-SE50: an aligned face to a unit vector that says whose it is, from the published flat state dict.
+"""ArcFace on IR-SE50: an aligned face to a unit vector of its identity, from the published flat state dict.
 
-Knows no metric and no trainer. Faces must be aligned as FFHQ's are (eyes level, face in the middle): the crop is fixed,
-and of any other image the vector means nothing.
+Faces must be aligned as FFHQ's are (eyes level, face in the middle): the crop is fixed, and for any other image the
+vector means nothing.
 
 Sources: Deng et al. 2019 (ArcFace); IR-SE50 as InsightFace publishes it (``model_ir_se50.pth``); crop and pooling as in
 DiffusionCLIP's identity loss. Module names are those of the file.
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from retouch.models.checkpoint import load_strictly, read_state_dict
 
-BLOCKS = (3, 4, 14, 3)  # bottlenecks a stage: two convolutions each, so 50 layers with the first and the last
+BLOCKS = (3, 4, 14, 3)  # bottlenecks per stage: two convolutions each, so 50 layers with the first and the last
 CHANNELS = (64, 128, 256, 512)
-FACE = 112  # px a side that the network was trained on
+FACE = 112  # side of the training images in pixels
 EMBEDDING = 512
 REDUCTION = 16  # of the channels within a squeeze
 
@@ -30,7 +30,7 @@ COLUMNS = (32 / 256, 220 / 256)
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs channels by what the whole image shows (Hu et al. 2018)."""
+    """Channel weights from the whole image (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # drops pixels alone: a stride without weights
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # only drops pixels: a stride without weights
         if channels != out_channels:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
@@ -92,7 +92,7 @@ class IrSe50(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings of faces that fill their images."""
+        """Return the embeddings of faces that fill their images."""
         return cast(Tensor, self.output_layer(self.body(self.input_layer(x))))
 
 
@@ -108,7 +108,7 @@ class ArcFace:
         return next(self.model.parameters()).device
 
     def embed(self, x: Tensor) -> Tensor:
-        """Unit vectors [B,512] of aligned face images, differentiable; the dot product of two is their likeness.
+        """Return unit vectors [B,512] of aligned face images, differentiable; the dot product of two is their likeness.
 
         Args:
             x: [B,3,H,W] in [-1,1], RGB. The face is rows 35:223 and columns 32:220 of 256 px, the same shares of any
@@ -118,7 +118,7 @@ class ArcFace:
 
 
 def face(x: Tensor) -> Tensor:
-    """The part of aligned images [B,C,H,W] that shows the face."""
+    """Return the part of aligned images [B,C,H,W] that shows the face."""
     height, width = x.shape[-2:]
     top, bottom = (round(share * height) for share in ROWS)
     left, right = (round(share * width) for share in COLUMNS)
@@ -139,13 +139,13 @@ def load_arcface(path: str, device: str = "cpu") -> ArcFace:
 
 
 def identity_loss(arcface: ArcFace, edited: Tensor, source: Tensor) -> Tensor:
-    """1 - likeness of each edited face to its source, [B]; 0 for the same image, about 1 for strangers, at most 2.
+    """Return 1 - likeness of each edited face to its source, [B]; 0 for the same image, about 1 for strangers.
 
     Args:
         edited: [B,3,H,W] in [-1,1], aligned; the gradient goes here.
-        source: the same before the edit; a constant, whatever it hangs on.
+        source: the same before the edit; no gradient goes here.
     """
     with torch.no_grad():
-        whose = arcface.embed(source)
-    likeness: Tensor = (arcface.embed(edited) * whose).sum(dim=-1)
+        identity = arcface.embed(source)
+    likeness: Tensor = (arcface.embed(edited) * identity).sum(dim=-1)
     return 1 - likeness

@@ -1,6 +1,6 @@
-"""CLIP from its published files: texts and images to embeddings, unnormalised. Knows no loss and no metric.
+"""CLIP from its published files: texts and images to embeddings, unnormalised.
 
-Sources (``load_clip``): the package's own pair of files, OpenAI's ``.pt``, and whatever open_clip knows by name.
+Sources (``load_clip``): the package's own pair of files, OpenAI's ``.pt``, and models that open_clip knows by name.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from retouch.errors import EditError, WeightsError
 from retouch.models.checkpoint import load_strictly, read_state_dict, reason
@@ -41,20 +43,20 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The weights' device."""
         return next(self.model.parameters()).device
 
     @property
     def context_length(self) -> int:
-        """Most tokens of one text, start and end included (77 in OpenAI's)."""
+        """Maximal number of tokens of one text, start and end included (77 in OpenAI's)."""
         return cast(int, self.tokenizer.context_length)
 
     def token_count(self, text: str) -> int:
-        """Tokens of a text, start and end included; past ``context_length`` it would be cut."""
+        """Return the number of tokens of a text, start and end included; beyond ``context_length`` it would be cut."""
         return len(self.tokenizer.encode(text)) + 2
 
     def check_length(self, text: str) -> None:
-        """Refuse what would be cut.
+        """Raise if a text would be cut.
 
         Raises:
             EditError: the text is longer than ``context_length`` tokens.
@@ -64,7 +66,7 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
-        """Embeddings [B,D] float32, unnormalised, of B texts.
+        """Return embeddings [B,D] float32, unnormalised, of B texts.
 
         Raises:
             EditError: a text is longer than ``context_length`` tokens and ``truncate`` is not set.
@@ -75,23 +77,23 @@ class Clip:
         return cast(Tensor, cast(Any, self.model).encode_text(tokens)).float()
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Images [B,3,H,W] in [0,1] on the scale that the image tower takes: (x - mean) / std by channel."""
+        """Bring images [B,3,H,W] in [0,1] to the image tower's scale: (x - mean) / std by channel."""
         mean, std = self._scale
         return (x - mean.to(x)) / std.to(x)
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        # Once: guidance normalises at every step, and a copy to the device waits for all work before it.
+        # Cached: guidance normalises at every step, and a copy to the device waits for all work before it.
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.mean, self.std))
         return mean, std
 
     def encode_image(self, x: Tensor, normalise: bool = True) -> Tensor:
-        """Embeddings [B,D] float32, unnormalised, differentiable in x.
+        """Return embeddings [B,D] float32, unnormalised, differentiable in x.
 
         Args:
             x: [B,3,S,S] in [0,1].
             normalise: subtract the mean and divide by the deviation of CLIP's training images. Blended Diffusion's
-                ranking leaves that out.
+                ranking does not.
         """
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"CLIP takes images of {self.image_size} px, got {tuple(x.shape)}: resize them first")
@@ -99,11 +101,27 @@ class Clip:
         return cast(Tensor, cast(Any, self.model).encode_image(x)).float()
 
 
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold, in place, every batch norm that is the next child of its module after a convolution.
+
+    The network must call them in that order, as CLIP's ResNets do. Equal up to rounding. It saves a pass over the
+    activations forward and, more, backward, where torch computes sums for the weights even if they are frozen.
+
+    Args:
+        network: in eval mode, weights frozen.
+    """
+    for module in list(network.modules()):
+        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+
+
 def load_clip(source: str, device: str = "cpu") -> Clip:
     """Read a CLIP.
 
     Args:
-        source: a file with its own ``.json`` beside it (``clip.safetensors``, ``clip.json``), OpenAI's ``.pt`` (archive
+        source: a file with a ``.json`` sidecar (``clip.safetensors``, ``clip.json``), OpenAI's ``.pt`` (archive
             or state dict), ``open_clip:MODEL/TAG`` (fetched by open_clip), or ``open_clip:MODEL@FILE``.
 
     Raises:
@@ -121,7 +139,7 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 
 def _described(path: str) -> Clip:
-    """The package's own layout: ``model_cfg`` (keywords of ``open_clip.CLIP``), ``tokenizer``, ``mean``, ``std``."""
+    """Read the package's own layout: ``model_cfg`` (keywords of open_clip's CLIP), ``tokenizer``, ``mean``, ``std``."""
     from open_clip import CLIP, SimpleTokenizer
 
     card = Path(path).with_suffix(".json")
@@ -150,13 +168,13 @@ def _openai(path: str) -> Clip:
             f"{path} is no OpenAI CLIP ({reason(error)}); name another with open_clip:MODEL@FILE"
         ) from error
     model = model.float()
-    load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip rounds to float16 on the way
+    load_strictly(model, state, path, "an OpenAI CLIP")  # again, since open_clip has rounded them to float16
     tokenizer = SimpleTokenizer(context_length=model.context_length)
     return _clip(model, tokenizer)
 
 
 def openai_state_dict(path: str) -> dict[str, Tensor]:
-    """Tensors by name of any checkpoint, OpenAI's archives of code and weights included; of their code nothing is run.
+    """Return the tensors by name of any checkpoint, OpenAI's archives included; no code in them is run.
 
     Raises:
         WeightsError: missing, broken or unsafe.
@@ -208,7 +226,7 @@ def _clip(model: nn.Module, tokenizer: SimpleTokenizer) -> Clip:
 
 
 def _is_torchscript(path: str) -> bool:
-    """Whether a file is an archive of code and weights, as OpenAI published them."""
+    """Return whether a file is an archive of code and weights, as OpenAI published them."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -216,16 +234,16 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _archived_state_dict(path: str) -> dict[str, Tensor]:
-    """Tensors of a TorchScript archive. Of its code nothing is called.
+    """Return the tensors of a TorchScript archive without running its code.
 
     Raises:
-        WeightsError: it is broken, or has code that runs when it is opened.
+        WeightsError: it is broken, or has code that would run when it is opened.
     """
     with zipfile.ZipFile(path) as archive:
         code = (archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py"))
         if any(b"__setstate__" in text for text in code):
-            # TorchScript's interpreter would call it on opening, and it can, among other things, write files.
-            raise WeightsError(f"{path} was not opened: it has code that runs when it is; save it as .safetensors")
+            # TorchScript's interpreter calls it on opening, and it could write files.
+            raise WeightsError(f"{path} was not opened: it has code that runs on opening; save it as .safetensors")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # deprecated, and the only reader of these archives

@@ -1,13 +1,10 @@
-"""DDPM UNets (CelebA-HQ, LSUN) as DiffusionCLIP uses them, in diffusers' ``UNet2DModel``, from published state dicts.
-
-Knows neither schedules nor samplers: it maps (x_t, t) to eps.
-"""
+"""DDPM UNets (CelebA-HQ, LSUN) of DiffusionCLIP in diffusers' ``UNet2DModel``, from published state dicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -21,27 +18,16 @@ class DDPMConfig:
     image_size: int = 256  # pixels a side; with attn_resolutions it decides which levels attend
     ch: int = 128  # width that ch_mult multiplies
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-    num_res_blocks: int = 2  # a level on the way down; one more on the way up
+    num_res_blocks: int = 2  # per level on the way down; one more on the way up
     attn_resolutions: tuple[int, ...] = (16,)  # pixels a side
 
     @property
     def attends(self) -> tuple[bool, ...]:
-        """Whether each level has attention, finest first."""
+        """For each level, finest first, whether it has attention."""
         return tuple(self.image_size >> level in self.attn_resolutions for level in range(len(self.ch_mult)))
 
 
 DDPM256 = DDPMConfig()
-
-
-def ddpm_config(flags: Mapping[str, Any]) -> DDPMConfig:
-    """The architecture that the ``model`` block of a DDPM YAML describes, with ``data.image_size`` added."""
-    return DDPMConfig(
-        image_size=flags["image_size"],
-        ch=flags["ch"],
-        ch_mult=tuple(flags["ch_mult"]),
-        num_res_blocks=flags["num_res_blocks"],
-        attn_resolutions=tuple(flags["attn_resolutions"]),
-    )
 
 
 class DDPM(nn.Module):
@@ -66,40 +52,40 @@ class DDPM(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise at x_t: [B,3,H,W] float32 from x [B,3,H,W] and t [B] on the original 0..999 scale, int or float."""
+        """Return eps, [B,3,H,W] float32, at x_t [B,3,H,W] and t [B] on the original 0..999 scale, int or float."""
         return cast(Tensor, self.unet(x, t.expand(len(x)), return_dict=False)[0])
 
 
 def build_ddpm(config: DDPMConfig) -> DDPM:
-    """The network with random weights, on the current default device (``with torch.device("meta"):`` builds none)."""
+    """Build the network with random weights, on the current default device (``meta`` allocates none)."""
     return DDPM(config).eval()
 
 
 def convert_ddpm(state: Mapping[str, Tensor], config: DDPMConfig) -> dict[str, Tensor]:
-    """A published state dict under the names of :class:`DDPM`; names that no rule knows stay as they are."""
+    """Rename a published state dict to :class:`DDPM`; names without a rule stay."""
     names = dict(_names(config))
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
         prefix, _, leaf = key.rpartition(".")
         ours = names.get(prefix, prefix)
-        is_conv_of_width_one = ".attentions." in ours and value.ndim == 4  # a Linear there
+        is_conv_of_width_one = ".attentions." in ours and value.ndim == 4  # a Linear in ours
         converted[f"{ours}.{leaf}"] = value[:, :, 0, 0] if is_conv_of_width_one else value
     return converted
 
 
 def unconvert_ddpm(state: Mapping[str, Tensor], config: DDPMConfig) -> dict[str, Tensor]:
-    """A state dict of :class:`DDPM` under the published names: what ``convert_ddpm`` reads back as it was."""
+    """Rename a state dict of :class:`DDPM` to the published names: the inverse of ``convert_ddpm``."""
     names = {ours: theirs for theirs, ours in _names(config)}
     published: dict[str, Tensor] = {}
     for key, value in state.items():
         prefix, _, leaf = key.rpartition(".")
-        is_linear_of_attention = ".attentions." in prefix and value.ndim == 2  # a Conv2d of width 1 there
+        is_linear_of_attention = ".attentions." in prefix and value.ndim == 2  # a Conv2d of width 1 in theirs
         published[f"{names[prefix]}.{leaf}"] = value[:, :, None, None] if is_linear_of_attention else value
     return published
 
 
 def _names(config: DDPMConfig) -> Iterator[tuple[str, str]]:
-    """Published module name to ours. Theirs count levels from the finest on both ways, ours from the coarsest up."""
+    """Yield published module names with ours. Theirs count up blocks from the finest level, ours from the coarsest."""
     yield from {
         "temb.dense.0": "unet.time_embedding.linear_1",
         "temb.dense.1": "unet.time_embedding.linear_2",

@@ -1,4 +1,4 @@
-"""DeepLabv3 on ResNet-50 as torchvision publishes it: an image to a class a pixel. Knows no metric.
+"""DeepLabv3 on ResNet-50 as torchvision publishes it: an image to one class per pixel.
 
 Source: Chen et al. 2017 (DeepLabv3); weights ``deeplabv3_resnet50_coco-cd0a2569.pth``, 21 classes with Pascal VOC's
 names. Nothing is ever downloaded: the state dict comes from a local file.
@@ -16,7 +16,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 
 from retouch.models.checkpoint import load_strictly, read_state_dict
 
-IMAGE_SIZE = 520  # px of the shorter side, at which the weights were published and measured
+IMAGE_SIZE = 520  # px of the shorter side in the published evaluation
 CLASSES = 21
 
 # Of ImageNet, with which the trunk was trained.
@@ -38,7 +38,7 @@ class Segmenter:
 
     @torch.no_grad()
     def labels(self, x: Tensor) -> Tensor:
-        """The likeliest class of every pixel: [B,3,H,W] in [0,1] -> [B,h,w] int64 at the network's size."""
+        """Return the likeliest class of every pixel: [B,3,H,W] in [0,1] -> [B,h,w] int64 at the network's size."""
         shorter = min(x.shape[-2:])
         size = tuple(self.image_size * side // shorter for side in x.shape[-2:])
         x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)

@@ -1,7 +1,4 @@
-"""Paint by Example's condition: an exemplar squeezed through CLIP's class token (Yang et al. 2022, section 4.2).
-
-Knows neither the UNet that attends to it nor how an exemplar's pixels are prepared.
-"""
+"""Paint by Example's condition: an exemplar squeezed through CLIP's class token (Yang et al. 2022, section 4.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:  # the libraries take seconds to import, and whoever starts a run loads no network
+if TYPE_CHECKING:
     from transformers import CLIPVisionConfig
 
 Tokens = Literal["class", "all"]
@@ -21,12 +18,12 @@ POSITION_IDS = "embeddings.position_ids"
 
 
 class ExemplarEncoder(nn.Module):
-    """Images to the tokens that the UNet attends to. Names are those of the published folder's ``image_encoder``.
+    """Image encoder of the tokens that the UNet attends to, with the tensor names of the published ``image_encoder``.
 
     Args:
         vision_config: of the CLIP image tower (ViT-L/14 as published).
         context_dim: width of a token, the UNet's ``cross_attention_dim``.
-        mapper_layers: transformer blocks behind the tower; None for the published rule, a fifth of the tower's layers.
+        mapper_layers: transformer blocks after the tower; None for the published rule, a fifth of the tower's layers.
     """
 
     def __init__(self, vision_config: CLIPVisionConfig, context_dim: int, mapper_layers: int | None = None) -> None:
@@ -38,15 +35,15 @@ class ExemplarEncoder(nn.Module):
         self.mapper = _Mapper(vision_config.hidden_size, layers)
         self.final_layer_norm = nn.LayerNorm(vision_config.hidden_size)
         self.proj_out = nn.Linear(vision_config.hidden_size, context_dim)
-        self.uncond_vector = nn.Parameter(torch.randn(1, 1, context_dim))  # what training drops the condition for
+        self.uncond_vector = nn.Parameter(torch.randn(1, 1, context_dim))  # replaces a dropped condition in training
 
     @property
     def vision_config(self) -> CLIPVisionConfig:
-        """Of the image tower."""
+        """The image tower's configuration."""
         return cast("CLIPVisionConfig", self.model.config)
 
     def forward(self, pixels: Tensor, tokens: Tokens = "class") -> Tensor:
-        """Context [B,1,context_dim] of exemplars.
+        """Return the context [B,1,context_dim] of exemplars.
 
         Args:
             pixels: [B,3,S,S] on CLIP's normalised scale, S the tower's image size.
@@ -59,7 +56,7 @@ class ExemplarEncoder(nn.Module):
         return self.context(self.model.post_layernorm(seen.last_hidden_state))
 
     def context(self, features: Tensor) -> Tensor:
-        """[B,N,hidden] of the tower, behind its last norm, to [B,N,context_dim]."""
+        """Map the tower's output after its last norm, [B,N,hidden], to [B,N,context_dim]."""
         return cast(Tensor, self.proj_out(self.final_layer_norm(self.mapper(features))))
 
 
@@ -81,26 +78,26 @@ class _Mapper(nn.Module):
 
 
 def build_encoder(vision: Mapping[str, Any], context_dim: int, mapper_layers: int | None = None) -> ExemplarEncoder:
-    """The encoder with random weights that ``vision``, keywords of ``CLIPVisionConfig``, describes."""
+    """Build the encoder that ``vision``, keywords of ``CLIPVisionConfig``, describes, with random weights."""
     from transformers import CLIPVisionConfig
 
     return ExemplarEncoder(CLIPVisionConfig(**vision), context_dim, mapper_layers)
 
 
 def materialise(encoder: ExemplarEncoder) -> None:
-    """Fill in what no checkpoint holds, after an encoder that was built on the meta device got its weights."""
+    """Fill in the buffers that no checkpoint holds, for an encoder that was built on the meta device."""
     embeddings = encoder.model.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
 
 
 def convert_folder_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The diffusers folder's names to ours: the tower was wrapped once more when they were written."""
+    """Rename the diffusers folder's tensors: the tower was wrapped once more when they were written."""
     renamed = {name.replace("model.vision_model.", "model.", 1): value for name, value in state.items()}
     return {name: value for name, value in renamed.items() if name != f"model.{POSITION_IDS}"}
 
 
 def convert_ldm_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The Lightning checkpoint's names (``cond_stage_model``, ``proj_out``, ``learnable_vector``) to ours.
+    """Rename the Lightning checkpoint's tensors (``cond_stage_model``, ``proj_out``, ``learnable_vector``).
 
     The fused ``c_qkv`` is q, k, v one after the other, since the mapper has one head.
     """

@@ -1,4 +1,4 @@
-"""InceptionV3's pooled features from its two published files. Knows no distance.
+"""InceptionV3's pooled features from its two published files.
 
 Two networks of one architecture (Szegedy et al. 2016), both under torchvision's names:
 
@@ -45,16 +45,16 @@ class Inception:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features [B,2048] of images [B,3,H,W] in [0,1].
+        """Return the pooled features [B,2048] of images [B,3,H,W] in [0,1].
 
-        Of any size: they are squashed to 299 x 299, bicubic and antialiased as clean-fid has it (Parmar et al. 2022).
+        Images of any size are squashed to 299 x 299, bicubic and antialiased as in clean-fid (Parmar et al. 2022).
         """
         x = F.interpolate(x, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", align_corners=False, antialias=True)
         return cast(Tensor, self.model(x.clamp(0, 1) * 2 - 1))
 
 
 def load_inception(path: str, device: str = "cpu") -> Inception:
-    """Read either file; the number of classes says which one it is.
+    """Read either file; they differ in the number of classes.
 
     Raises:
         WeightsError: missing, broken, unsafe, or of another architecture.

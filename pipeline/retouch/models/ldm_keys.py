@@ -1,7 +1,7 @@
-"""Latent-diffusion checkpoints' names (UNet with cross-attention, KL autoencoder) to diffusers'. Knows no file.
+"""Rename the tensors of latent-diffusion checkpoints (UNet with cross-attention, KL autoencoder) to diffusers' names.
 
-The maps hold for Stable Diffusion 1.x and what was made of it. Blocks a level are read off the names, so that a small
-network of the same make loads as the published one does.
+For Stable Diffusion 1.x and its derivatives. The number of blocks per level is read off the names, so that a small
+network of the same architecture loads like the published one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _VAE = (
     ("downsample.conv", "downsamplers.0.conv"),
     ("upsample.conv", "upsamplers.0.conv"),
 )
-# What diffusers itself called them before 0.14; the published folder's autoencoder still does.
+# Names of diffusers before 0.14, which the published folder's autoencoder has.
 _OLD_ATTENTION = (
     (".query.", ".to_q."),
     (".key.", ".to_k."),
@@ -55,33 +55,33 @@ _OLD_ATTENTION = (
 
 
 def convert_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A UNet's state dict, names below ``UNET``, under ``UNet2DConditionModel``'s names; unknown names stay."""
+    """Rename a UNet's state dict, without the prefix ``UNET``, to ``UNet2DConditionModel``; unknown names stay."""
     levels = dict(_levels(state))
     return {_unet_name(name, levels): value for name, value in state.items()}
 
 
 def convert_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's, names below ``VAE``, under ``AutoencoderKL``'s names; unknown names stay."""
+    """Rename an autoencoder's state dict, without the prefix ``VAE``, to ``AutoencoderKL``; unknown names stay."""
     last = max((int(found[1]) for name in state if (found := re.match(r"decoder\.up\.(\d+)\.", name))), default=0)
     return {_vae_name(name, last): _linear(name, value) for name, value in state.items()}
 
 
 def convert_old_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An ``AutoencoderKL`` that an old diffusers saved, under today's names; of today's it changes nothing."""
+    """Rename the state dict of an ``AutoencoderKL`` from an old diffusers; current names stay."""
     return {_replaced(name, _OLD_ATTENTION): value for name, value in state.items()}
 
 
 def _levels(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """``input_blocks.4.`` and ``output_blocks.4.`` to their level and place in it."""
+    """Yield ``input_blocks.4`` and ``output_blocks.4`` with their level and place in it."""
     down = {int(name.split(".")[1]) for name in state if name.startswith("input_blocks.")}
     pools = sorted(int(name.split(".")[1]) for name in state if re.match(r"input_blocks\.\d+\.0\.op\.weight", name))
-    size = pools[0] if pools else max(down, default=1)  # res blocks a level, and its downsampler
+    size = pools[0] if pools else max(down, default=1)  # residual blocks per level, and the downsampler
     for index in down - {0}:
         yield f"input_blocks.{index}", f"down_blocks.{(index - 1) // size}|{(index - 1) % size}"
     up = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
-    a_level = max(up // (len(pools) + 1), 1)
+    per_level = max(up // (len(pools) + 1), 1)
     for index in range(up):
-        yield f"output_blocks.{index}", f"up_blocks.{index // a_level}|{index % a_level}"
+        yield f"output_blocks.{index}", f"up_blocks.{index // per_level}|{index % per_level}"
 
 
 def _unet_name(name: str, levels: Mapping[str, str]) -> str:
@@ -110,7 +110,7 @@ def _vae_name(name: str, last: int) -> str:
 
 
 def _linear(name: str, value: Tensor) -> Tensor:
-    """Attention's convolutions of width 1 are linear maps in diffusers."""
+    """Return a weight of the attention's convolutions of width 1, which are linear layers in diffusers."""
     is_conv = ".mid.attn_1." in f".{name}" and value.ndim == 4
     return value[:, :, 0, 0] if is_conv else value
 

@@ -1,8 +1,7 @@
-"""What Lightning puts into a checkpoint beside the weights, opened without running any of it. Knows no network.
+"""Open Lightning checkpoints with torch's restricted unpickler, without running any code in them.
 
-Published ``.ckpt`` files hold callbacks' states and hyperparameters whose classes are not installed here, nor wanted.
-While :func:`lightning_globals` holds, torch's restricted unpickler takes their names for a thing that keeps nothing;
-every other name is refused as before.
+Published ``.ckpt`` files also hold callbacks' states and hyperparameters, whose classes are not installed. Within
+:func:`lightning_globals` the unpickler replaces these by empty objects; every other name is refused as before.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ NAMES: Final = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
-MAPPINGS: Final = (  # filled by the unpickler after they are made, so they stand as a mapping
+MAPPINGS: Final = (  # filled by the unpickler after they are made, so replaced by a mapping
     *(f"{package}.utilities.parsing.AttributeDict" for package in _LIGHTNING),
     *(f"{package}.utilities.data.AttributeDict" for package in _LIGHTNING),
 )
 
 
 class _Inert:
-    """Stands for an object that is not wanted: made of anything, keeps nothing."""
+    """An empty object in place of one that is not needed; takes any arguments."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         return super().__new__(cls)
@@ -60,7 +59,7 @@ def _mapping(*_args: Any) -> OrderedDict[Any, Any]:
 
 @contextmanager
 def lightning_globals() -> Iterator[None]:
-    """Within, torch's weights-only load passes over Lightning's own objects."""
+    """Within the context, let torch's weights-only load skip Lightning's own objects."""
     inert: list[tuple[Any, str]] = [(_Inert, name) for name in NAMES]
     inert += [(OrderedDict, name) for name in MAPPINGS]
     inert.append((_mapping, "collections.defaultdict"))

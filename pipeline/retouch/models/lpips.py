@@ -1,6 +1,6 @@
 """Perceptual distances of two batches of images: LPIPS itself, and an uncalibrated stand-in on CLIP's features.
 
-Knows no mask and no metric's name. Nothing here is ever downloaded: LPIPS's trunk comes from a local file.
+Nothing is downloaded: LPIPS's trunk comes from a local file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_lpips(path: str, net: Net = "vgg", device: str = "cpu") -> Distance:
     Raises:
         WeightsError: the file is missing, broken, or holds another trunk.
     """
-    import lpips  # here: it takes seconds
+    import lpips
 
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torchvision's, of the spelling that the library uses
@@ -53,7 +53,7 @@ def load_lpips(path: str, net: Net = "vgg", device: str = "cpu") -> Distance:
             if theirs not in trunk:
                 raise WeightsError(f"{path} is no {net} trunk for LPIPS: {theirs} is missing; take torchvision's")
             state[name] = trunk[theirs]
-        elif part.startswith("lin"):  # every head is there twice: lin0.…, lins.0.…
+        elif part.startswith("lin"):  # every head is listed twice: lin0.…, lins.0.…
             state[name] = heads[name.replace("lins.", "lin", 1)]
     load_strictly(model, state, path, f"torchvision's {net} trunk for LPIPS")
     model.to(device).eval().requires_grad_(requires_grad=False)

@@ -1,6 +1,6 @@
 """A small pixel-space noise predictor: v-prediction inside, eps at the interface.
 
-Knows neither samplers nor images on disk. diffusers' UNet works on 2x2 pixels folded into channels.
+diffusers' UNet works on 2x2 pixels folded into channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from retouch.errors import WeightsError
 
 
 def cosine_alphas_cumprod(timesteps: int) -> Tensor:
-    """Cumulative products of the cosine schedule (improved DDPM, eq. 17), betas at most 0.999; [T] float64."""
+    """Return the cosine schedule's cumulative products (improved DDPM, eq. 17), betas at most 0.999; [T] float64."""
     at = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
     betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
@@ -29,7 +29,7 @@ def cosine_alphas_cumprod(timesteps: int) -> Tensor:
 
 
 class PixelUNet(nn.Module):
-    """eps from noisy images. ``config`` is the file ``unet.json``."""
+    """A network that predicts eps; its configuration is the file ``unet.json``."""
 
     alphas_cumprod: Tensor
 
@@ -54,18 +54,18 @@ class PixelUNet(nn.Module):
         return cls(config["unet"], config["timesteps"], config["fold"])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise eps [B, 3, S, S] from x_t [B, 3, S, S] and t [B] on the original scale 0..T-1, float or int."""
+        """Return eps [B, 3, S, S] at x_t [B, 3, S, S] and t [B] on the original scale 0..T-1, float or int."""
         alpha = self.alphas_cumprod[t.round().long()].view(-1, 1, 1, 1)
         return alpha.sqrt() * self.velocity(x, t).float() + (1 - alpha).sqrt() * x
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """The network's own v = sqrt(alpha) eps - sqrt(1 - alpha) x_0, [B, 3, S, S]."""
+        """Return the network's own v = sqrt(alpha) eps - sqrt(1 - alpha) x_0, [B, 3, S, S]."""
         folded = self.unet(F.pixel_unshuffle(x, self.fold), t, return_dict=False)[0]
         return F.pixel_shuffle(folded, self.fold)
 
 
 def load_pixel_unet(path: Path) -> tuple[PixelUNet, dict[str, Any]]:
-    """Read a ``.safetensors`` file and the ``.json`` beside it; float32, eval mode, without gradients to the weights.
+    """Read a ``.safetensors`` file and its ``.json`` sidecar; float32, eval mode, frozen weights.
 
     Raises:
         WeightsError: a file is missing, broken or of another architecture.

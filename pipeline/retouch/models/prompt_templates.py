@@ -1,6 +1,6 @@
-"""Sentences that a word is put into before CLIP reads it. Knows no CLIP and no loss.
+"""Sentence templates for CLIP prompts.
 
-An average over many sentences hangs less on the wording of one (Radford et al. 2021, section 3.1.4).
+An average over many sentences depends less on the wording of one (Radford et al. 2021, section 3.1.4).
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ SLOT: Final = "{}"
 PLAIN: Final = (SLOT,)  # the text as it is
 
 # DiffusionCLIP averages over OpenAI's templates without this one.
-_LEFT_OUT: Final = "a photo of many {}."
+_EXCLUDED: Final = "a photo of many {}."
 
 
 def imagenet_templates() -> tuple[str, ...]:
-    """OpenAI's ImageNet templates but for "a photo of many {}.", in their order: the 79 of DiffusionCLIP's losses."""
-    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES  # here: it takes seconds
+    """Return OpenAI's ImageNet templates without "a photo of many {}.": the 79 of DiffusionCLIP's losses."""
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
     sentences = (template(SLOT) for template in OPENAI_IMAGENET_TEMPLATES)
-    return tuple(sentence for sentence in sentences if sentence != _LEFT_OUT)
+    return tuple(sentence for sentence in sentences if sentence != _EXCLUDED)
 
 
 def fill(templates: Sequence[str], text: str) -> list[str]:
-    """``text`` in each template's one ``{}``, as it is written: braces within it are its own.
+    """Return each template with ``text`` in its one ``{}``; braces within the text stay.
 
     Raises:
-        ConfigError: a template has no place for a text, or several.
+        ConfigError: a template has no ``{}``, or several.
     """
     for template in templates:
         if template.count(SLOT) != 1:
-            raise ConfigError(f"template {template!r} has {template.count(SLOT)} times {{}}; it needs exactly one")
+            raise ConfigError(f"template {template!r} has {template.count(SLOT)} {{}}; it needs exactly one")
     return [template.replace(SLOT, text) for template in templates]

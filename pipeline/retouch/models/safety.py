@@ -1,6 +1,6 @@
-"""Stable Diffusion's safety checker: whether an image comes too near to concepts that nobody may name. Edits nothing.
+"""Stable Diffusion's safety checker: flags images close to the embeddings of unsafe concepts.
 
-The published code blackens what it flags; here a caller is told, and decides.
+The published code blackens flagged images; here the caller decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retouch.models.checkpoint import load_strictly, read_state_dict, reason
 from retouch.models.exemplar_encoder import POSITION_IDS
 from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD
 
-# What a hit among the specially cared for concepts adds to all other scores: they are judged more strictly then.
+# Added to all other scores if a special-care concept is present, so that they are judged more strictly.
 SPECIAL_CARE = 0.01
 
 
@@ -32,7 +32,7 @@ class SafetyChecker:
 
     @torch.no_grad()
     def flagged(self, image: Tensor) -> bool:
-        """Whether any concept is present in one image [3,H,W] in [-1, 1], H = W."""
+        """Return whether any concept is present in one image [3,H,W] in [-1, 1], H = W."""
         module, size = self.module, (self.image_size, self.image_size)
         x = (image[None].clamp(-1, 1) + 1) / 2
         x = F.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
@@ -48,18 +48,17 @@ def load_safety(path: str, device: str = "cpu") -> SafetyChecker:
     """Read a checker in diffusers' layout.
 
     Args:
-        path: the weights; the configuration is a ``.json`` of their name beside them, or ``config.json``.
+        path: the weights; the configuration is their ``.json`` sidecar, or ``config.json`` in their folder.
 
     Raises:
         WeightsError: missing, broken, unsafe or another network.
     """
-    # Here: they take seconds.
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig
 
     cards = [card for card in (Path(path).with_suffix(".json"), Path(path).with_name("config.json")) if card.is_file()]
     if not cards:
-        raise WeightsError(f"the safety checker {path} has no config.json beside it; take it from the same folder")
+        raise WeightsError(f"safety checker {path} has no config.json next to it; take it from the same folder")
     try:
         config = CLIPConfig.from_dict(json.loads(cards[0].read_text()))
         with torch.device("meta"):
@@ -79,7 +78,7 @@ def load_safety(path: str, device: str = "cpu") -> SafetyChecker:
 
 
 def _scores(embedded: Tensor, concepts: Tensor, thresholds: Tensor) -> list[float]:
-    """How far one embedding [1,D] goes past each concept's threshold."""
+    """Return by how much one embedding [1,D] exceeds each concept's threshold."""
     cosines = F.normalize(embedded) @ F.normalize(concepts).T
     found: list[float] = (cosines[0] - thresholds).double().tolist()
     return found

@@ -1,6 +1,6 @@
-"""A checkpoint file to a denoising network, whichever of the known architectures it holds. Knows no sampler.
+"""Load a denoising network of any known architecture from a checkpoint file.
 
-Files are told apart by their tensors' names and shapes, never by their names.
+The architecture is recognised by the tensors' names and shapes, not by the file's name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KNOWN_ADM = {
 
 @dataclass(frozen=True)
 class Network:
-    """A denoising network and what a sampler must know of it; frozen weights, eval mode.
+    """A denoising network with the facts that a sampler needs; frozen weights, eval mode.
 
     ``module(x, t)`` takes x_t [B,3,S,S] float32 and t [B] on the original 0..999 scale and returns float32: eps
     [B,3,S,S], with v appended [B,6,S,S] where ``learn_sigma``. ``module(x, t, y)`` takes class labels [B] where
@@ -40,14 +40,14 @@ class Network:
     learn_sigma: bool
     schedule: Literal["linear", "cosine"] = "linear"  # of the 1,000 betas that it was trained on
     num_classes: int = 0
-    # How its file is written: the module's state dict under the names that it was published with, and what stands in
-    # the .json beside the file where that describes the architecture.
+    # How its file is written: the module's state dict under its published names, and the content of the .json sidecar
+    # if that describes the architecture.
     published: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_unet(path: str, device: str = "cpu") -> Network:
-    """Read a published UNet, or the package's own pixel UNet where a ``.json`` beside the file describes one.
+    """Read a published UNet, or the package's own pixel UNet if a ``.json`` sidecar describes one.
 
     Raises:
         WeightsError: the file is missing, broken, or of no known architecture; every name and shape must fit.
@@ -64,10 +64,10 @@ def load_unet(path: str, device: str = "cpu") -> Network:
 
 
 def adm_network(state: Mapping[str, Tensor], config: ADMConfig, path: str, what: str = "this UNet") -> Network:
-    """A guided-diffusion UNet of a given architecture from its published state dict.
+    """Return a guided-diffusion UNet of a given architecture from its published state dict.
 
     Raises:
-        WeightsError: a name or shape differs; ``path`` and ``what`` are for its text.
+        WeightsError: a name or shape differs; its text names ``path`` and ``what``.
     """
     with torch.device("meta"):
         module = build_adm(config)
@@ -82,10 +82,10 @@ def adm_network(state: Mapping[str, Tensor], config: ADMConfig, path: str, what:
 
 
 def ddpm_network(state: Mapping[str, Tensor], config: DDPMConfig, path: str, what: str = "this UNet") -> Network:
-    """A DDPM UNet of a given architecture from its published state dict.
+    """Return a DDPM UNet of a given architecture from its published state dict.
 
     Raises:
-        WeightsError: a name or shape differs; ``path`` and ``what`` are for its text.
+        WeightsError: a name or shape differs; its text names ``path`` and ``what``.
     """
     with torch.device("meta"):
         module = build_ddpm(config)
@@ -116,15 +116,15 @@ def _pixel(path: str) -> Network:
 
 
 def _is_described(path: str) -> bool:
-    """Whether the .json beside a file describes a pixel UNet; other files may have a note of what made them there."""
+    """Return whether a file's .json sidecar describes a pixel UNet; others record a training."""
     card = Path(path).with_suffix(".json")
     if not (Path(path).is_file() and card.is_file()):
         return False
     try:
-        said = json.loads(card.read_text())
+        content = json.loads(card.read_text())
     except ValueError as error:
         raise WeightsError(f"{card} is not JSON: {error}") from None
-    return isinstance(said, dict) and "unet" in said
+    return isinstance(content, dict) and "unet" in content
 
 
 def _on(device: str, network: Network) -> Network:

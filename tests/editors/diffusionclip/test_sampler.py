@@ -10,10 +10,9 @@ from retouch.diffusion.schedule import named
 from retouch.editors.diffusionclip.params import Params
 from retouch.editors.diffusionclip.sampler import generated, generated_from_noise, inverted, optimised, purified
 from retouch.editors.runtime import from_uint8
-from retouch.models.ddpm import ddpm_config
 from retouch.models.unet import ddpm_network
 
-from tests.helpers.golden_set import assert_within, golden, weights_of
+from tests.helpers.golden_set import assert_within, ddpm_config, golden, weights_of
 from tests.helpers.tiny_editors import GivenDraws, tiny_networks
 
 TENSORS, ENTRY = golden("diffusionclip_edit.safetensors")

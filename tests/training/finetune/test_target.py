@@ -20,8 +20,6 @@ import yaml
 from PIL import Image
 from retouch.errors import ConfigError, ManifestError, OutputError, StopRun, WeightsError
 from retouch.models import unet
-from retouch.models.adm import adm_config
-from retouch.models.ddpm import ddpm_config
 from retouch.models.unet import load_unet
 from retouch.training.finetune import target
 from retouch.training.finetune.target import TargetTask, tune
@@ -31,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.datasets import png, square
-from tests.helpers.golden_set import golden, weights_of
+from tests.helpers.golden_set import adm_config, ddpm_config, golden, weights_of
 from tests.training.finetune.tiny import BATCHES, PARAMS, ROWS, job, task, write_networks, write_rows
 
 QUICK = {"batch": 1, "views": 1, "masked_share": 0, "n_inv": 2, "n_train": 2, "n_test": 2, "test_images": 0}

@@ -32,8 +32,7 @@ from retouch.editors.runtime import (
     to_uint8,
 )
 from retouch.errors import ConfigError, EditError, WeightsError
-from retouch.models.clip import Clip, load_clip
-from retouch.models.folding import fold_batch_norms
+from retouch.models.clip import Clip, fold_batch_norms, load_clip
 from retouch.models.lpips import load_lpips
 from retouch.models.unet import load_unet
 from retouch.schema import Batch, EditResult, Pixels

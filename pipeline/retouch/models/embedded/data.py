@@ -1,4 +1,4 @@
-"""Drawn scenes in bulk, as arrays and tensors. Knows nothing of the networks that learn from them."""
+"""Drawn scenes in bulk, as arrays and tensors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from retouch.models.embedded.scenes import SIZE, draw_scene
 from retouch.schema import Pixels
 
 T = TypeVar("T")
-CHUNK = 2000  # scenes a task of the drawing pool, about two seconds
+CHUNK = 2000  # scenes per task of the drawing pool, about two seconds
 
 
 def scene_pool(count: int, first_seed: int, cache: Path | None = None) -> Pixels:
-    """Scenes of ``count`` seeds from ``first_seed``, [N, 32, 32, 3] uint8; kept in ``cache`` (.npy) where given."""
+    """Return scenes of ``count`` seeds from ``first_seed``, [N, 32, 32, 3] uint8; cached in ``cache`` (.npy)."""
     if cache is not None and cache.exists():
         stored: Pixels = np.load(cache)
         if len(stored) == count:
@@ -33,7 +33,7 @@ def scene_pool(count: int, first_seed: int, cache: Path | None = None) -> Pixels
 
 
 def in_chunks(draw: Callable[[int, int], T], count: int, first_seed: int, workers: int = 2) -> list[T]:
-    """``draw(first, count)`` of consecutive seeds, in processes of its own where there is more than one chunk."""
+    """Return ``draw(first, count)`` of consecutive seeds, in worker processes if there is more than one chunk."""
     starts = range(first_seed, first_seed + count, CHUNK)
     sizes = [min(CHUNK, first_seed + count - start) for start in starts]
     if len(starts) == 1:
@@ -43,12 +43,12 @@ def in_chunks(draw: Callable[[int, int], T], count: int, first_seed: int, worker
 
 
 def to_tensor(images: Pixels) -> Tensor:
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """Float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]; values outside are clamped."""
+    """Convert float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]; values outside are clamped."""
     array: Pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return array
 

@@ -1,4 +1,4 @@
-"""Where the family's files lie and how they are written: safetensors, half precision, whole or not at all."""
+"""The shipped family's folder, and atomic writers of its files: safetensors in half precision, JSON."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def save_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write a training state, which is for resuming on this machine and is never shipped."""
+    """Write a training state, to resume from on this machine."""
     _replace(path, lambda temporary: torch.save(dict(state), temporary))
 
 
 def _replace(path: Path, write: Any) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one."""
+    """Write a temporary file, then rename it: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)

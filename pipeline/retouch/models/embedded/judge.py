@@ -1,6 +1,6 @@
-"""Tells which shape of which colour is in a mask. No editor ever sees this network.
+"""A classifier of the shape and colour in a mask, trained on drawn scenes only: meaningless on photographs.
 
-Knows the shapes world alone: on photographs its answers mean nothing.
+No editor uses it, so that it can judge their edits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CROP: Final = 32  # pixels; a mask's bounding box is resized to it
 
 
 class JudgeNet(nn.Module):
-    """A plain CNN with two heads."""
+    """A convolutional classifier with a head for shapes and one for colours."""
 
     def __init__(self, shapes: Sequence[str], colours: Sequence[str], width: int = 32) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class JudgeNet(nn.Module):
         self.colour_head = nn.Linear(16 * width, len(self.colours))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, 5] and [B, 7] of crops [B, 3, 32, 32] in [-1, 1]; the last class is none."""
+        """Return logits [B, 5] and [B, 7] of crops [B, 3, 32, 32] in [-1, 1]; the last class is none."""
         features = self.trunk(crops)
         return self.shape_head(features), self.colour_head(features)
 
     @torch.no_grad()
     def judge(self, images: Pixels, masks: Mask) -> list[tuple[str, str]]:
-        """Shape and colour in each mask [B, H, W] of images [B, H, W, 3]; (none, none) where a mask is empty."""
+        """Return shape and colour in each mask [B, H, W] of images [B, H, W, 3]; (none, none) for an empty mask."""
         filled = [index for index, mask in enumerate(masks) if mask.any()]
         answers = [(NONE, NONE)] * len(images)
         if not filled:
@@ -76,12 +76,12 @@ def load_judge(folder: Path) -> JudgeNet:
 
 
 def judge_config(width: int = 32) -> dict[str, Any]:
-    """What ``judge.json`` holds."""
+    """Return the content of ``judge.json``."""
     return {"shapes": list(SHAPES), "colours": list(COLOURS), "width": width, "crop": CROP}
 
 
 def crop(image: Pixels, mask: Mask) -> Tensor:
-    """A mask's bounding box, resized: [1, 3, 32, 32] in [-1, 1]."""
+    """Return a mask's bounding box, resized: [1, 3, 32, 32] in [-1, 1]."""
     x0, y0, x1, y1 = bounding_box(mask)
     box = to_tensor(image[None, y0:y1, x0:x1])
     return F.interpolate(box, (CROP, CROP), mode="bilinear", antialias=True, align_corners=False)

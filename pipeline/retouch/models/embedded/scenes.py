@@ -1,6 +1,6 @@
-"""Draws the shapes world: coloured shapes on quiet grounds, with exact masks and captions, each from a seed.
+"""Drawings of coloured shapes on plain grounds, with exact masks and captions, each from a seed.
 
-Knows neither networks nor files. Geometry is in fractions of the side, so one seed is one scene at any size.
+Geometry is in fractions of the side, so one seed is one scene at any size.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TUNING: Final = 5_000_000  # seeds from here to HELD_OUT choose parameters; the 
 class Placed:
     """One shape: centre and radius in fractions of the side, turn in radians.
 
-    ``outline``, in units of the radius, replaces the corners that the shape's name stands for.
+    ``outline``, in units of the radius, replaces the corners of the named shape.
     """
 
     shape: str
@@ -106,7 +106,7 @@ class Ground:
 
 
 def draw_scene(seed: int, size: int = SIZE, count: int | None = None) -> Scene:
-    """The scene of a seed with ``count`` shapes (0-2 of its own choice where None)."""
+    """Draw the scene of a seed with ``count`` shapes (None: 0 to 2, drawn from the seed)."""
     rng = np.random.default_rng(seed)
     ground = random_ground(rng)
     wanted = int(rng.choice(3, p=(0.06, 0.76, 0.18))) if count is None else count
@@ -118,7 +118,7 @@ def draw_scene(seed: int, size: int = SIZE, count: int | None = None) -> Scene:
 
 
 def edit_task(seed: int, size: int = SIZE) -> EditTask:
-    """The editing task of a seed: a free place, a place beside another shape, or a place where another shape is."""
+    """Draw the editing task of a seed: a free place, a place next to a shape, or a place covered by a shape."""
     rng = np.random.default_rng((seed, 1))
     ground = random_ground(rng)
     half = rng.uniform(0.24, 0.34)  # a mask of about 15 to 22 px at 32
@@ -131,29 +131,29 @@ def edit_task(seed: int, size: int = SIZE) -> EditTask:
 
 
 def object_prompt(shape: str, colour: str) -> str:
-    """What a prompt says of one shape."""
+    """Return the prompt for one shape."""
     return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
 def parse_prompt(prompt: str) -> tuple[str, str]:
-    """Shape and colour that a prompt asks for, ``none`` where it names none."""
+    """Return the shape and colour that a prompt asks for, ``none`` for what it does not name."""
     words = prompt.lower().replace(",", " ").split()
     shape = next((word for word in words if word in SHAPES), NONE)
     return shape, next((word for word in words if word in COLOURS), NONE)
 
 
 def ground_prompt(ground: str, texture: str) -> str:
-    """What a caption says of a ground."""
+    """Return the caption's words for a ground."""
     return f"a {texture} {ground} ground"
 
 
 def visible_colours(ground: Ground) -> list[str]:
-    """Colours that stand out from a ground by at least ``MIN_CONTRAST``."""
+    """Return the colours that differ from a ground by at least ``MIN_CONTRAST``."""
     return [name for name, rgb in COLOURS.items() if math.dist(rgb, GROUNDS[ground.name]) >= MIN_CONTRAST]
 
 
 def random_ground(rng: np.random.Generator) -> Ground:
-    """A ground of random colour and texture."""
+    """Draw a ground of random colour and texture."""
     name, texture = str(rng.choice(list(GROUNDS))), str(rng.choice(TEXTURES, p=(0.45, 0.35, 0.2)))
     angle = float(rng.choice((0.0, math.pi / 2))) if texture == "striped" else rng.uniform(0, 2 * math.pi)
     return Ground(name, texture, _jitter(rng, GROUNDS[name]), angle, rng.uniform(0.2, 0.3), rng.uniform(10, 18))
@@ -162,7 +162,7 @@ def random_ground(rng: np.random.Generator) -> Ground:
 def place_shape(
     rng: np.random.Generator, ground: Ground, others: Sequence[Placed], smallest: float = 0.19, largest: float = 0.31
 ) -> Placed | None:
-    """A random shape that touches no other one and lies inside the image; None after 20 tries without room."""
+    """Draw a random shape inside the image that touches no other one; None after 20 tries without room."""
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(visible_colours(ground)))
     for _ in range(20):
         radius = rng.uniform(smallest, largest)
@@ -173,7 +173,7 @@ def place_shape(
 
 
 def make_shape(rng: np.random.Generator, shape: str, colour: str, centre: Point, radius: float) -> Placed:
-    """A shape with a slight random turn and tint."""
+    """Return a shape with a slight random turn and tint."""
     return Placed(shape, colour, _jitter(rng, COLOURS[colour]), centre, radius, rng.uniform(-0.12, 0.12))
 
 
@@ -187,14 +187,14 @@ def render(ground: Ground, placed: Sequence[Placed], size: int = SIZE) -> Scene:
         _draw(ImageDraw.Draw(layer), item, side)
         canvas.paste(item.rgb, (0, 0), layer)
         mask = np.asarray(layer.reduce(SUPERSAMPLE)) > 0
-        if mask.any():  # a shape that is cut off whole is not in the scene
+        if mask.any():  # a shape wholly outside the image is not in the scene
             objects.append(SceneObject(item.shape, item.colour, bounding_box(mask), mask))
     image = np.asarray(canvas.reduce(SUPERSAMPLE))
     return Scene(image, tuple(objects), ground.name, ground.texture, _caption(ground, placed))
 
 
 def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a mask [H, W] with something in it, end exclusive."""
+    """Return x0, y0, x1, y1 of a mask [H, W] that is not empty, end exclusive."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -207,7 +207,7 @@ def _caption(ground: Ground, placed: Sequence[Placed]) -> str:
 
 
 def _jitter(rng: np.random.Generator, rgb: Rgb, by: int = 8) -> Rgb:
-    """A colour moved by at most ``by`` a channel."""
+    """Return a colour with each channel moved by at most ``by``."""
     red, green, blue = (int(value) for value in np.clip(np.add(rgb, rng.integers(-by, by + 1, size=3)), 0, 255))
     return red, green, blue
 
