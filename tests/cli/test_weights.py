@@ -44,7 +44,7 @@ def test_a_jobs_weights_are_listed_fetched_and_verified(
     code, lines, _ = ended(capsys, "list", path)
     assert code == 1  # the mirror is not there
     assert lines[0].split() == ["unet", "3", "-", "remote", f"{moto_s3}/net.pt"]
-    assert "cannot be had" in lines[1]
+    assert "cannot be fetched" in lines[1]
     storage.write_bytes(f"{moto_s3}/mirror.pt", b"net")
     assert ended(capsys, "list", path)[0] == 0
     code, lines, _ = ended(capsys, "fetch", path)
@@ -83,7 +83,7 @@ def test_a_published_checkpoint_becomes_safetensors_of_the_same_tensors(
     (tmp_path / "net.json").write_text("{}")
     net = tmp_path / "net.safetensors"
     code, lines, _ = ended(capsys, "convert", str(tmp_path / "net.ckpt"), str(net))
-    assert lines == [f"{net}: no loader of this package knows it (3 tensors, first: a)"]
+    assert lines == [f"{net}: no loader of this package reads it (3 tensors, first: a)"]
     found = load_file(net)
     assert {name: value.dtype for name, value in found.items()} == {
         "a": torch.float32,

@@ -262,7 +262,7 @@ def test_files_that_are_wrong_are_refused_in_one_line(
         ({"checkpoint": saved_checkpoint(tmp_path / "less", less)}, r"1 missing \(first: uncond_vector\)"),
         ({"checkpoint": saved_checkpoint(tmp_path / "more", {**state, "more": torch.zeros(1)})}, "unexpected .*more"),
         ({"checkpoint": saved_checkpoint(tmp_path / "bad", state, x=Exploit())}, "its pickle calls posix.system"),
-        ({"model_index": str(holed / "model_index.json")}, "vae holds no weights"),
+        ({"model_index": str(holed / "model_index.json")}, "vae has no weights"),
         ({"model_index": str(tmp_path / "index" / "model_index.json")}, "names no vae, image_encoder"),
     ]:
         with pytest.raises(WeightsError, match=line) as caught:

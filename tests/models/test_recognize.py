@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from retouch.errors import WeightsError
-from retouch.models.recognize import convert, read_checkpoint, recognised
+from retouch.models.recognize import convert, read_checkpoint, recognize
 from safetensors.torch import save_file
 
 from tests.helpers.tiny_clip import write_openai_layout
@@ -16,8 +16,8 @@ from tests.helpers.tiny_clip import write_openai_layout
 @pytest.mark.parametrize("archive", [True, False])
 def test_a_clip_is_known_in_either_of_its_forms(tmp_path: Path, archive: bool) -> None:
     source, model = write_openai_layout(tmp_path, archive)
-    said = convert(source, str(tmp_path / "net.safetensors"))
-    assert said == "an OpenAI CLIP: role clip"
+    line = convert(source, str(tmp_path / "net.safetensors"))
+    assert line == "an OpenAI CLIP: role clip"
     state = read_checkpoint(str(tmp_path / "net.safetensors"))
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
@@ -25,9 +25,9 @@ def test_a_clip_is_known_in_either_of_its_forms(tmp_path: Path, archive: bool) -
 def test_what_only_looks_like_one_is_said_with_the_loaders_reason(tmp_path: Path) -> None:
     state = {"time_embed.0.weight": torch.ones(4, 3)}
     save_file(state, tmp_path / "net.safetensors")
-    said = recognised(str(tmp_path / "net.safetensors"), state)
-    assert said.startswith("looks like a guided-diffusion UNet, but is not read as one: ")
-    assert "is a guided-diffusion UNet of 3 channels" in said
+    line = recognize(str(tmp_path / "net.safetensors"), state)
+    assert line.startswith("looks like a guided-diffusion UNet, but does not load as one: ")
+    assert "is a guided-diffusion UNet of 3 channels" in line
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "PART", PART)
-    monkeypatch.setattr(downloads, "SIDE_BY_SIDE", 2)
+    monkeypatch.setattr(downloads, "PARALLEL_PARTS", 2)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_pin_finds_what_is_wrong_in_what_was_left_and_begins_again(web: Web, t
 
 
 def test_another_content_than_the_pins_is_not_put_in_place(web: Web, tmp_path: Path) -> None:
-    with pytest.raises(downloads.Differs) as error:
+    with pytest.raises(downloads.ContentMismatch) as error:
         downloads.fetch(f"{web.url}/net.pt", tmp_path / "net.pt", "0" * 64)
     assert error.value.sha256 == SHA256
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".pt", ".part")]
@@ -121,7 +121,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_refused(web: Web, tmp_pat
     def change(_: int) -> None:
         web.files["/net.pt"] = CONTENT[::-1]
 
-    with downloads.watched(change), pytest.raises(StorageError, match="changed while it was fetched; run it again"):
+    with downloads.watched(change), pytest.raises(StorageError, match="it changed during the download; run again"):
         downloads.fetch(f"{web.url}/net.pt", tmp_path / "net.pt")
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".pt", ".part")]
     downloads.fetch(f"{web.url}/net.pt", tmp_path / "net.pt")
@@ -143,7 +143,7 @@ def test_what_is_not_there_is_said(web: Web, tmp_path: Path) -> None:
 def test_a_big_file_says_how_far_it_is(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(downloads, "SAID_FROM", PART)
+    monkeypatch.setattr(downloads, "REPORTED_FROM", PART)
     monkeypatch.setattr(downloads, "INTERVAL", 0.0)
     downloads.fetch(f"{web.url}/net.pt?sig=planted-signature", tmp_path / "net.pt")
     lines = capsys.readouterr().err.splitlines()
@@ -155,8 +155,8 @@ def test_a_big_file_says_how_far_it_is(
 def test_a_process_that_dies_while_it_fetches_keeps_nobody_waiting(web: Web, tmp_path: Path) -> None:
     path, uri = tmp_path / "net.pt", f"{web.url}/net.pt"
     code = (
-        "import sys; from pathlib import Path; from retouch import downloads\n"
-        f"downloads.PART, downloads.SIDE_BY_SIDE = {PART}, 1\n"
+        "import sys; from pathlib import Path; from retouch.storage import downloads\n"
+        f"downloads.PART, downloads.PARALLEL_PARTS = {PART}, 1\n"
         "with downloads.watched(lambda count: (print(count, flush=True), sys.stdin.readline())):\n"
         "    downloads.fetch(sys.argv[1], Path(sys.argv[2]))\n"
     )
@@ -184,8 +184,8 @@ def test_whoever_waits_for_another_process_says_so_once(
 ) -> None:
     path = tmp_path / "net.pt"
     code = (
-        "import sys; from pathlib import Path; from retouch import local_files\n"
-        "with local_files.locked(Path(sys.argv[1])):\n"
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n"
         "    print('held', flush=True); sys.stdin.readline()\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / ".net.pt.lock")]
@@ -193,7 +193,7 @@ def test_whoever_waits_for_another_process_says_so_once(
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        real = downloads.say
+        real = downloads.log
 
         def let_go(line: str) -> None:
             real(line)
@@ -201,7 +201,7 @@ def test_whoever_waits_for_another_process_says_so_once(
             holder.stdin.close()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(downloads, "say", let_go)
+            patch.setattr(downloads, "log", let_go)
             downloads.fetch(f"{web.url}/net.pt", path)
     assert path.read_bytes() == CONTENT
-    assert capsys.readouterr().err.count("another process of this machine fetches") == 1
+    assert capsys.readouterr().err.count("another process on this machine is fetching") == 1

@@ -1,4 +1,4 @@
-"""Checkpoint files to state dicts, and state dicts into modules, with every doubt an error. Knows no architecture."""
+"""Checkpoint files to state dicts, and state dicts into modules; anything unexpected is an error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from retouch.errors import WeightsError
+from retouch.models.weights.diffusers_folder import shard_names
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, on the CPU, in the file's dtypes.
+    """Return the tensors of a checkpoint by name, on the CPU, in the file's dtypes.
 
     Args:
-        path: ``.safetensors``, or a torch pickle of a state dict, flat or under the key ``state_dict``. Pickles are
-            opened with torch's restricted unpickler: code in them is refused and never run.
+        path: ``.safetensors``, a torch pickle of a state dict, flat or under the key ``state_dict``, or the
+            ``.index.json`` next to shards of either. Pickles are opened with torch's restricted unpickler: code in
+            them is refused and never run.
 
     Raises:
         WeightsError: the file is missing, truncated, unsafe, or holds something other than named tensors.
     """
     if not Path(path).is_file():
         raise WeightsError(f"no checkpoint at {path}: no such file")
+    if path.endswith(".index.json"):
+        shards = (read_state_dict(str(Path(path).with_name(name))) for name in shard_names(Path(path)))
+        return {name: tensor for shard in shards for name, tensor in shard.items()}
     if path.endswith(".safetensors"):
         return _read_safetensors(path)
     found = _read_pickle(path)
@@ -40,7 +45,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
 
 
 def read_state(source: bytes | Path, name: str = "") -> dict[str, Any]:
-    """A training's state as ``torch.save`` wrote it: tensors, numbers and texts by name, on the CPU.
+    """Return a training state as ``torch.save`` wrote it: tensors, numbers and texts by name, on the CPU.
 
     Args:
         source: a file, or its bytes; opened with torch's restricted unpickler, like any checkpoint.
@@ -57,7 +62,7 @@ def read_state(source: bytes | Path, name: str = "") -> dict[str, Any]:
     except _UNREADABLE as error:
         raise WeightsError(f"{name} holds no whole state ({reason(error)}); delete it to begin again") from error
     if not isinstance(found, dict):
-        raise WeightsError(f"{name} holds no training's state; delete it to begin again")
+        raise WeightsError(f"{name} holds no training state; delete it to begin again")
     return found
 
 
@@ -79,7 +84,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str, wha
 
 
 def difference(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> str | None:
-    """How a state dict differs from the expected names and shapes, in words; None where it does not."""
+    """Return how a state dict differs from the expected names and shapes, in words; None if it does not."""
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     reshaped = [n for n, shape in expected.items() if n in state and tuple(state[n].shape) != shape]
@@ -96,7 +101,7 @@ def difference(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tens
 
 
 def reason(error: Exception) -> str:
-    """First sentence of another library's error, for the middle of a line of ours."""
+    """Return the first sentence of another library's error, to be part of a message."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0][:120]
 
@@ -123,17 +128,17 @@ def _read_pickle(path: str) -> object:
 
 
 class _NotTensors(Exception):
-    """A pickle asks for more than tensors and plain values; says what."""
+    """A pickle asks for more than tensors and plain values; the text names what."""
 
 
 _UNREADABLE: Final = (RuntimeError, EOFError, ValueError, KeyError, OSError)  # what torch raises at a damaged file
 
 
 def _unpickled(source: str | Path | io.BytesIO) -> object:
-    """The one place where a pickle that may be anybody's is opened."""
+    """Open a pickle of unknown origin; nothing else in the package does."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints to whoever wrote the file; what matters is raised
+            warnings.simplefilter("ignore")  # they are hints to the file's author; what matters is raised
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))

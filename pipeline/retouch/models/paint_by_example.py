@@ -1,12 +1,13 @@
-"""Paint by Example's three networks from any of their published forms. Knows no sampler and no image.
+"""Paint by Example's three networks from any of their published forms.
 
-Forms (``load_latent``), told apart by role:
+Forms (``load_latent``), by role:
 
-* ``checkpoint`` (or ``unet`` alone): the Lightning ``model.ckpt``; a ``.json`` of its name beside it, where there is
-  one, describes an architecture other than the published one;
+* ``checkpoint`` (or ``unet`` alone): the Lightning ``model.ckpt``; an optional ``.json`` sidecar describes an
+  architecture other than the published one;
 * ``model_index``: the diffusers folder, read component by component, for it names a library that diffusers dropped;
-* ``exemplar_vae``, ``exemplar_unet``, ``exemplar_encoder``: this package's own, a ``.json`` beside each: the keywords
-  of ``AutoencoderKL``; those of ``UNet2DConditionModel`` and ``schedule``; ``vision`` and the rest of ``LatentConfig``.
+* ``exemplar_vae``, ``exemplar_unet``, ``exemplar_encoder``: this package's own, each with a ``.json``
+  sidecar: keywords of ``AutoencoderKL``; those of ``UNet2DConditionModel`` and ``schedule``; ``vision`` and the rest of
+  ``LatentConfig``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from retouch.models.exemplar_encoder import (
 )
 from retouch.models.ldm_keys import UNET, VAE, convert_old_vae, convert_unet, convert_vae
 
-if TYPE_CHECKING:  # the library takes seconds to import, and whoever starts a run loads no network
+if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -41,7 +42,7 @@ CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
 OWN: Final = ("exemplar_vae", "exemplar_unet", "exemplar_encoder")  # roles of our own files
 
-# Tensors of model.ckpt that are no weights: the schedule follows from its betas, the training's averages are not used.
+# Tensors of model.ckpt that are no weights. The training averages (model_ema) are not used either.
 BUFFERS: Final = frozenset(
     {
         "betas",
@@ -102,7 +103,7 @@ class LatentConfig:
 
 @dataclass(frozen=True)
 class LatentNetworks:
-    """What an exemplar edit runs on."""
+    """The autoencoder, the UNet and the exemplar encoder, with their configuration."""
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel  # takes [x_t, masked image's latent, mask] and context [B,N,context_dim], gives eps
@@ -111,27 +112,27 @@ class LatentNetworks:
 
     @property
     def schedule(self) -> str:
-        """Name of the noise schedule that the UNet was trained on."""
+        """Name of the UNet's training noise schedule."""
         return self.config.schedule
 
     @property
     def scaling_factor(self) -> float:
-        """What the autoencoder's latents are multiplied by to have unit deviation."""
+        """Factor that gives the autoencoder's latents unit deviation."""
         return float(cast(Any, self.vae.config).scaling_factor)
 
     @property
     def factor(self) -> int:
-        """Pixels a side of one latent pixel."""
+        """Side of one latent pixel, in pixels."""
         return int(2 ** (len(cast(Any, self.vae.config).block_out_channels) - 1))
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that the UNet was trained on."""
+        """Side of the UNet's training images, in pixels."""
         return int(cast(Any, self.unet.config).sample_size) * self.factor
 
     @property
     def reference_size(self) -> int:
-        """Pixels a side of the exemplar, as the encoder takes it."""
+        """Side of the exemplar that the encoder takes, in pixels."""
         return int(cast(Any, self.encoder.vision_config).image_size)
 
     @property
@@ -145,12 +146,12 @@ class LatentNetworks:
         return self.config.std
 
     def parts(self) -> dict[str, nn.Module]:
-        """The networks by the role of our own files."""
+        """Return the networks by the role of this package's own files."""
         return {"exemplar_vae": self.vae, "exemplar_unet": self.unet, "exemplar_encoder": self.encoder}
 
 
 def build_latent(config: LatentConfig) -> LatentNetworks:
-    """Networks with random weights, in eval mode, on the current default device (``meta`` builds none).
+    """Build networks with random weights, in eval mode, on the current default device (``meta`` allocates none).
 
     Raises:
         WeightsError: a configuration that describes no such network.
@@ -200,7 +201,7 @@ def load_latent(weights: Mapping[str, str], device: str = "cpu") -> LatentNetwor
 
 
 def save_latent(networks: LatentNetworks, folder: Path) -> dict[str, str]:
-    """Write the networks in this package's own form, float32; returns role to file name, as a family names them."""
+    """Write the networks in this package's own form, float32. Return role to file name, as a family names them."""
     folder.mkdir(parents=True, exist_ok=True)
     card = dataclasses.asdict(networks.config)
     vae, unet, schedule = card.pop("vae"), card.pop("unet"), card.pop("schedule")
@@ -240,7 +241,7 @@ def _checkpoint(path: str) -> _Read:
     states = {
         "exemplar_vae": convert_vae({name.removeprefix(VAE): value for name, value in vae.items()}),
         "exemplar_unet": convert_unet({name.removeprefix(UNET): value for name, value in unet.items()}),
-        "exemplar_encoder": convert_ldm_encoder(state),  # all that is left, so that nothing goes unseen
+        "exemplar_encoder": convert_ldm_encoder(state),  # all that is left, so that unknown tensors raise
     }
     card = Path(path).with_suffix(".json")
     config = _config(_json(card)) if card.is_file() else LatentConfig()
@@ -275,16 +276,17 @@ def _folder(index: Path) -> _Read:
 
 
 def weights_file(folder: Path) -> str:
-    """The weights of one component of a diffusers folder: safetensors before pickles.
+    """Return the weights of one component of a diffusers folder, or their shard index: safetensors before pickles.
 
     Raises:
         WeightsError: it has none.
     """
     stems = ("diffusion_pytorch_model", "model", "pytorch_model")
-    for path in (folder / f"{stem}{suffix}" for suffix in (".safetensors", ".bin") for stem in stems):
+    suffixes = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+    for path in (folder / f"{stem}{suffix}" for suffix in suffixes for stem in stems):
         if path.is_file():
             return str(path)
-    raise WeightsError(f"{folder} holds no weights; give it {stems[0]}.safetensors, or the published .bin")
+    raise WeightsError(f"{folder} has no weights; give it {stems[0]}.safetensors, or the published .bin")
 
 
 def _config(found: Mapping[str, Any]) -> LatentConfig:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, by the loader that its tensors' names point to; and the same tensors as safetensors."""
+"""Recognise a checkpoint's architecture by its tensors' names, and convert it to safetensors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from retouch.models.lightning import lightning_globals
 from retouch.models.lpips import load_lpips
 from retouch.models.paint_by_example import load_latent
 from retouch.models.unet import load_unet
-from retouch.storage.local import beside
+from retouch.storage.local import temporary_name
 
 
 @dataclass(frozen=True)
 class _Loader:
-    sign: str  # a tensor that only such files have
-    what: str
+    marker: str  # a tensor that only such files have
+    architecture: str
     role: str  # in a job's weights
     load: Callable[[str], Any]
 
@@ -48,7 +48,7 @@ _LOADERS: Final = (
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Tensors by name of a published checkpoint in any of the forms that are known; no code in it is run.
+    """Return the tensors by name of a published checkpoint in any known form; no code in it is run.
 
     Raises:
         WeightsError: missing, broken, unsafe, or no tensors by name.
@@ -57,41 +57,41 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         return openai_state_dict(path)
 
 
-def recognised(path: str, state: Mapping[str, Tensor]) -> str:
-    """A line: what a file is and under which role a job takes it, or that no loader knows it.
+def recognize(path: str, state: Mapping[str, Tensor]) -> str:
+    """Return one line with a file's architecture and its role in a job, or that no loader reads it.
 
     Args:
-        path: the file, which the loader is tried on.
+        path: the file; its loader is tried on it.
         state: its tensors by name.
     """
     for loader in _LOADERS:
-        if loader.sign in state:
+        if loader.marker in state:
             try:
                 loader.load(path)
             except WeightsError as error:
-                return f"looks like {loader.what}, but is not read as one: {error}"
-            return f"{loader.what}: role {loader.role}"
-    return f"no loader of this package knows it ({len(state)} tensors, first: {min(state)})"
+                return f"looks like {loader.architecture}, but does not load as one: {error}"
+            return f"{loader.architecture}: role {loader.role}"
+    return f"no loader of this package reads it ({len(state)} tensors, first: {min(state)})"
 
 
 def convert(source: str, target: str) -> str:
-    """Write a checkpoint's tensors as safetensors: same names, shapes and dtypes; a .json beside it comes along.
+    """Write a checkpoint's tensors as safetensors: same names, shapes and dtypes; a .json sidecar is copied.
 
     Returns:
-        What it is, as ``recognised`` says.
+        Its architecture, as ``recognize`` does.
 
     Raises:
         WeightsError: ``source`` cannot be read, or ``target`` is no name of a safetensors file.
     """
     if not target.endswith(".safetensors") or Path(source) == Path(target):
-        raise WeightsError(f"{target} is to be another file than the source, and to end in .safetensors")
+        raise WeightsError(f"cannot write {target}: give another file than the source, ending in .safetensors")
     # Cloned: tensors that share memory, which pickles may hold, are refused by the format.
     state = {name: value.detach().contiguous().clone() for name, value in read_checkpoint(source).items()}
     Path(target).parent.mkdir(parents=True, exist_ok=True)
-    with beside(Path(target)) as rough:
+    with temporary_name(Path(target)) as rough:
         save_file(state, rough, metadata={"format": "pt"})
         rough.replace(target)
     card = Path(source).with_suffix(".json")
     if card.is_file():
         Path(target).with_suffix(".json").write_bytes(card.read_bytes())
-    return recognised(target, state)
+    return recognize(target, state)

@@ -1,8 +1,8 @@
-"""Bytes in, bytes out on any fsspec URL: whole or not at all, with bounded retries. Knows nothing of what they mean.
+"""Whole-object reads and writes on any fsspec URL, with bounded retries.
 
 An address is a local path (relative ones start at the working directory), ``file://``, ``s3://``, ``memory://`` or any
 other URL that an installed fsspec filesystem takes. S3's endpoint and credentials come from the standard environment
-(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, ...), so a spawned worker that inherits it needs no more.
+(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, ...), so a spawned worker needs nothing else.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from retouch.storage.retries import retried
 if TYPE_CHECKING:
     import pyarrow as pa
 
-THREADS: Final = 32  # requests under way when many objects are asked for at once
-WHOLE_BELOW: Final = 32 << 20  # bytes; such an object is fetched at once, which alone lets its bytes be checked
-LISTED_FROM: Final = 500  # objects wanted of one folder from which listing it (1,000 a request) is cheaper than asking
+THREADS: Final = 32  # concurrent requests when many objects are asked for at once
+WHOLE_BELOW: Final = 32 << 20  # bytes; a smaller object is read in one request, since only whole ones can be checked
+LISTED_FROM: Final = (
+    500  # objects of one folder from which one listing (1,000 per request) is cheaper than single requests
+)
 
 
 def join(base: str, *parts: str) -> str:
-    """The address of ``parts`` below ``base``, with single slashes between them."""
+    """Return the address of ``parts`` below ``base``, with single slashes between them."""
     tail = "/".join(part.strip("/") for part in parts if part.strip("/"))
     if not base or not tail:
         return base or tail
@@ -42,7 +44,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def resolved(address: str, folder: str) -> str:
-    """An address that may be relative to a folder, from everywhere: workers have other working directories."""
+    """Return an address, relative to a folder, as an absolute one: workers have other working directories."""
     if "://" in address or address.startswith("/") or not address:
         return address
     path = local_path(folder or ".")
@@ -50,7 +52,7 @@ def resolved(address: str, folder: str) -> str:
 
 
 def local_path(uri: str) -> Path | None:
-    """The absolute path of a local address, None where it lies elsewhere."""
+    """Return the absolute path of a local address; None for a remote one."""
     for scheme in ("file://", "local://"):
         if uri.startswith(scheme):
             return Path(uri.removeprefix(scheme)).absolute()
@@ -58,7 +60,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and the path on it.
+    """Return the fsspec filesystem of an address, and the path on it.
 
     Raises:
         StorageError: no installed filesystem takes such a URL.
@@ -70,10 +72,10 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole object.
+    """Return the whole object.
 
     Raises:
-        ObjectMissing: there is none.
+        ObjectMissing: there is no such object.
         StorageError: it could not be read after bounded retries.
     """
     path = local_path(uri)
@@ -84,18 +86,18 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
-    """Put an object in place whole, over one that is there; on return it is durable.
+    """Write an object whole, replacing an existing one; on return it is durable.
 
-    Local: written beside its place, flushed to the disk, renamed. S3: one PUT (above 100 MiB a multipart upload, which
-    is invisible until complete).
+    Local: a temporary file, flushed to the disk, then renamed. S3: one PUT (above 100 MiB a multipart upload, which is
+    invisible until complete).
 
     Args:
         uri: its address.
         data: all of it.
-        durable: False for what need not outlive the machine: a local file is not waited for until it is on the disk.
+        durable: False for what need not outlive the machine: a local file is not flushed to the disk.
 
     Raises:
-        StorageError: it could not be written after bounded retries; what was there before still is.
+        StorageError: it could not be written after bounded retries; an existing object is unchanged.
     """
     path = local_path(uri)
     if path is not None:
@@ -118,13 +120,13 @@ def write_table(uri: str, table: pa.Table) -> None:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Put an object only where none is: of several that try at once, one gets True.
+    """Create an object unless one exists: of several concurrent callers, one gets True.
 
-    True is sure even where a reply was lost and a second try met the first one's object. On an S3 gateway that ignores
-    the condition (some do) two that race may both get it.
+    True is certain even if a reply was lost and the second try found the first one's object. On an S3 gateway that
+    ignores the condition (some do) two concurrent callers may both get it.
 
     Raises:
-        StorageError: it could not be told after bounded retries.
+        StorageError: the store did not answer after bounded retries.
     """
     path = local_path(uri)
     if path is not None:
@@ -135,14 +137,14 @@ def create_if_absent(uri: str, data: bytes) -> bool:
 
 
 def keeps_out(uri: str, data: bytes) -> bool:
-    """Whether the store honours the condition of ``create_if_absent``: some S3 gateways put over what is there.
+    """Return whether the store honours the condition of ``create_if_absent``: some S3 gateways overwrite the object.
 
     Args:
-        uri: an object that is there.
-        data: what it holds, for a store that does put it again.
+        uri: an existing object.
+        data: its content, for a store that does write it again.
 
     Raises:
-        StorageError: it could not be told after bounded retries.
+        StorageError: the store did not answer after bounded retries.
     """
     if local_path(uri) is not None:
         return True
@@ -151,19 +153,19 @@ def keeps_out(uri: str, data: bytes) -> bool:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is an object or a folder."""
+    """Return whether an object or a folder exists."""
     return _kind(uri) is not None
 
 
 def is_folder(uri: str) -> bool:
-    """Whether there is a folder, or on an object store a prefix with objects below it."""
+    """Return whether a folder exists, or on an object store a prefix with objects below it."""
     return _kind(uri) == "directory"
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Addresses of the files below a folder, at any depth, sorted; a folder that is not there has none.
+    """Return the addresses of the files below a folder, at any depth, sorted; none for a missing folder.
 
-    Names that begin with a dot are left out: files on their way into place are called so.
+    Names that begin with a dot are left out: temporary files have such names.
     """
     path = local_path(folder)
     if path is not None:
@@ -176,7 +178,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
 
 
 def glob(pattern: str) -> list[str]:
-    """Addresses that match a pattern with ``*``, ``?`` or ``[...]``, sorted."""
+    """Return the addresses that match a pattern with ``*``, ``?`` or ``[...]``, sorted."""
     if local_path(pattern) is not None:
         return sorted(local_glob.glob(pattern.removeprefix("file://"), recursive=True))
     fs, inside = filesystem(pattern)
@@ -185,7 +187,7 @@ def glob(pattern: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """Remove an object; one that is not there is as good as removed."""
+    """Remove an object if it exists."""
     path = local_path(uri)
     if path is not None:
         return retried(uri, lambda: path.unlink(missing_ok=True), writing=True)
@@ -199,13 +201,13 @@ def delete(uri: str) -> None:
 
 
 def identity(uri: str) -> str:
-    """What changes when the object's content does: ``sha256:...`` of a local file, ``etag:...``, or size and time.
+    """Return what changes with an object's content: ``sha256:...`` of a local file, ``etag:...``, or size and time.
 
     A local file is hashed because its time changes with every copy and checkout, and reading it is cheap.
 
     Raises:
         ObjectMissing: there is no such object.
-        StorageError: it could not be told after bounded retries.
+        StorageError: the store did not answer after bounded retries.
     """
     path = local_path(uri)
     if path is not None:
@@ -218,10 +220,10 @@ def identity(uri: str) -> str:
 
 
 def identities(uris: Iterable[str]) -> dict[str, str | None]:
-    """``identity`` of many objects, side by side; None where there is no such object.
+    """Return the ``identity`` of many objects, requested concurrently; None for a missing object.
 
     Raises:
-        StorageError: one could not be told after bounded retries.
+        StorageError: the store did not answer after bounded retries.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for uri in dict.fromkeys(uris):
@@ -239,13 +241,13 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Hex sha256 of a local file."""
+    """Return the hex sha256 of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_input(uri: str) -> BinaryIO:
-    """A seekable file to read parts of an object from; every part is one request with its own retries.
+    """Open an object as a seekable file; every read is one request with its own retries.
 
     Raises:
         ObjectMissing: there is no such object.
@@ -277,7 +279,7 @@ def download(uri: str, path: str | Path) -> None:
     target = Path(path)
 
     def fetch() -> None:
-        with local.beside(target) as rough:
+        with local.temporary_name(target) as rough:
             fs.get_file(inside, str(rough))
             local.flush(rough)
             os.replace(rough, target)
@@ -301,8 +303,8 @@ def _listed(folder: str, members: list[str]) -> dict[str, str | None]:
             return list(fs.ls(inside, detail=True))
         return []
 
-    there = {str(info["name"]).rpartition("/")[2]: remote.identity_of(info) for info in retried(folder, entries)}
-    return {uri: there.get(uri.rpartition("/")[2]) for uri in members}
+    listed = {str(info["name"]).rpartition("/")[2]: remote.identity_of(info) for info in retried(folder, entries)}
+    return {uri: listed.get(uri.rpartition("/")[2]) for uri in members}
 
 
 def _kind(uri: str) -> str | None:

@@ -1,7 +1,7 @@
-"""A remote file to a whole local one: once a machine, resumed, watched, verified. Knows nothing of what it holds.
+"""Downloads of remote files to local ones: once per machine, resumed, watched, verified.
 
-On its way a file lies beside its place as ``.NAME.part``. Whoever dies leaves it there, and the next goes on behind its
-last byte: the caller names places so that one place means one content.
+An incomplete file is called ``.NAME.part``. If a process dies, the next one resumes after its last byte: callers choose
+paths so that one path means one content.
 """
 
 from __future__ import annotations
@@ -17,38 +17,41 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
+
 from retouch import storage, telemetry
 from retouch.errors import ObjectMissing, StorageError
 from retouch.redaction import redacted
 from retouch.storage import local, remote
 from retouch.storage.retries import retried
 
-PART: Final = 16 << 20  # bytes a request
-SIDE_BY_SIDE: Final = 4  # requests under way; what they hold is in memory
-SAID_FROM: Final = 100 << 20  # bytes from which on a download says how far it is
-INTERVAL: Final = 10.0  # seconds between two such lines
+PART: Final = 16 << 20  # bytes per request
+PARALLEL_PARTS: Final = 4  # concurrent requests, each with its part in memory
+REPORTED_FROM: Final = 100 << 20  # bytes from which on a download reports its progress
+INTERVAL: Final = 10.0  # seconds between two progress lines
+LOCK_INTERVAL: Final = 0.2  # seconds between two tries to get a lock that another process holds
 _MD5: Final = re.compile(r"etag:([0-9a-f]{32})")
 
-Watcher = Callable[[int], None]  # told how many bytes have come
+Watcher = Callable[[int], None]  # called with the number of received bytes
 _watchers: list[Watcher] = []
 
 
-class Differs(StorageError):
-    """The content is not what was asked for."""
+class ContentMismatch(StorageError):
+    """The content does not match its pinned sha256."""
 
     def __init__(self, uri: str, sha256: str) -> None:
         super().__init__(f"{uri} has sha256 {sha256}")
         self.sha256 = sha256
 
 
-def say(line: str) -> None:
-    """A line for whoever waits, on standard error."""
+def log(line: str) -> None:
+    """Print one line on standard error."""
     print(redacted(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Within, ``watcher`` is told of all bytes that come to this process, by whichever thread."""
+    """Within the context, call ``watcher`` with the number of bytes that any thread of this process receives."""
     _watchers.append(watcher)
     try:
         yield
@@ -56,43 +59,51 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def came(count: int) -> None:
-    """Tell the watchers of bytes; for clients that fetch by themselves."""
+def received(count: int) -> None:
+    """Report received bytes to the watchers; for clients with downloads of their own."""
     telemetry.count("fetched_bytes", count)
     for watcher in tuple(_watchers):
         watcher(count)
 
 
 def size_of(uri: str) -> int | None:
-    """Bytes of a remote object; None where the store does not say.
+    """Return the size of a remote object in bytes; None if the store does not report it.
 
     Raises:
         ObjectMissing: there is no such object.
-        StorageError: it could not be told after bounded retries.
+        StorageError: the store did not answer after bounded retries.
     """
     size = _info(uri)[1].get("size")
     return None if size is None else int(size)
 
 
 def fetch(uri: str, path: Path, sha256: str | None = None) -> None:
-    """Bring a file to its place unless one is there; of several processes on a machine one does, the others wait.
+    """Download a file unless it exists; of several processes on a machine one does, the others wait.
 
     Args:
         uri: of a remote object.
-        path: its place.
-        sha256: hex, of the content that is asked for.
+        path: the local file.
+        sha256: hex, that the content must have.
 
     Raises:
         ObjectMissing: there is no such object.
-        Differs: its content is another than asked for.
-        StorageError: it could not be fetched after bounded retries; what came of it stays, to go on from.
+        ContentMismatch: its content does not match ``sha256``.
+        StorageError: it could not be fetched after bounded retries; the received part is kept for the next try.
     """
     if path.is_file():
         return
-    lock = path.with_name(f".{path.name}.lock")
-    with local.locked(lock, lambda: say(f"another process of this machine fetches {uri}; waiting for it")):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), poll_interval=LOCK_INTERVAL)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log(f"another process on this machine is fetching {uri}; waiting for it")
+        lock.acquire()
+    try:
         if not path.is_file():
             _fetch(uri, path, sha256)
+    finally:
+        lock.release()
 
 
 def _info(uri: str) -> tuple[str, Mapping[str, Any]]:
@@ -105,66 +116,68 @@ def _info(uri: str) -> tuple[str, Mapping[str, Any]]:
 
 def _fetch(uri: str, path: Path, sha256: str | None) -> None:
     rough = path.with_name(f".{path.name}.part")
-    begun = rough.is_file()
+    resumed = rough.is_file()
     if sha256 is None:
-        _bring_unpinned(uri, rough)
-    elif (found := _brought(uri, rough, "sha256")) != sha256:
+        _download_unpinned(uri, rough)
+    elif (found := _download_and_hash(uri, rough, "sha256")) != sha256:
         rough.unlink()
-        if begun:  # what was there may be at fault
+        if resumed:  # the part of an earlier download may be damaged
             return _fetch(uri, path, sha256)
-        raise Differs(uri, found)
+        raise ContentMismatch(uri, found)
     local.flush(rough)
     os.replace(rough, path)
     return None
 
 
-def _bring_unpinned(uri: str, rough: Path) -> None:
-    """Without a pin, the object's identity is to stay, and its bytes to have the MD5 that an ETag of S3 mostly is."""
+def _download_unpinned(uri: str, rough: Path) -> None:
+    """Download without a pin: check that the identity stays the same, and the MD5 if the ETag of S3 is one."""
     before = ""
     while True:
         identity = _info(uri)[0]
         md5 = _MD5.fullmatch(identity)
-        found = _brought(uri, rough, "md5" if md5 else None)
+        found = _download_and_hash(uri, rough, "md5" if md5 else None)
         if _info(uri)[0] != identity:
             rough.unlink()
-            raise StorageError(f"{uri} changed while it was fetched; run it again")
+            raise StorageError(f"cannot fetch {uri}: it changed during the download; run again")
         if md5 is None or found in (md5[1], before):  # the same bytes twice: the ETag is no MD5
             return
         rough.unlink()
         if before:
-            raise StorageError(f"{uri}: other bytes come every time; see to the connection, or pin its sha256")
+            raise StorageError(
+                f"cannot fetch {uri}: every try gives other bytes; check the connection, or pin its sha256"
+            )
         before = found
 
 
-def _brought(uri: str, rough: Path, algorithm: str | None) -> str:
-    """Bring what is missing of a file; its digest, or nothing where no algorithm is asked for."""
+def _download_and_hash(uri: str, rough: Path, algorithm: str | None) -> str:
+    """Download the missing part of a file. Return its digest, or an empty text without an algorithm."""
     rough.parent.mkdir(parents=True, exist_ok=True)
-    _bring(uri, _info(uri)[1], rough)
+    _download(uri, _info(uri)[1], rough)
     if algorithm is None:
         return ""
     with rough.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _bring(uri: str, info: Mapping[str, Any], rough: Path) -> None:
-    """All bytes of an object to a file that may hold the first of them already."""
+def _download(uri: str, info: Mapping[str, Any], rough: Path) -> None:
+    """Download an object to a file that may have the first bytes already."""
     size = info.get("size")
     if size is not None and int(size) <= PART:
-        rough.write_bytes(storage.read_bytes(uri))  # whole, so its bytes are held against the store's hash on the way
-        came(int(size))
+        rough.write_bytes(storage.read_bytes(uri))  # whole, so its bytes are checked against the store's hash
+        received(int(size))
         return
     try:
         if size is not None and info.get("partial", True):
             _append(uri, rough, int(size))
             return
-    except _NoParts:
+    except _RangesIgnored:
         pass
     storage.download(uri, rough)
-    came(rough.stat().st_size)
+    received(rough.stat().st_size)
 
 
-class _NoParts(StorageError):
-    """A web server that gives all where a part is asked for."""
+class _RangesIgnored(StorageError):
+    """A web server sends the whole file when a range is requested."""
 
 
 def _append(uri: str, rough: Path, size: int) -> None:
@@ -174,8 +187,10 @@ def _append(uri: str, rough: Path, size: int) -> None:
         end = min(start + PART, size)
         data = retried(uri, lambda: _part(fs, inside, start, end, size))
         if len(data) != end - start:
-            raise StorageError(f"{uri}: {len(data)} bytes came where {end - start} were asked for; it changed, perhaps")
-        came(len(data))  # as soon as it has: parts are written in order, and the first may be the slowest
+            raise StorageError(
+                f"{uri}: expected {end - start} bytes, got {len(data)}; the object may have changed during the download"
+            )
+        received(len(data))  # at once: parts are written in order, and the first may be the slowest
         return data
 
     have = rough.stat().st_size if rough.is_file() else 0
@@ -183,14 +198,14 @@ def _append(uri: str, rough: Path, size: int) -> None:
         rough.unlink()
         have = 0
     progress = _Progress(uri, size, have)
-    with rough.open("ab") as file, ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+    with rough.open("ab") as file, ThreadPoolExecutor(PARALLEL_PARTS) as threads:
         while have < size:
-            stop = min(have + PART * SIDE_BY_SIDE, size)
+            stop = min(have + PART * PARALLEL_PARTS, size)
             for data in threads.map(part, range(have, stop, PART)):
                 file.write(data)
                 progress.add(len(data))
             file.flush()
-            os.fsync(file.fileno())  # after a power cut, a file's length may say more than its bytes
+            os.fsync(file.fileno())  # after a power cut, a file may be longer than the bytes that reached the disk
             have = stop
 
 
@@ -202,22 +217,22 @@ def _part(fs: Any, inside: str, start: int, end: int, size: int) -> bytes:
             file.seek(start)
             return bytes(file.read(end - start))
     except ValueError as error:  # more bytes than asked for
-        raise _NoParts from error
+        raise _RangesIgnored from error
 
 
 class _Progress:
-    """Says how far a download is, where it takes long."""
+    """Progress lines of a large download."""
 
     def __init__(self, uri: str, size: int, have: int) -> None:
         self.uri, self.size, self.have, self.first = uri, size, have, have
-        self._began = self._said = time.monotonic()
-        if size >= SAID_FROM:
-            say(f"fetching {uri}: {size / 1e9:.2f} GB" + (f", {have / 1e9:.2f} of them here already" if have else ""))
+        self._began = self._reported = time.monotonic()
+        if size >= REPORTED_FROM:
+            log(f"fetching {uri}: {size / 1e9:.2f} GB" + (f", {have / 1e9:.2f} already here" if have else ""))
 
     def add(self, count: int) -> None:
         self.have += count
         now = time.monotonic()
-        if self.size >= SAID_FROM and (now - self._said >= INTERVAL or self.have == self.size):
-            self._said = now
+        if self.size >= REPORTED_FROM and (now - self._reported >= INTERVAL or self.have == self.size):
+            self._reported = now
             rate = (self.have - self.first) / 1e6 / max(now - self._began, 1e-9)
-            say(f"fetching {self.uri}: {self.have / 1e9:.2f} of {self.size / 1e9:.2f} GB, {rate:.0f} MB/s")
+            log(f"fetching {self.uri}: {self.have / 1e9:.2f} of {self.size / 1e9:.2f} GB, {rate:.0f} MB/s")

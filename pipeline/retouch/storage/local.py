@@ -1,19 +1,18 @@
-"""Files of this machine, put in place whole or not at all. Knows nothing of retries or of other filesystems."""
+"""Atomic writes of local files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A name of its own in the same folder, removed if it is still there in the end."""
+def temporary_name(path: Path) -> Iterator[Path]:
+    """Yield a unique hidden name in the same folder; a file left under it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rough = path.with_name(f".{path.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -23,7 +22,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Have the kernel bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -32,8 +31,8 @@ def flush(path: Path) -> None:
 
 
 def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Put a file in place whole, over one that is there, and on the disk; where not ``durable``, with the kernel."""
-    with beside(path) as rough:
+    """Write a file whole, replacing an existing one, and flush it to the disk if ``durable``."""
+    with temporary_name(path) as rough:
         rough.write_bytes(data)
         if durable:
             flush(rough)
@@ -43,8 +42,8 @@ def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Put a file in place whole unless one is there; of several that try at once, one gets True."""
-    with beside(path) as rough:
+    """Create a file whole unless one exists; of several concurrent callers, one gets True."""
+    with temporary_name(path) as rough:
         rough.write_bytes(data)
         flush(rough)
         try:
@@ -60,7 +59,7 @@ def create(path: Path, data: bytes) -> bool:
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
-    """For filesystems without hard links: of several, one wins; a kill in between leaves the winner's file short."""
+    """Create a file on a filesystem without hard links; a kill while writing leaves it incomplete."""
     try:
         with path.open("xb") as file:
             file.write(data)
@@ -69,22 +68,3 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock among the processes of this machine; it goes with the process that holds it.
-
-    Args:
-        path: of the lock's file, which stays.
-        waiting: called once where another process has the lock.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

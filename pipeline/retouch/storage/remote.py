@@ -1,4 +1,4 @@
-"""Single requests to any fsspec filesystem but this machine's. Knows nothing of retries: one call, one try."""
+"""Single requests to remote fsspec filesystems, without retries."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fsspec.asyn import sync
 from retouch.errors import StorageError
 from retouch.storage.retries import one_line, refused
 
-CONNECTIONS: Final = 64  # to one endpoint; a process asks for at most half as many objects at once
+CONNECTIONS: Final = 64  # per endpoint; a process requests at most half as many objects at once
 MULTIPART_FROM: Final = 100 << 20  # bytes; s3fs's own limit
 _WRITER: Final = "writer"
 _MD5: Final = re.compile("[0-9a-f]{32}")
 
 
 class Corrupted(ConnectionError):
-    """Bytes were changed on their way; passes."""
+    """Bytes were changed in transit; a retry may help."""
 
 
 def connect(uri: str) -> tuple[Any, str]:
-    """The filesystem of a URL, its own retries switched off, and the path on it.
+    """Return the filesystem of a URL, its own retries switched off, and the path on it.
 
     Raises:
         StorageError: no installed filesystem takes such a URL.
@@ -43,30 +43,30 @@ def connect(uri: str) -> tuple[Any, str]:
 
 
 def read(fs: Any, inside: str) -> bytes:
-    """The whole object. Of S3 one request, and the bytes are held against the MD5 that the store keeps of them.
+    """Return the whole object. On S3, in one request, and checked against the MD5 in the ETag.
 
     Raises:
-        Corrupted: other bytes than the store says came over; trying again may help.
+        Corrupted: the bytes differ from the store's MD5; a retry may help.
     """
     if "s3" not in fs.protocol:
         return bytes(fs.cat_file(inside))
     data, md5 = sync(fs.loop, _get, fs, inside)
     if md5 and md5 != _md5(data).hex():
         again, _ = sync(fs.loop, _get, fs, inside)
-        if again != data:  # the same twice is a store whose ETag is no MD5
-            raise Corrupted(f"{inside}: the bytes that came are not those that the store's ETag {md5} is of")
+        if again != data:  # the same bytes twice: this store's ETag is no MD5
+            raise Corrupted(f"{inside}: the received bytes do not match the store's ETag {md5}")
     return cast(bytes, data)
 
 
 async def _get(fs: Any, inside: str) -> tuple[bytes, str]:
-    """An object's bytes, and their MD5 in hex where the store's answer says it."""
+    """Return an object's bytes, and their MD5 in hex if the response has it."""
     bucket, key, version = fs.split_path(inside)
-    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
-    async with answer["Body"] as body:
+    response = await fs._call_s3("get_object", Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
+    async with response["Body"] as body:
         data = await body.read()
-    etag = str(answer.get("ETag", "")).strip('"')
-    # Of parts, or of bytes that the store encrypted with a customer's key, it is no MD5 of the content.
-    plain = answer.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in answer
+    etag = str(response.get("ETag", "")).strip('"')
+    # For multipart uploads, or bytes encrypted with a customer's key, the ETag is no MD5 of the content.
+    plain = response.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in response
     return data, etag if plain and _MD5.fullmatch(etag) else ""
 
 
@@ -75,13 +75,13 @@ def _md5(data: bytes) -> bytes:
 
 
 def create(fs: Any, inside: str, data: bytes, writer: str) -> bool:
-    """One try at a conditional put; True if the object there is this writer's.
+    """Try a conditional put once; True if the object is now this writer's.
 
-    On S3 the object says who wrote it. A refusal alone does not: when a reply is lost, aiohttp sends the put again on
-    its own, and that one is refused because the first came through.
+    On S3 the object's metadata name its writer. A refusal alone does not prove another writer: when a reply is lost,
+    aiohttp sends the put again on its own, and that one is refused because the first succeeded.
 
     Args:
-        writer: the same for all tries of one caller, and another for every caller.
+        writer: the same for all tries of one caller, unique per caller.
     """
     if "s3" not in fs.protocol:
         try:
@@ -99,7 +99,7 @@ def create(fs: Any, inside: str, data: bytes, writer: str) -> bool:
 
 
 def keeps_out(fs: Any, inside: str, data: bytes) -> bool:
-    """Whether a conditional put onto an object that is there is refused."""
+    """Return whether a conditional put onto an existing object is refused."""
     try:
         pipe(fs, inside, data, mode="create")
     except Exception as error:
@@ -110,34 +110,36 @@ def keeps_out(fs: Any, inside: str, data: bytes) -> bool:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Options of a filesystem; anything but S3 takes its defaults."""
+    """Return options for a filesystem; all but S3 take their defaults."""
     if protocol not in {"s3", "s3a"}:
         return {}
     config: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": CONNECTIONS}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
-        # Gateways that are not AWS often answer 411 to the checksum trailers that clients send since 2025.
+        # Gateways other than AWS often reject (411) the checksum trailers that clients send since 2025.
         config["request_checksum_calculation"] = "when_required"
-    # Listings are not cached: another machine's files must be seen. The endpoint is named, since fsspec keeps one
-    # filesystem an options set and would go on with the old one when the environment changes.
+    # Listings are not cached: another machine's files must be seen. The endpoint is named, since fsspec caches one
+    # filesystem per set of options and would keep the old one when the environment changes.
     return {"config_kwargs": config, "use_listings_cache": False, "endpoint_url": endpoint}
 
 
 def pipe(fs: Any, inside: str, data: bytes, **options: Any) -> None:
-    """Put an object. Where there are folders (sftp, hdfs), the missing ones are made; object stores have none."""
+    """Put an object, creating missing folders on filesystems that have folders (sftp, hdfs)."""
     if "s3" in fs.protocol and len(data) < MULTIPART_FROM:
-        options["ContentMD5"] = base64.b64encode(_md5(data)).decode()  # the store refuses what was changed on the way
+        options["ContentMD5"] = base64.b64encode(
+            _md5(data)
+        ).decode()  # the store refuses bytes that were changed in transit
     try:
         fs.pipe_file(inside, data, **options)
     except FileNotFoundError:
         if "s3" in fs.protocol:
             raise
-        fs.makedirs(fs._parent(inside), exist_ok=True)
+        fs.makedirs(inside.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(inside, data, **options)
 
 
 def info(fs: Any, inside: str) -> Mapping[str, Any] | None:
-    """What the store says of an object or folder; None where there is neither."""
+    """Return the store's entry of an object or folder; None if there is neither."""
     fs.invalidate_cache()
     try:
         return cast(Mapping[str, Any], fs.info(inside))
@@ -146,7 +148,7 @@ def info(fs: Any, inside: str) -> Mapping[str, Any] | None:
 
 
 def find(fs: Any, inside: str) -> list[str]:
-    """Paths of all objects below a folder."""
+    """Return the paths of all objects below a folder."""
     fs.invalidate_cache()
     try:
         return list(fs.find(inside))
@@ -155,7 +157,7 @@ def find(fs: Any, inside: str) -> list[str]:
 
 
 def identity_of(info: Mapping[str, Any]) -> str:
-    """``etag:...`` where the store keeps one, else size and time of change."""
+    """Return ``etag:...`` if the store keeps one, else size and modification time."""
     for name in ("ETag", "etag", "md5Hash", "checksum"):
         if info.get(name):
             return f"etag:{str(info[name]).strip(chr(34))}"
@@ -166,12 +168,12 @@ def identity_of(info: Mapping[str, Any]) -> str:
 
 
 def as_file(read_range: Callable[[int, int], bytes], size: int) -> BinaryIO:
-    """A remote object of ``size`` bytes as a seekable file; ``read_range(start, end)`` fetches a part."""
+    """Return a remote object of ``size`` bytes as a seekable file; ``read_range(start, end)`` fetches a part."""
     return cast(BinaryIO, _Ranges(read_range, size))
 
 
 class _Ranges(io.RawIOBase):
-    """Byte ranges as a file; none is kept."""
+    """A seekable file over byte ranges, without a buffer."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
         self.read_range, self.size = read_range, size

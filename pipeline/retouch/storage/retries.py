@@ -1,4 +1,4 @@
-"""Bounded, jittered retries of what passes: throttling, a server's fault, a broken connection. Knows no filesystem."""
+"""Bounded, jittered retries of transient errors: throttling, server errors, broken connections."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from retouch.redaction import redacted
 
 T = TypeVar("T")
 
-# One retry loop, ours: those inside botocore (5 tries) and s3fs (5 tries) are switched off below, since three nested
-# ones multiply to minutes of silence and hide from ``create_if_absent`` that an earlier try may have come through.
+# This is the only retry loop: those of botocore (5 tries) and s3fs (5 tries) are switched off, since three nested ones
+# multiply to minutes of silence and hide from ``create_if_absent`` that an earlier try may have succeeded.
 ATTEMPTS: Final = 8
-RETRY_SECONDS: Final = 120.0  # in all; a gateway that restarts is back in 10
-FIRST_WAIT: Final = 0.2  # seconds, doubled every time
+RETRY_SECONDS: Final = 120.0  # in total; a restarting gateway is back in 10
+FIRST_WAIT: Final = 0.2  # seconds, doubled at each retry
 LONGEST_WAIT: Final = 10.0
 JITTER: Final = 1.0  # seconds at most, so that a thousand workers do not come back in step
 
-_STATUS_PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: two conditional puts met
-_ERRNO_PASSING: Final = frozenset(
+_TRANSIENT_STATUS: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: two conditional puts collided
+_TRANSIENT_ERRNO: Final = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENETUNREACH, errno.EHOSTUNREACH}
 )
-# Of stores that answer 400 to what was changed or cut short on the way.
-_CODES_PASSING: Final = frozenset(
+# Codes of stores that reject (400) what was changed or truncated in transit.
+_TRANSIENT_CODES: Final = frozenset(
     {"BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "Throttling", "XAmzContentSHA256Mismatch"}
 )
-# No row's fault, and no retry helps: whoever holds the credentials has to act.
-_CODES_REFUSED: Final = frozenset(
+# No row's fault, and no retry helps: the credentials' owner has to act.
+_CREDENTIAL_CODES: Final = frozenset(
     {
         "ExpiredToken",
         "ExpiredTokenException",
@@ -43,7 +43,7 @@ _CODES_REFUSED: Final = frozenset(
         "TokenRefreshRequired",
     }
 )
-_NAMES_REFUSED: Final = frozenset(
+_CREDENTIAL_NAMES: Final = frozenset(
     {
         "CredentialRetrievalError",
         "NoCredentialsError",
@@ -52,9 +52,9 @@ _NAMES_REFUSED: Final = frozenset(
         "TokenRetrievalError",
     }
 )
-_ERRNO_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-# By name, so that the floor imports neither botocore nor aiohttp before somebody asks for S3.
-_NAMES_PASSING: Final = frozenset(
+_FULL_ERRNO: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+# By name, so that neither botocore nor aiohttp is imported unless S3 is used.
+_TRANSIENT_NAMES: Final = frozenset(
     {
         "HTTPClientError",
         "ConnectionError",
@@ -67,10 +67,10 @@ _NAMES_PASSING: Final = frozenset(
 
 
 def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
-    """``action`` until it comes through or the limits are reached; what remains becomes an error of ours."""
+    """Repeat ``action`` until it succeeds or the limits are reached; then raise its error as a ``StorageError``."""
     try:
         for attempt in stamina.retry_context(
-            _passes,
+            _is_transient,
             attempts=ATTEMPTS,
             timeout=RETRY_SECONDS,
             wait_initial=FIRST_WAIT,
@@ -88,48 +88,48 @@ def retried(uri: str, action: Callable[[], T], *, writing: bool = False) -> T:
     except (StorageError, MemoryError):
         raise
     except Exception as error:
-        if type(error).__name__ == "ParamValidationError" and not writing:  # botocore's, of a bucket that cannot be
+        if type(error).__name__ == "ParamValidationError" and not writing:  # botocore's, for an impossible bucket name
             raise ObjectMissing(redacted(f"no object at {uri}: {one_line(error)}")) from None
         kind = Unavailable if _is_unavailable(error) else StorageError
         raise kind(redacted(f"{uri}: {one_line(error)}")) from error
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether trying again may help: throttling, a server's own fault, a connection that broke or timed out."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether a retry may help: throttling, a server error, a connection that broke or timed out."""
     for cause in _causes(error):
-        # A body that breaks off is a 400 to aiohttp, though the server said no such thing.
-        if _code(cause) in _CODES_PASSING or type(cause).__name__ == "ClientPayloadError":
+        # aiohttp reports a truncated body as status 400, which the server did not send.
+        if _code(cause) in _TRANSIENT_CODES or type(cause).__name__ == "ClientPayloadError":
             return True
         status = _status(cause)
         if status is not None:
-            return status in _STATUS_PASSING
+            return status in _TRANSIENT_STATUS
     return any(
         isinstance(cause, ConnectionError | TimeoutError)
-        or getattr(cause, "errno", None) in _ERRNO_PASSING
-        or not _NAMES_PASSING.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
+        or getattr(cause, "errno", None) in _TRANSIENT_ERRNO
+        or not _TRANSIENT_NAMES.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
         for cause in _causes(error)
     )
 
 
 def _is_unavailable(error: BaseException) -> bool:
-    """Whether the whole storage is out of reach for us: credentials that are refused, a disk that is full."""
+    """Return whether the whole storage is unusable: refused credentials, a full disk."""
     return any(
-        _code(cause) in _CODES_REFUSED
-        or getattr(cause, "errno", None) in _ERRNO_FULL
-        or not _NAMES_REFUSED.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
+        _code(cause) in _CREDENTIAL_CODES
+        or getattr(cause, "errno", None) in _FULL_ERRNO
+        or not _CREDENTIAL_NAMES.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
         for cause in _causes(error)
     )
 
 
 def _code(error: BaseException) -> str | None:
-    """The error code of a botocore ClientError."""
+    """Return the error code of a botocore ClientError."""
     response = getattr(error, "response", None)
     return response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
 
 
 def refused(error: BaseException) -> bool:
-    """Whether a conditional put found an object. s3fs says FileExistsError only for AWS's own reply, else OSError."""
+    """Return whether a conditional put found an object; s3fs raises FileExistsError for AWS only, else OSError."""
     return isinstance(error, FileExistsError) or any(_status(cause) == 412 for cause in _causes(error))
 
 
@@ -141,7 +141,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """HTTP status of a botocore ClientError, of aiohttp's and gcsfs's errors."""
+    """Return the HTTP status of a botocore ClientError or of aiohttp's and gcsfs's errors."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -151,9 +151,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and text, without line breaks and credentials; of a store's refusal its code, too."""
+    """Return an error's type and text without line breaks and credentials, and the store's error code if any."""
     code = next((found for cause in _causes(error) if (found := _code(cause))), None)
-    told = "" if str(error) == "None" else str(error)  # s3fs, of a store that says no more than the code
-    text = redacted(" ".join(told.split()))
+    message = "" if str(error) == "None" else str(error)  # s3fs, if a store sends nothing but the code
+    text = redacted(" ".join(message.split()))
     kind = f"{type(error).__name__} ({code})" if code and code not in text else type(error).__name__
     return f"{kind}: {text}" if text else kind

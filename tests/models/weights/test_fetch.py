@@ -1,4 +1,4 @@
-"""Several addresses of one file: the first that can be had serves it, and a pin makes them one."""
+"""Several addresses of one file: the first that is reachable serves it, and a pin makes them one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETOUCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(downloads, "PART", PART)
-    monkeypatch.setattr(downloads, "SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(downloads, "PARALLEL_PARTS", 1)
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_the_first_address_that_can_be_had_serves_and_the_others_are_said(
     first, second = storage.join(place, "net.pt"), f"{web.url}/net.pt"
     found = weights.resolve({"unet": [first, second]})
     assert Path(found.files["unet"]).read_bytes() == CONTENT
-    assert f"weights {first} cannot be had, trying the next address: no weights at {first}" in capsys.readouterr().err
+    assert (
+        f"weights {first} cannot be fetched, trying the next address: no weights at {first}" in capsys.readouterr().err
+    )
     storage.write_bytes(first, CONTENT)
     web.asked = []
     again = weights.resolve({"unet": [first, second]})
@@ -53,7 +55,7 @@ def test_the_first_address_that_can_be_had_serves_and_the_others_are_said(
 def test_where_none_can_be_had_each_is_named(web: Web, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         weights.resolve({"unet": [str(tmp_path / "none.pt"), f"{web.url}/none.pt"]})
-    assert "none of 2 addresses can be had: no weights at " in str(error.value)
+    assert "none of 2 addresses can be fetched: no weights at " in str(error.value)
     assert f"{web.url}/none.pt" in str(error.value)
     assert "\n" not in str(error.value)
 

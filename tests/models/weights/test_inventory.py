@@ -52,8 +52,8 @@ def test_every_file_of_a_remote_folder_is_told(moto_s3: str) -> None:
 def test_what_cannot_be_had_is_an_entry_that_says_so(tmp_path: Path, moto_s3: str) -> None:
     spec = {"unet": [str(tmp_path / "none.pt"), f"{moto_s3}/none.pt"], "clip": "open_clip:ViT-B-16/openai"}
     states = [(entry.role, entry.state, entry.here) for entry in entries(spec)]
-    assert states[0] == ("unet", "not there", False)
-    assert states[1] == ("unet", f"cannot be had: no weights at {moto_s3}/none.pt", False)
+    assert states[0] == ("unet", "missing", False)
+    assert states[1] == ("unet", f"cannot be fetched: no weights at {moto_s3}/none.pt", False)
     assert states[2] == ("clip", "by name", False)
 
 

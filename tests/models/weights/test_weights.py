@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,8 @@ from retouch.errors import WeightsError
 from retouch.models import weights
 
 from tests.helpers.s3_server import Endpoint
+
+COMMIT = "c" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +122,7 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
         ("memory://none/none.bin", "no weights at memory://none/none.bin"),
         (str(tmp_path / "bare"), r"has no family\.json and no model_index\.json"),
         ({"model_index": str(tmp_path / "bare")}, r"has no model_index\.json"),
-        (str(tmp_path / "holed"), r"names clip\.safetensors for clip, which is not there"),
+        (str(tmp_path / "holed"), r"names clip\.safetensors for clip, which is missing"),
         (str(tmp_path / "broken"), "is not JSON"),
         (str(tmp_path / "listed"), "names no file for any role"),
         ("hf://only", "is not hf://owner/repo/file"),
@@ -143,8 +145,9 @@ def test_a_signed_web_address_is_kept_under_the_files_own_name(
     assert not [path for path in cache.rglob("*") if "planted" in path.name]
 
 
+INDEX = b'{"_class_name": "X", "unet": ["diffusers", "X"], "image_encoder": ["x", "X"], "safety": [null, null]}'
 COMPONENTS = {
-    "model_index.json": b"{}",
+    "model_index.json": INDEX,
     "unet/config.json": b"{}",
     "unet/diffusion_pytorch_model.bin": b"unet",
     "image_encoder/config.json": b"{}",
@@ -155,6 +158,10 @@ BESIDE = {
     "README.md": b"#",
     "unet/diffusion_pytorch_model.fp16.bin": b"half",
     "image_encoder/pytorch_model.bin": b"a pickle of the same",
+    "image_encoder/flax_model.msgpack.index.json": b"{}",
+    "image_encoder/openvino_model.bin": b"another library's",
+    "vae_1_0/diffusion_pytorch_model.safetensors": b"of no component",
+    "safety/model.safetensors": b"of a component that is switched off",
     "samples/unet/picture.json": b"{}",
 }
 
@@ -169,7 +176,7 @@ def test_a_folder_of_diffusers_comes_with_its_components_and_nothing_else(place:
     assert {name: (index.parent / name).read_bytes() for name in COMPONENTS} == COMPONENTS
     assert storage.local_path(folder) is not None or not (index.parent / "model.ckpt").exists()
     assert found.sha256 == {
-        "model_index": sha256(b"{}"),
+        "model_index": sha256(INDEX),
         **{f"model_index/{name}": sha256(data) for name, data in COMPONENTS.items()},
     }
     assert weights.resolve({"model_index": folder}) == found
@@ -195,8 +202,9 @@ def test_several_processes_of_a_node_fetch_a_file_once(tmp_path: Path, moto_s3: 
 
 
 @contextmanager
-def hub(files: dict[str, bytes]) -> Iterator[str]:
-    """A server that speaks as much of the Hub's protocol as a download of a file needs."""
+def hub(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """A server that speaks as much of the Hub's protocol as downloads need; its address and the requested paths."""
+    asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -206,12 +214,14 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            data = files.get(self.path.partition("?")[0])
+            path = self.path.partition("?")[0]
+            asked.append(path)
+            data = files.get(path)
             self.send_response(404 if data is None else 200)
             if data is None:
                 self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("ETag", f'"{sha256(data or b"")}"')
-            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()
             if body:
@@ -225,7 +235,7 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
@@ -242,33 +252,61 @@ def test_a_file_of_the_hub_comes_with_its_configuration(tmp_path: Path) -> None:
         "assert (file.read_bytes(), file.with_suffix('.json').read_bytes()) == (b'net', b'{}')\n"
         "assert Path(resolve('hf://me/net@v2/plain.bin').files['unet']).read_bytes() == b'plain'\n"
         "try: resolve('hf://me/net/none.bin')\n"
-        "except WeightsError as error: assert 'cannot be had from the Hub' in str(error)\n"
+        "except WeightsError as error: assert 'cannot be fetched from the Hub' in str(error)\n"
         "else: raise SystemExit('a file that is not there was resolved')\n"
     )
-    with hub(files) as url:  # the Hub's address is read when its client is imported, so in a process of its own
-        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    with hub(files) as (url, _):
+        in_a_process(code, url, tmp_path)
+
+
+def in_a_process(code: str, url: str, tmp_path: Path, **more: str) -> str:
+    """Run code as a user of this Hub; its address is read when the Hub's client is imported."""
+    env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", **more}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def repository(files: Mapping[str, bytes], revision: str = "main") -> dict[str, bytes]:
+    """The paths and answers of a Hub that holds these files in its one repository."""
+    entries = [{"type": "file", "path": n, "size": len(d), "oid": sha256(d)[:40]} for n, d in files.items()]
+    return {
+        f"/api/models/me/net/revision/{revision}": json.dumps({"id": "me/net", "sha": COMMIT}).encode(),
+        f"/api/models/me/net/tree/{COMMIT}": json.dumps(entries).encode(),
+        **{f"/me/net/resolve/{COMMIT}/{name}": data for name, data in files.items()},
+    }
 
 
 def test_a_repository_of_the_hub_is_a_folder_of_diffusers(tmp_path: Path) -> None:
-    files = {f"/me/net/resolve/{'c' * 40}/{name}": data for name, data in {**COMPONENTS, **BESIDE}.items()}
-    siblings = [{"rfilename": name} for name in (*COMPONENTS, *BESIDE)]
-    files["/api/models/me/net"] = json.dumps({"id": "me/net", "sha": "c" * 40, "siblings": siblings}).encode()
     code = (
         "from pathlib import Path\nfrom retouch.errors import WeightsError\n"
         "from retouch.models.weights import resolve\n"
-        "index = Path(resolve('hf://me/net').files['model_index'])\n"
+        "index = Path(resolve('hf://me/net@v2').files['model_index'])\n"
         "assert (index.parent / 'unet/diffusion_pytorch_model.bin').read_bytes() == b'unet'\n"
-        "assert not (index.parent / 'model.ckpt').exists()\n"
         "try: resolve('hf://me/none')\n"
-        "except WeightsError as error: assert 'hf://me/none cannot be had from the Hub' in str(error)\n"
+        "except WeightsError as error: assert 'hf://me/none cannot be fetched from the Hub' in str(error)\n"
         "else: raise SystemExit('a repository that is not there was resolved')\n"
     )
-    with hub(files) as url:
-        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with hub(repository({**COMPONENTS, **BESIDE}, "v2")) as (url, asked):
+        in_a_process(code, url, tmp_path)
+        fetched = {path.removeprefix(f"/me/net/resolve/{COMMIT}/") for path in asked if "/resolve/" in path}
+        assert fetched == set(COMPONENTS)
+
+
+def test_a_repository_in_the_cache_needs_no_hub(tmp_path: Path) -> None:
+    code = "from retouch.models.weights import resolve\nprint(resolve('hf://me/net').digest)\n"
+    listed = (
+        "from retouch.models.weights.inventory import entries\nfor e in entries('hf://me/net'): print(e.role, e.state)"
+    )
+    with hub(repository(COMPONENTS)) as (url, asked):
+        assert in_a_process(listed, url, tmp_path) == "unet remote\n"
+        first = in_a_process(code, url, tmp_path)
+        asked.clear()
+        assert in_a_process(code, url, tmp_path) == first
+        assert not [path for path in asked if "/resolve/" in path]
+    assert in_a_process(code, url, tmp_path, HF_HUB_OFFLINE="1") == first
+    lines = in_a_process(listed, url, tmp_path, HF_HUB_OFFLINE="1").splitlines()
+    assert lines == [f"model_index/{name} cached" for name in sorted(COMPONENTS)]
 
 
 def test_a_family_in_a_mapping_brings_its_roles_and_the_others_replace_them(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
-"""A checkpoint's address to a verified local file, once a node. Knows neither networks nor what a file holds.
+"""Weights' addresses to verified local files, fetched once per node.
 
 An address is one of::
 
     embedded:shapes            a family that ships with the package
     path/to/folder             a folder with family.json: {"unet": "unet.safetensors", ...}; entries that are no file
                                names describe the family
-    path/to/folder             one of diffusers, with model_index.json: that file under the role model_index, and with
-                               it every component that it names
-    s3://bucket/folder         either of them anywhere; the whole folder is brought here
+    path/to/folder             a diffusers folder, with model_index.json: that file under the role model_index, with
+                               every component that it names; sharded or not
+    s3://bucket/folder         either of them anywhere; the files that are loaded are fetched
     path/to/file, s3://...     one file; its role is unet unless a mapping {role: address} names another
     hf://owner/repo/file       from the Hugging Face Hub, hf://owner/repo@revision/file to pin it; without a file, the
                                repository as a diffusers folder
     open_clip:...              a name that open_clip itself resolves; passed through
+
+``#variant=fp16`` after the address of a diffusers folder takes ``diffusion_pytorch_model.fp16.safetensors`` and the
+like; a component without that variant gives its plain weights.
 
 A role may have several addresses, tried in order: ``unet: [s3://a/x.pt, https://b/x.pt]``. A pin on one holds for all.
 
@@ -19,7 +22,7 @@ In a mapping {role: address} the role ``family`` brings a whole family's roles, 
 
     {family: embedded:shapes, blue: runs/domains/networks/blue.safetensors}
 
-``#sha256=HEX`` behind the address of a file pins its content. A ``.json`` of the same name beside a file comes with it.
+``#sha256=HEX`` after the address of a file pins its content. A ``.json`` sidecar of the same name comes with a file.
 """
 
 from __future__ import annotations
@@ -35,16 +38,16 @@ from typing import Any, Final
 from retouch import storage
 from retouch.errors import StorageError, WeightsError
 from retouch.jobs.config import Weights
+from retouch.models.weights.diffusers_folder import INDEX_FILE
 from retouch.models.weights.fetch import (
-    INDEX_FILE,
-    THROUGH,
-    components,
+    PASSED_THROUGH,
+    diffusers_folder,
     fetched_folder,
-    hub_folder,
     is_signed,
     one_file,
     sidecar,
     split_pin,
+    split_variant,
 )
 from retouch.storage.file_hashes import file_sha256
 
@@ -60,13 +63,13 @@ class Resolved:
     """A job's weights on this machine."""
 
     files: Mapping[str, str]  # role to local path, or to a name that is passed through
-    # Role to hex sha256 (of the name where that is passed through); ``ROLE.json`` and ``model_index/FILE`` likewise.
+    # Role to hex sha256 (of the name if that is passed through); ``ROLE.json`` and ``model_index/FILE`` likewise.
     sha256: Mapping[str, str]
-    digest: str  # of all roles; equal for equal weights, wherever they lie
+    digest: str  # of all roles; equal for equal weights at any address
 
 
 def resolve(spec: Weights) -> Resolved:
-    """Bring weights to this machine and hash them. Files that are here already are neither copied nor hashed twice.
+    """Bring weights to this machine and hash them. Files that exist already are neither copied nor hashed twice.
 
     Args:
         spec: an address; or by role an address, or several.
@@ -75,16 +78,16 @@ def resolve(spec: Weights) -> Resolved:
         WeightsError: no such file or family, one that cannot be fetched, or one that differs from its pin.
     """
     try:
-        files = dict(_roles(spec))
-        sha256 = dict(_hashes(files))
+        roles = {role.name: role for role in _roles(spec)}
+        sha256 = dict(entry for role in roles.values() for entry in _hashes(role))
     except (StorageError, OSError) as error:
-        raise WeightsError(f"weights {_said(spec)}: {error}") from None
+        raise WeightsError(f"weights {_text(spec)}: {error}") from None
     digest = hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()
-    return Resolved(files, sha256, digest)
+    return Resolved({name: role.path for name, role in roles.items()}, sha256, digest)
 
 
 def pinned(spec: Weights, resolved: Resolved) -> Weights:
-    """The spec with roles of several addresses pinned to what was resolved: no mirror may serve anything else."""
+    """Return the spec with roles of several addresses pinned to the resolved hash, so that mirrors cannot differ."""
     if isinstance(spec, str):
         return spec
     return {role: _pinned(addresses, resolved.sha256.get(role)) for role, addresses in spec.items()}
@@ -96,60 +99,79 @@ def _pinned(addresses: str | Sequence[str], sha256: str | None) -> str | Sequenc
     return [f"{addresses[0]}#sha256={sha256}", *addresses[1:]]
 
 
-def _roles(spec: Weights) -> Iterator[tuple[str, str]]:
-    """Role and local path of each file."""
-    if not isinstance(spec, str):
-        if FAMILY_ROLE in spec:
-            yield from _roles(_single(spec, FAMILY_ROLE))
-        for role, addresses in spec.items():
-            if role == FAMILY_ROLE:
-                continue
-            folder = _family_folder(_single(spec, role)) if role == INDEX_ROLE else None
-            yield role, one_file(addresses) if folder is None else str(_index(folder))
-        return
-    folder = _family_folder(spec)
-    if folder is None:
-        yield DEFAULT_ROLE, one_file(spec)
-        return
-    if not (folder / FAMILY_FILE).is_file() and (folder / INDEX_FILE).is_file():
-        yield INDEX_ROLE, str(_index(folder))
-        return
-    for role, name in family_files(folder).items():
-        path = folder / name
-        if not path.is_file():
-            raise WeightsError(f"weights {spec}: {FAMILY_FILE} names {name} for {role}, which is not there")
-        yield role, str(path)
+@dataclass(frozen=True)
+class _Role:
+    """One role's file on this machine."""
+
+    name: str
+    path: str
+    components: tuple[str, ...] = ()  # of a diffusers folder, relative to the path's folder
 
 
-def _family_folder(spec: str) -> Path | None:
-    """A local folder, a family's or diffusers', fetched where it is not local; None where the address is a file's."""
-    if spec.startswith("embedded:"):
-        folder = EMBEDDED / spec.removeprefix("embedded:")
-        if not (folder / FAMILY_FILE).is_file():
-            there = ", ".join(sorted(path.parent.name for path in EMBEDDED.glob(f"*/{FAMILY_FILE}"))) or "none"
-            raise WeightsError(f"no embedded weights {spec!r}; the package has: {there}")
+def _roles(spec: Weights) -> Iterator[_Role]:
+    if isinstance(spec, str):
+        yield from _of_address(spec)
+        return
+    if FAMILY_ROLE in spec:
+        yield from _of_address(_single(spec, FAMILY_ROLE))
+    for role, addresses in spec.items():
+        if role == INDEX_ROLE:
+            yield _of_index(_single(spec, role))
+        elif role != FAMILY_ROLE:
+            yield _Role(role, one_file(addresses))
+
+
+def _of_address(address: str) -> Iterator[_Role]:
+    """Yield the roles of a family, of a diffusers folder, or of one file."""
+    family = _family_folder(address)
+    path = storage.local_path(split_variant(address)[0])
+    if family is None and (folder := _diffusers_folder(address)) is not None:
+        yield folder
+    elif family is None and (path is None or not path.is_dir()):
+        yield _Role(DEFAULT_ROLE, one_file(address))
+    else:
+        found = family or path
+        assert found is not None
+        for role, name in family_files(found).items():
+            if not (found / name).is_file():
+                raise WeightsError(f"weights {address}: {FAMILY_FILE} names {name} for {role}, which is missing")
+            yield _Role(role, str(found / name))
+
+
+def _of_index(address: str) -> _Role:
+    """The role ``model_index``: a diffusers folder, or the index in it."""
+    address = address.removesuffix(f"/{INDEX_FILE}")
+    if (folder := _diffusers_folder(address)) is not None:
         return folder
-    if spec.startswith("hf://"):
-        return hub_folder(spec)
-    if spec.startswith(THROUGH) or split_pin(spec)[1]:  # a pin is a file's
+    raise WeightsError(f"weights folder {address} has no {INDEX_FILE}; give a diffusers folder")
+
+
+def _family_folder(address: str) -> Path | None:
+    """Return a family's local folder, fetched if it is remote; None if the address is of something else."""
+    if address.startswith("embedded:"):
+        folder = EMBEDDED / address.removeprefix("embedded:")
+        if not (folder / FAMILY_FILE).is_file():
+            known = ", ".join(sorted(path.parent.name for path in EMBEDDED.glob(f"*/{FAMILY_FILE}"))) or "none"
+            raise WeightsError(f"no embedded weights {address!r}; the package has: {known}")
+        return folder
+    if not _may_be_folder(address):
         return None
-    path = storage.local_path(spec)
+    path = storage.local_path(address)
     if path is not None:
-        return path if path.is_dir() else None
-    if is_signed(spec):
+        return path if (path / FAMILY_FILE).is_file() else None
+    if address.startswith("hf://") or not storage.exists(storage.join(address, FAMILY_FILE)):
         return None
-    if storage.exists(storage.join(spec, FAMILY_FILE)):
-        return fetched_folder(spec, storage.list_files(spec))
-    if storage.exists(storage.join(spec, INDEX_FILE)):
-        names = (file[len(spec) :].lstrip("/") for file in storage.list_files(spec))
-        return fetched_folder(spec, [storage.join(spec, name) for name in components(names)])
-    return None
+    names = [file[len(address) :].lstrip("/") for file in storage.list_files(address)]
+    return fetched_folder(address, dict(zip(names, names, strict=True)))
 
 
-def _index(folder: Path) -> Path:
-    if (folder / INDEX_FILE).is_file():
-        return folder / INDEX_FILE
-    raise WeightsError(f"weights folder {folder} has no {INDEX_FILE}; give a diffusers folder")
+def _diffusers_folder(address: str) -> _Role | None:
+    folder = diffusers_folder(address) if _may_be_folder(address) else None
+    return None if folder is None else _Role(INDEX_ROLE, str(folder.path / INDEX_FILE), folder.files)
+
+
+def _may_be_folder(address: str) -> bool:
+    return not (address.startswith(("embedded:", *PASSED_THROUGH)) or split_pin(address)[1] or is_signed(address))
 
 
 def _single(spec: Mapping[str, str | Sequence[str]], role: str) -> str:
@@ -160,7 +182,7 @@ def _single(spec: Mapping[str, str | Sequence[str]], role: str) -> str:
 
 
 def family_files(folder: Path) -> Mapping[str, str]:
-    """Role to file name of a family's folder. Raises WeightsError where it is none."""
+    """Return role to file name of a family's folder. Raises WeightsError if it is no such folder."""
     try:
         roles: Any = json.loads((folder / FAMILY_FILE).read_text())
     except FileNotFoundError:
@@ -176,26 +198,23 @@ def family_files(folder: Path) -> Mapping[str, str]:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether an entry of a family names a file; others describe it (its name, the image size, ...)."""
+    """Return whether an entry of a family names a file; others describe it (its name, the image size, ...)."""
     return isinstance(value, str) and bool(os.path.splitext(value)[1])
 
 
-def _hashes(files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for role, path in files.items():
-        if path.startswith(THROUGH):
-            yield role, hashlib.sha256(path.encode()).hexdigest()
-            continue
-        yield role, file_sha256(path)
-        if role == INDEX_ROLE:
-            folder = Path(path).parent
-            names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-            for name in components(names):
-                yield f"{INDEX_ROLE}/{name}", file_sha256(folder / name)
-        if sidecar(path) != path and os.path.isfile(sidecar(path)):
-            yield f"{role}.json", file_sha256(sidecar(path))
+def _hashes(role: _Role) -> Iterator[tuple[str, str]]:
+    path = role.path
+    if path.startswith(PASSED_THROUGH):
+        yield role.name, hashlib.sha256(path.encode()).hexdigest()
+        return
+    yield role.name, file_sha256(path)
+    for name in role.components:
+        yield f"{role.name}/{name}", file_sha256(Path(path).parent / name)
+    if sidecar(path) != path and os.path.isfile(sidecar(path)):
+        yield f"{role.name}.json", file_sha256(sidecar(path))
 
 
-def _said(spec: Weights) -> str:
+def _text(spec: Weights) -> str:
     if isinstance(spec, str):
         return spec
     listed = {role: at if isinstance(at, str) else f"[{', '.join(at)}]" for role, at in spec.items()}

@@ -1,4 +1,4 @@
-"""What a job's weights are, where they lie, and whether they are whole. Fetches nothing and loads nothing."""
+"""List a job's weights and their locations without fetching them, and check those on this machine."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Entry:
     role: str
     address: str
     state: str  # local, cached, remote, or by name (of what a library resolves itself); else what is wrong with it
-    path: Path | None = None  # where it lies on this machine, or will
+    path: Path | None = None  # on this machine, once it is fetched
     size: int | None = None  # bytes
-    sha256: str | None = None  # as far as it is known without fetching
+    sha256: str | None = None  # if it is known without fetching
     pin: str | None = None
 
     @property
     def here(self) -> bool:
-        """Whether the file is on this machine."""
+        """Return whether the file is on this machine."""
         return self.state in ("local", "cached")
 
 
 def of_job(job: Job) -> list[Weights]:
-    """All that a job names, each once."""
+    """Return all weights that a job names, each once."""
     if isinstance(job, EditJob):
         named = [job.editor.weights, *(metric.weights for metric in job.metrics)]
     elif isinstance(job, EvaluateJob):
@@ -50,12 +50,12 @@ def of_job(job: Job) -> list[Weights]:
 
 
 def embedded() -> list[str]:
-    """Addresses of the families that ship with the package."""
+    """Return the addresses of the families that ship with the package."""
     return [f"embedded:{path.parent.name}" for path in sorted(weights.EMBEDDED.glob(f"*/{weights.FAMILY_FILE}"))]
 
 
 def entries(spec: Weights) -> Iterator[Entry]:
-    """Every file of every role, at every address."""
+    """Yield every file of every role, at every address."""
     if isinstance(spec, str):
         yield from _of_address(weights.DEFAULT_ROLE, spec)
         return
@@ -69,50 +69,59 @@ def entries(spec: Weights) -> Iterator[Entry]:
 def _of_address(role: str, address: str, pin: str | None = None) -> Iterator[Entry]:
     plain, own = fetch.split_pin(address)
     pin = pin or own
+    plain, variant = fetch.split_variant(plain)
     try:
-        if plain.startswith(fetch.THROUGH):
+        if plain.startswith(fetch.PASSED_THROUGH):
             yield Entry(role, plain, "by name")
         elif plain.startswith("hf://"):
-            yield _of_hub(role, plain, pin)
+            yield from _of_hub(role, plain, pin, variant)
         elif plain.startswith("embedded:"):
-            yield from _of_folder(role, plain, weights.EMBEDDED / plain.removeprefix("embedded:"))
+            yield from _of_folder(role, plain, weights.EMBEDDED / plain.removeprefix("embedded:"), None)
         elif (path := storage.local_path(plain)) is not None:
-            yield from _of_folder(role, plain, path) if path.is_dir() else [_local(role, plain, path, pin)]
+            yield from _of_folder(role, plain, path, variant) if path.is_dir() else [_local(role, plain, path, pin)]
         else:
-            yield from _remote(role, plain, pin)
+            yield from _remote(role, plain, pin, variant)
     except (StorageError, WeightsError, OSError) as error:
-        yield Entry(role, plain, f"cannot be had: {error}", pin=pin)
+        yield Entry(role, plain, f"cannot be fetched: {error}", pin=pin)
 
 
 def _local(role: str, address: str, path: Path, pin: str | None = None, state: str = "local") -> Entry:
     if not path.is_file():
-        return Entry(role, address, "not there", path, pin=pin)
+        return Entry(role, address, "missing", path, pin=pin)
     return Entry(role, address, state, path, path.stat().st_size, file_sha256(path), pin)
 
 
-def _of_folder(role: str, address: str, folder: Path) -> Iterator[Entry]:
+def _of_folder(role: str, address: str, folder: Path, variant: str | None) -> Iterator[Entry]:
     if (folder / weights.FAMILY_FILE).is_file() or not (folder / fetch.INDEX_FILE).is_file():
         for name, file in weights.family_files(folder).items():
             yield _local(name, address, folder / file)
         return
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in fetch.components(names):
-        yield _local(f"{weights.INDEX_ROLE}/{name}", address, folder / name)
+    for name, plain in fetch.local_selection(folder, variant).items():
+        yield _local(f"{weights.INDEX_ROLE}/{plain}", address, folder / name)
 
 
-def _of_hub(role: str, address: str, pin: str | None) -> Entry:
-    path = fetch.in_hub_cache(address)
-    if path is None:
-        return Entry(role, address, "remote", sha256=pin, pin=pin)
-    return _local(role, address, path, pin, "cached")
+def _of_hub(role: str, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
+    if (found := fetch.hub_folder_in_cache(address, variant)) is not None:
+        folder, files = found
+        for name, plain in files.items():
+            path = folder / name
+            own = f"{weights.INDEX_ROLE}/{plain}"
+            yield _local(own, address, path, None, "cached") if path.is_file() else Entry(own, address, "remote")
+        return
+    path_or_none = fetch.in_hub_cache(address)
+    if path_or_none is None:
+        yield Entry(role, address, "remote", sha256=pin, pin=pin)
+    else:
+        yield _local(role, address, path_or_none, pin, "cached")
 
 
-def _remote(role: str, address: str, pin: str | None) -> Iterator[Entry]:
+def _remote(role: str, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
     if not fetch.is_signed(address) and storage.is_folder(address):
-        files = storage.list_files(address)
-        if storage.join(address, weights.FAMILY_FILE) not in files:
-            names = (file[len(address) :].lstrip("/") for file in files)
-            files = [storage.join(address, name) for name in fetch.components(names)]
+        if storage.exists(storage.join(address, weights.FAMILY_FILE)):
+            names = (file[len(address) :].lstrip("/") for file in storage.list_files(address))
+            files = {name: name for name in names}
+        else:
+            files = fetch.remote_selection(address, variant)
         found, main = fetch.folder_places(address, files), None
     else:
         found, main = fetch.places(address, pin), address
@@ -126,19 +135,19 @@ def _remote(role: str, address: str, pin: str | None) -> Iterator[Entry]:
 
 
 def cached() -> Iterator[Path]:
-    """Every file of weights in this machine's cache."""
+    """Yield every file of weights in this machine's cache."""
     for folder, _, names in sorted(os.walk(cache_folder() / "weights")):
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
 
 
 def fault(path: Path, pin: str | None = None) -> str | None:
-    """What is wrong with a file on this machine, read anew from the disk; None where it is as it should be.
+    """Read a file on this machine again and return what is wrong with it; None if its hash is the expected one.
 
-    Without a pin it is held against the hash that was taken when it was fetched, or first seen as it stands.
+    Without a pin, that is the hash recorded when it was fetched, or when it was first hashed.
     """
     expected = pin or recorded(path) or file_sha256(path)
     found = storage.sha256_of(path)
     if found == expected:
         return None
-    whose = "the job pins" if pin else "it had"
-    return f"has sha256 {found}, {whose} {expected}; remove it, and it is fetched again"
+    source = "the job pins" if pin else "it had"
+    return f"has sha256 {found}, {source} {expected}; remove it, and it is fetched again"
