@@ -38,7 +38,7 @@ from retouch.models.deeplab import load_segmenter
 from retouch.models.embedded.judge import load_judge
 from retouch.models.inception import load_inception
 from retouch.models.lpips import load_lpips
-from retouch.models.paint_by_example import load_latent
+from retouch.models.paint_by_example import load_networks
 from retouch.models.unet import load_unet
 from retouch.training.exemplar.initial_weights import load_start
 from retouch.training.exemplar.train import FileCheckpoint
@@ -86,8 +86,8 @@ LOADERS: dict[str, Callable[[str], Any]] = {
     "inception": load_inception,
     "lpips": load_lpips,
     "face detector": FaceDetector.load,
-    "exemplar networks, one file": lambda path: load_latent({"checkpoint": path}),
-    "exemplar networks, our own": lambda path: load_latent(dict.fromkeys(OWN, path)),
+    "exemplar networks, one file": lambda path: load_networks({"checkpoint": path}),
+    "exemplar networks, our own": lambda path: load_networks(dict.fromkeys(OWN, path)),
     "networks to start from": lambda path: load_start({"checkpoint": path, "vision": path}, "stable_diffusion", 0),
     "a training's state": lambda path: read_state(Path(path)),  # Ray Train's is read by this, too
 }

@@ -20,7 +20,7 @@ from embedded_models.train_exemplar import (
 from embedded_models.train_vae import VaeTraining, encode, holed, load_vae, train_vae
 from retouch.diffusion.schedule import scaled_linear
 from retouch.models.exemplar_encoder import ExemplarEncoder
-from retouch.models.paint_by_example import load_latent
+from retouch.models.paint_by_example import load_networks
 from torch import nn
 
 ROLES = ("exemplar_vae", "exemplar_unet", "exemplar_encoder")
@@ -40,10 +40,10 @@ def test_the_set_trains_saves_resumes_and_loads(tmp_path: Path) -> None:
     vae = train_vae(out, tmp_path, "cpu", VaeTraining(_steps(VaeTraining().fit, 2), scenes=8))
     assert vae.config["scaling_factor"] > 0
     train_exemplar(out, tmp_path, "cpu", _options(2))
-    first = load_latent({role: str(out / f"{role}.safetensors") for role in ROLES})
+    first = load_networks({role: str(out / f"{role}.safetensors") for role in ROLES})
     train_exemplar(out, tmp_path, "cpu", _options(5))
     assert torch.load(tmp_path / "exemplar.ckpt", weights_only=True)["step"] == 5
-    again = load_latent({role: str(out / f"{role}.safetensors") for role in ROLES})
+    again = load_networks({role: str(out / f"{role}.safetensors") for role in ROLES})
     assert (first.image_size, first.factor, first.reference_size, first.schedule) == (32, 4, 32, "scaled_linear")
     assert first.scaling_factor == pytest.approx(vae.config["scaling_factor"])
     changed = [not torch.equal(a, b) for a, b in zip(first.unet.parameters(), again.unet.parameters(), strict=True)]

@@ -21,7 +21,7 @@ from retouch.errors import ConfigError, ManifestError, OutputError, WeightsError
 from retouch.execution.train import Trained, train
 from retouch.jobs.config import TrainJob
 from retouch.models import weights
-from retouch.models.paint_by_example import load_latent
+from retouch.models.paint_by_example import load_networks
 from retouch.training.exemplar.task import UNREADABLE
 from rich.console import Console
 from typer.testing import CliRunner
@@ -37,8 +37,8 @@ def here(job: TrainJob) -> Trained:
 
 def test_what_was_trained_is_what_an_editor_edits_with(tmp_path: Path) -> None:
     trained = here(train_job(tmp_path))
-    networks = load_latent(weights.resolve(trained.networks).files)
-    before = load_latent(weights.resolve(str(tmp_path / "start")).files)
+    networks = load_networks(weights.resolve(trained.networks).files)
+    before = load_networks(weights.resolve(str(tmp_path / "start")).files)
     side = networks.image_size
     mask = torch.zeros(1, 1, side, side)
     mask[:, :, 4:12, 4:12] = 1
@@ -143,7 +143,7 @@ def test_a_wrong_job_stops_in_one_line(
 
 def test_another_image_size_is_told_to_those_who_load_the_networks(tmp_path: Path) -> None:
     trained = here(train_job(tmp_path, params={"steps": 1, "image_size": 24}))
-    assert load_latent(weights.resolve(trained.networks).files).image_size == 24
+    assert load_networks(weights.resolve(trained.networks).files).image_size == 24
 
 
 def test_checkpoints_and_networks_may_lie_on_s3(tmp_path: Path, moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_checkpoints_and_networks_may_lie_on_s3(tmp_path: Path, moto_s3: str, mo
     remote = here(train_job(tmp_path, output=f"{moto_s3}/run", params={"steps": 2}))
     remote = here(train_job(tmp_path, output=f"{moto_s3}/run", params={"steps": 4}))
     assert remote.loss == local.loss
-    assert load_latent(weights.resolve(remote.networks).files).image_size == 16
+    assert load_networks(weights.resolve(remote.networks).files).image_size == 16
     assert os.listdir(tmp_path / "cache")
 
 

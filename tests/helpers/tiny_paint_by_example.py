@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
+from retouch.models.paint_by_example import PaintByExampleConfig, PaintByExampleNetworks, build_networks
 
 
 def unet_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def vision_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-TINY = LatentConfig(
+TINY = PaintByExampleConfig(
     unet={
         "sample_size": 8,
         "in_channels": 9,
@@ -86,11 +86,11 @@ TINY = LatentConfig(
 )
 
 
-def tiny(seed: int = 0, config: LatentConfig = TINY) -> LatentNetworks:
+def tiny(seed: int = 0, config: PaintByExampleConfig = TINY) -> PaintByExampleNetworks:
     """Return networks with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        networks = build_latent(config)
+        networks = build_networks(config)
     for module in networks.parts().values():
         module.requires_grad_(requires_grad=False)
     return networks

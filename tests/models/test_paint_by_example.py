@@ -22,11 +22,11 @@ from retouch.models.ldm_keys import UNET, VAE, convert_unet, convert_vae
 from retouch.models.paint_by_example import (
     BUFFERS,
     OWN,
-    LatentConfig,
-    LatentNetworks,
-    build_latent,
-    load_latent,
-    save_latent,
+    PaintByExampleConfig,
+    PaintByExampleNetworks,
+    build_networks,
+    load_networks,
+    save_networks,
 )
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,7 +37,7 @@ from tests.helpers.tiny_paint_by_example import TINY, tiny
 KEYS = "keys_pbe_model_ckpt.json"
 
 # As many levels, blocks and layers as the published networks, and wider where they are: every published name is there.
-NARROW = LatentConfig(
+NARROW = PaintByExampleConfig(
     unet={
         "sample_size": 8,
         "in_channels": 9,
@@ -65,13 +65,13 @@ NARROW = LatentConfig(
 )
 
 
-def same(a: LatentNetworks, b: LatentNetworks) -> bool:
+def same(a: PaintByExampleNetworks, b: PaintByExampleNetworks) -> bool:
     """Whether all weights are equal."""
     pairs = [(module.state_dict(), b.parts()[role].state_dict()) for role, module in a.parts().items()]
     return all(torch.equal(value, theirs[name]) for ours, theirs in pairs for name, value in ours.items())
 
 
-def published_state(networks: LatentNetworks) -> dict[str, Tensor]:
+def published_state(networks: PaintByExampleNetworks) -> dict[str, Tensor]:
     """The networks' weights under the names of ``model.ckpt``, with the buffers that stand there too."""
     listed = key_list(KEYS)["keys"]
     state: dict[str, Tensor] = {name: torch.zeros(shape) for name, shape in listed.items() if name in BUFFERS}
@@ -96,7 +96,7 @@ def published_state(networks: LatentNetworks) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def narrow() -> tuple[LatentNetworks, dict[str, Tensor]]:
+def narrow() -> tuple[PaintByExampleNetworks, dict[str, Tensor]]:
     """Networks of the published depth, and their state under the published names."""
     networks = tiny(1, NARROW)
     return networks, published_state(networks)
@@ -115,7 +115,7 @@ def test_every_published_name_and_shape_finds_its_place(tmp_path: Path) -> None:
     listed = key_list(KEYS)
     path = tmp_path / "model.ckpt"
     torch.save({"state_dict": weightless(listed["keys"]), "epoch": 39}, path)
-    networks = load_latent({"checkpoint": str(path)})
+    networks = load_networks({"checkpoint": str(path)})
     counts = {role: sum(p.numel() for p in module.parameters()) for role, module in networks.parts().items()}
     assert counts == {"exemplar_unet": 859_535_364, "exemplar_vae": 83_653_863, "exemplar_encoder": 366_950_912}
     assert (networks.image_size, networks.factor, networks.reference_size) == (512, 8, 224)
@@ -134,7 +134,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> type:
 
 
 def test_the_lightning_checkpoint_loads_past_what_lightning_put_beside_the_weights(
-    tmp_path: Path, narrow: tuple[LatentNetworks, dict[str, Tensor]]
+    tmp_path: Path, narrow: tuple[PaintByExampleNetworks, dict[str, Tensor]]
 ) -> None:
     networks, state = narrow
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -150,14 +150,14 @@ def test_the_lightning_checkpoint_loads_past_what_lightning_put_beside_the_weigh
         }
         path = saved_checkpoint(tmp_path, state, **beside)
     for role in ("checkpoint", "unet"):
-        loaded = load_latent({role: path})
+        loaded = load_networks({role: path})
         assert same(loaded, networks)
     assert not any(p.requires_grad for module in loaded.parts().values() for p in module.parameters())
     assert not any(b.is_meta for module in loaded.parts().values() for b in module.buffers())
     assert not any(module.training for module in loaded.parts().values())
 
 
-def saved_folder(folder: Path, networks: LatentNetworks, *, old: bool) -> str:
+def saved_folder(folder: Path, networks: PaintByExampleNetworks, *, old: bool) -> str:
     """A folder as diffusers wrote it in 2022 (pickles, its old names), or as one would today."""
     config = networks.config
     unet, vae, encoder = networks.unet.state_dict(), networks.vae.state_dict(), networks.encoder.state_dict()
@@ -200,7 +200,7 @@ def saved_folder(folder: Path, networks: LatentNetworks, *, old: bool) -> str:
 @pytest.mark.parametrize("old", [True, False])
 def test_the_diffusers_folder_loads_though_diffusers_itself_refuses_it(tmp_path: Path, old: bool) -> None:
     networks = tiny(2)
-    loaded = load_latent(weights.resolve(saved_folder(tmp_path / "published", networks, old=old)).files)
+    loaded = load_networks(weights.resolve(saved_folder(tmp_path / "published", networks, old=old)).files)
     assert same(loaded, networks)
     assert loaded.schedule == "scaled_linear"
     assert (loaded.mean, loaded.std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -209,9 +209,9 @@ def test_the_diffusers_folder_loads_though_diffusers_itself_refuses_it(tmp_path:
 
 def test_our_own_form_brings_back_what_was_saved(tmp_path: Path) -> None:
     networks = tiny(3, dataclasses.replace(TINY, mapper_layers=3, mean=(0.1, 0.2, 0.3), schedule="linear"))
-    names = save_latent(networks, tmp_path)
+    names = save_networks(networks, tmp_path)
     (tmp_path / "family.json").write_text(json.dumps(names))
-    loaded = load_latent(weights.resolve(str(tmp_path)).files)
+    loaded = load_networks(weights.resolve(str(tmp_path)).files)
     assert same(loaded, networks)
     assert (loaded.mean, loaded.schedule, loaded.config.mapper_layers) == ((0.1, 0.2, 0.3), "linear", 3)
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -227,7 +227,7 @@ class Exploit:
 
 
 def test_files_that_are_wrong_are_refused_in_one_line(
-    tmp_path: Path, narrow: tuple[LatentNetworks, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, narrow: tuple[PaintByExampleNetworks, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, state = narrow
@@ -235,14 +235,14 @@ def test_files_that_are_wrong_are_refused_in_one_line(
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.ckpt")
     whole = Path(saved_checkpoint(tmp_path / "whole", state)).read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    own = {role: str(tmp_path / "own" / name) for role, name in save_latent(tiny(), tmp_path / "own").items()}
+    own = {role: str(tmp_path / "own" / name) for role, name in save_networks(tiny(), tmp_path / "own").items()}
     (tmp_path / "bare.safetensors").write_bytes(Path(own["exemplar_vae"]).read_bytes())
     holed = Path(saved_folder(tmp_path / "holed", tiny(), old=True))
     (holed / "vae" / "diffusion_pytorch_model.bin").unlink()
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "model_index.json").write_text('{"unet": []}')
     odd = tmp_path / "odd"
-    save_latent(tiny(), odd)
+    save_networks(tiny(), odd)
     (odd / "exemplar_unet.json").write_text('{"sample_size": 8, "down_block_types": ["NoSuchBlock"], "in_channels": 9}')
     for given, line in [
         ({}, "needs weights exemplar_vae, exemplar_unet, exemplar_encoder, or checkpoint .* names none"),
@@ -266,21 +266,21 @@ def test_files_that_are_wrong_are_refused_in_one_line(
         ({"model_index": str(tmp_path / "index" / "model_index.json")}, "names no vae, image_encoder"),
     ]:
         with pytest.raises(WeightsError, match=line) as caught:
-            load_latent(given)
+            load_networks(given)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "exploited").exists()
 
 
 def test_averages_of_the_training_are_left_out(
-    tmp_path: Path, narrow: tuple[LatentNetworks, dict[str, Tensor]]
+    tmp_path: Path, narrow: tuple[PaintByExampleNetworks, dict[str, Tensor]]
 ) -> None:
     networks, state = narrow
     path = saved_checkpoint(tmp_path, {**state, "model_ema.decay": torch.zeros(())})
-    assert same(load_latent({"checkpoint": path}), networks)
+    assert same(load_networks({"checkpoint": path}), networks)
 
 
 def test_networks_are_described_without_being_built() -> None:
     with torch.device("meta"):
-        networks = build_latent(TINY)
+        networks = build_networks(TINY)
     assert all(p.is_meta for module in networks.parts().values() for p in module.parameters())
     assert set(networks.parts()) == set(OWN)

@@ -1,4 +1,4 @@
-"""Local files are put in place whole, and locks hold among processes."""
+"""Local files are written whole or not at all."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class BlendedDiffusion(_Declared):
 class PaintByExample(_Declared):
     """Puts an exemplar's object into the masked region (Yang et al. 2022).
 
-    Weights: those of ``models.paint_by_example.load_latent``; ``clip`` to rank candidates by their similarity to the
+    Weights: those of ``models.paint_by_example.load_networks``; ``clip`` to rank candidates by their similarity to the
     exemplar; ``safety``, a safety checker, unless a diffusers folder brings its own.
     """
 

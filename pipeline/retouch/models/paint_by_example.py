@@ -1,13 +1,13 @@
 """Paint by Example's three networks from any of their published forms.
 
-Forms (``load_latent``), by role:
+Forms (``load_networks``), by role:
 
 * ``checkpoint`` (or ``unet`` alone): the Lightning ``model.ckpt``; an optional ``.json`` sidecar describes an
   architecture other than the published one;
 * ``model_index``: the diffusers folder, read component by component, for it names a library that diffusers dropped;
 * ``exemplar_vae``, ``exemplar_unet``, ``exemplar_encoder``: this package's own, each with a ``.json``
   sidecar: keywords of ``AutoencoderKL``; those of ``UNet2DConditionModel`` and ``schedule``; ``vision`` and the rest of
-  ``LatentConfig``.
+  ``PaintByExampleConfig``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ AVERAGES: Final = "model_ema."
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class PaintByExampleConfig:
     """Architecture of the three networks; the defaults are the published ones."""
 
     unet: Mapping[str, Any] = field(  # keywords of UNet2DConditionModel; sample_size is in latent pixels
@@ -102,13 +102,13 @@ class LatentConfig:
 
 
 @dataclass(frozen=True)
-class LatentNetworks:
+class PaintByExampleNetworks:
     """The autoencoder, the UNet and the exemplar encoder, with their configuration."""
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel  # takes [x_t, masked image's latent, mask] and context [B,N,context_dim], gives eps
     encoder: ExemplarEncoder
-    config: LatentConfig
+    config: PaintByExampleConfig
 
     @property
     def schedule(self) -> str:
@@ -150,7 +150,7 @@ class LatentNetworks:
         return {"exemplar_vae": self.vae, "exemplar_unet": self.unet, "exemplar_encoder": self.encoder}
 
 
-def build_latent(config: LatentConfig) -> LatentNetworks:
+def build_networks(config: PaintByExampleConfig) -> PaintByExampleNetworks:
     """Build networks with random weights, in eval mode, on the current default device (``meta`` allocates none).
 
     Raises:
@@ -166,10 +166,10 @@ def build_latent(config: LatentConfig) -> LatentNetworks:
         raise WeightsError(f"the configuration describes no Paint by Example: {reason(error)}") from error
     for network in (vae, unet, encoder):
         network.eval()
-    return LatentNetworks(vae, unet, encoder, config)
+    return PaintByExampleNetworks(vae, unet, encoder, config)
 
 
-def load_latent(weights: Mapping[str, str], device: str = "cpu") -> LatentNetworks:
+def load_networks(weights: Mapping[str, str], device: str = "cpu") -> PaintByExampleNetworks:
     """Read the networks: frozen, in eval mode, float32.
 
     Args:
@@ -190,7 +190,7 @@ def load_latent(weights: Mapping[str, str], device: str = "cpu") -> LatentNetwor
             f"the job names {', '.join(weights) or 'none'}"
         )
     with torch.device("meta"):
-        networks = build_latent(config)
+        networks = build_networks(config)
     for role, module in networks.parts().items():
         load_strictly(module, states.pop(role), path[role], f"Paint by Example's {role.removeprefix('exemplar_')}")
         module.requires_grad_(requires_grad=False)
@@ -200,7 +200,7 @@ def load_latent(weights: Mapping[str, str], device: str = "cpu") -> LatentNetwor
     return networks
 
 
-def save_latent(networks: LatentNetworks, folder: Path) -> dict[str, str]:
+def save_networks(networks: PaintByExampleNetworks, folder: Path) -> dict[str, str]:
     """Write the networks in this package's own form, float32. Return role to file name, as a family names them."""
     folder.mkdir(parents=True, exist_ok=True)
     card = dataclasses.asdict(networks.config)
@@ -214,14 +214,14 @@ def save_latent(networks: LatentNetworks, folder: Path) -> dict[str, str]:
 
 
 _States = dict[str, dict[str, Tensor]]  # by the role of our own files
-_Read = tuple[LatentConfig, _States, dict[str, str]]  # and the file of each, for errors
+_Read = tuple[PaintByExampleConfig, _States, dict[str, str]]  # and the file of each, for errors
 
 
 def _own(weights: Mapping[str, str]) -> _Read:
     if missing := [role for role in OWN if role not in weights]:
         raise WeightsError(f"paint_by_example needs weights for {', '.join(missing)} too: name them in the job")
     vae, unet, encoder = (_json(Path(weights[role]).with_suffix(".json")) for role in OWN)
-    schedule = unet.pop("schedule", LatentConfig.schedule)
+    schedule = unet.pop("schedule", PaintByExampleConfig.schedule)
     found = {**encoder, "vae": vae, "unet": unet, "schedule": schedule}
     states = {role: read_state_dict(weights[role]) for role in OWN}
     return _config(found), states, {role: weights[role] for role in OWN}
@@ -244,7 +244,7 @@ def _checkpoint(path: str) -> _Read:
         "exemplar_encoder": convert_ldm_encoder(state),  # all that is left, so that unknown tensors raise
     }
     card = Path(path).with_suffix(".json")
-    config = _config(_json(card)) if card.is_file() else LatentConfig()
+    config = _config(_json(card)) if card.is_file() else PaintByExampleConfig()
     return config, states, dict.fromkeys(OWN, path)
 
 
@@ -289,11 +289,11 @@ def weights_file(folder: Path) -> str:
     raise WeightsError(f"{folder} has no weights; give it {stems[0]}.safetensors, or the published .bin")
 
 
-def _config(found: Mapping[str, Any]) -> LatentConfig:
-    known = {f.name for f in dataclasses.fields(LatentConfig)}
+def _config(found: Mapping[str, Any]) -> PaintByExampleConfig:
+    known = {f.name for f in dataclasses.fields(PaintByExampleConfig)}
     kept: dict[str, Any] = {name: value for name, value in found.items() if name in known}
     kept |= {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}  # JSON has no tuples
-    return LatentConfig(**kept)
+    return PaintByExampleConfig(**kept)
 
 
 def _json(path: Path) -> dict[str, Any]:

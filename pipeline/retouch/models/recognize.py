@@ -17,7 +17,7 @@ from retouch.models.deeplab import load_segmenter
 from retouch.models.inception import load_inception
 from retouch.models.lightning import lightning_globals
 from retouch.models.lpips import load_lpips
-from retouch.models.paint_by_example import load_latent
+from retouch.models.paint_by_example import load_networks
 from retouch.models.unet import load_unet
 from retouch.storage.local import temporary_name
 
@@ -37,7 +37,7 @@ _LOADERS: Final = (
         "model.diffusion_model.input_blocks.0.0.weight",
         "a Paint by Example checkpoint",
         "checkpoint",
-        lambda path: load_latent({"checkpoint": path}),
+        lambda path: load_networks({"checkpoint": path}),
     ),
     _Loader("text_projection", "an OpenAI CLIP", "clip", load_clip),
     _Loader("input_layer.0.weight", "InsightFace's IR-SE50", "arcface", load_arcface),

@@ -9,7 +9,7 @@ from retouch.cli.bench.subjects import ADM_CONFIGS, DDPM_CONFIGS, EDITORS, LATEN
 from retouch.errors import ConfigError
 from retouch.models.adm import build_adm
 from retouch.models.ddpm import build_ddpm
-from retouch.models.paint_by_example import build_latent
+from retouch.models.paint_by_example import build_networks
 
 
 def parameters(module: torch.nn.Module) -> float:
@@ -18,7 +18,7 @@ def parameters(module: torch.nn.Module) -> float:
 
 def test_full_size_is_that_of_the_published_networks() -> None:
     with torch.device("meta"):
-        latent = build_latent(LATENT_CONFIGS["full"])
+        latent = build_networks(LATENT_CONFIGS["full"])
         assert parameters(build_adm(ADM_CONFIGS["full"])) == pytest.approx(552.8, abs=0.1)
         assert parameters(build_ddpm(DDPM_CONFIGS["full"])) == pytest.approx(113.7, abs=0.1)
     assert parameters(latent.unet) == pytest.approx(859.5, abs=0.5)
@@ -30,7 +30,7 @@ def test_reduced_networks_differ_from_the_published_ones_in_width_alone() -> Non
         for build, configs in ((build_adm, ADM_CONFIGS), (build_ddpm, DDPM_CONFIGS)):
             full, reduced = (build(configs[size]).state_dict() for size in ("full", "reduced"))  # type: ignore[operator]
             assert list(full) == list(reduced)
-        full, reduced = (build_latent(LATENT_CONFIGS[size]) for size in ("full", "reduced"))
+        full, reduced = (build_networks(LATENT_CONFIGS[size]) for size in ("full", "reduced"))
         assert list(full.unet.state_dict()) == list(reduced.unet.state_dict())
         assert list(full.vae.state_dict()) == list(reduced.vae.state_dict())
         assert list(full.encoder.state_dict()) == list(reduced.encoder.state_dict())

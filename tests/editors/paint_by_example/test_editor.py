@@ -16,7 +16,7 @@ from retouch.errors import ConfigError, EditError, Filtered, WeightsError
 from retouch.execution.engine import Engine
 from retouch.execution.specs import EngineSpec
 from retouch.manifests.samples import Failure, Sample
-from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD, save_latent
+from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD, save_networks
 from retouch.models.weights import resolve
 from retouch.plugins import Editor
 from retouch.schema import FILTERED, Batch
@@ -34,7 +34,7 @@ PARAMS = Params(steps=4)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("family")
-    files = {role: str(folder / name) for role, name in save_latent(tiny(), folder).items()}
+    files = {role: str(folder / name) for role, name in save_networks(tiny(), folder).items()}
     clip, _ = write_own_layout(folder)
     return {**files, "clip": clip}
 

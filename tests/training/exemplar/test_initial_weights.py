@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from retouch.errors import WeightsError
 from retouch.models.ldm_keys import UNET, VAE
-from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent
+from retouch.models.paint_by_example import PaintByExampleConfig, PaintByExampleNetworks, build_networks
 from retouch.training.exemplar.initial_weights import load_start, widened, widened_config
 from safetensors.torch import save_file
 
@@ -27,10 +27,10 @@ def own(folder: Path) -> dict[str, str]:
     return {role: str(folder / f"{role}.safetensors") for role in ("exemplar_vae", "exemplar_unet", "exemplar_encoder")}
 
 
-def prior(folder: Path, config: LatentConfig = FOUR) -> tuple[LatentNetworks, dict[str, str]]:
+def prior(folder: Path, config: PaintByExampleConfig = FOUR) -> tuple[PaintByExampleNetworks, dict[str, str]]:
     """A text-to-image model of four channels as a diffusers folder, and the tower as a whole CLIP has it."""
     torch.manual_seed(7)
-    networks = build_latent(config)
+    networks = build_networks(config)
     for part, module in (("unet", networks.unet), ("vae", networks.vae)):
         (folder / part).mkdir(parents=True)
         module.save_pretrained(folder / part)

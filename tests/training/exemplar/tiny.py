@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from retouch.jobs.config import TrainJob, parse_job
 from retouch.models.embedded.scenes import draw_scene
-from retouch.models.paint_by_example import save_latent
+from retouch.models.paint_by_example import save_networks
 
 from tests.helpers.datasets import png
 from tests.helpers.tiny_paint_by_example import tiny
@@ -21,7 +21,7 @@ SIDE = 16  # of the drawn images, and of the tiny networks
 
 def write_networks(folder: Path) -> str:
     """Tiny networks as a family."""
-    family = save_latent(tiny(), folder)
+    family = save_networks(tiny(), folder)
     (folder / "family.json").write_text(json.dumps(family))
     return str(folder)
 

@@ -12,7 +12,7 @@ import torch
 from retouch.cli.bench.measure import now
 from retouch.cli.bench.subjects import Subject
 from retouch.editors.runtime import deterministic_kernels
-from retouch.models.paint_by_example import LatentNetworks
+from retouch.models.paint_by_example import PaintByExampleNetworks
 from retouch.schema import Batch
 
 LARGE: Final = 8  # entries of our batch; the alternatives take one image per call
@@ -101,7 +101,7 @@ class Diffusers:
         from diffusers import PNDMScheduler
         from diffusers.pipelines.deprecated.paint_by_example import PaintByExamplePipeline
 
-        networks: LatentNetworks = ours.networks
+        networks: PaintByExampleNetworks = ours.networks
         self._ours = ours
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a deprecation warning
@@ -135,7 +135,7 @@ class Diffusers:
             )
 
 
-def _image_encoder(networks: LatentNetworks) -> Any:
+def _image_encoder(networks: PaintByExampleNetworks) -> Any:
     from diffusers.pipelines.deprecated.paint_by_example import PaintByExampleImageEncoder
     from transformers import CLIPVisionConfig
 

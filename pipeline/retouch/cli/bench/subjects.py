@@ -27,7 +27,7 @@ from retouch.models.clip import Clip, load_clip
 from retouch.models.ddpm import DDPM256, DDPMConfig, build_ddpm
 from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.scenes import HELD_OUT, edit_task
-from retouch.models.paint_by_example import LatentConfig, build_latent
+from retouch.models.paint_by_example import PaintByExampleConfig, build_networks
 from retouch.models.unet import Network, load_unet
 from retouch.schema import Batch, Pixels
 
@@ -54,7 +54,7 @@ TEXT: Final = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads":
 NARROW_VIT: Final = {**VIT_B_16, "width": 192}
 NARROW_TEXT: Final = {**TEXT, "width": 128, "heads": 2}
 
-NARROW_LATENT: Final = LatentConfig(  # a fifth of the UNet's width, an eighth of the autoencoder's
+NARROW_LATENT: Final = PaintByExampleConfig(  # a fifth of the UNet's width, an eighth of the autoencoder's
     unet={
         "sample_size": 64,
         "in_channels": 9,
@@ -86,7 +86,7 @@ ADM_CONFIGS: Final[Mapping[str, ADMConfig]] = {
     "reduced": replace(ADM256, num_channels=32, num_head_channels=8),
 }
 DDPM_CONFIGS: Final[Mapping[str, DDPMConfig]] = {"full": DDPM256, "reduced": replace(DDPM256, ch=32)}
-LATENT_CONFIGS: Final[Mapping[str, LatentConfig]] = {"full": LatentConfig(), "reduced": NARROW_LATENT}
+LATENT_CONFIGS: Final[Mapping[str, PaintByExampleConfig]] = {"full": PaintByExampleConfig(), "reduced": NARROW_LATENT}
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _exemplar(size: str, device: str, params: Mapping[str, Any]) -> Subject:
     if size == "embedded":
         editor = PaintByExample.load(made, _shipped("exemplar_vae", "exemplar_unet", "exemplar_encoder"), device)
     else:
-        networks = build_latent(LATENT_CONFIGS[size])
+        networks = build_networks(LATENT_CONFIGS[size])
         for module in networks.parts().values():
             _on(module, device)
         networks = replace(networks, unet=compiled(networks.unet, made.compile))

@@ -34,7 +34,7 @@ from retouch.editors.runtime import (
 )
 from retouch.errors import ConfigError, EditError, Filtered
 from retouch.models.clip import Clip, load_clip
-from retouch.models.paint_by_example import LatentNetworks, load_latent, weights_file
+from retouch.models.paint_by_example import PaintByExampleNetworks, load_networks, weights_file
 from retouch.models.safety import SafetyChecker, load_safety
 from retouch.schema import Batch, EditResult, Mask, Pixels
 
@@ -44,7 +44,7 @@ class PaintByExample(registry.PaintByExample):
 
     def __init__(
         self,
-        networks: LatentNetworks,
+        networks: PaintByExampleNetworks,
         params: exemplar_params.Params,
         device: str,
         clip: Clip | None = None,
@@ -63,7 +63,7 @@ class PaintByExample(registry.PaintByExample):
             ConfigError: params that contradict each other or the networks.
             WeightsError: a role is missing, or its file is broken or of another architecture.
         """
-        networks = load_latent(weights, device)
+        networks = load_networks(weights, device)
         if device.startswith("cuda"):
             networks.unet.to(memory_format=torch.channels_last)
         networks = replace(networks, unet=compiled(networks.unet, params.compile))
@@ -142,7 +142,7 @@ class PaintByExample(registry.PaintByExample):
         return {"exemplar_distance": float(cosine_distance(edited, wanted)[0])}
 
 
-def _check_steps(networks: LatentNetworks, params: exemplar_params.Params) -> None:
+def _check_steps(networks: PaintByExampleNetworks, params: exemplar_params.Params) -> None:
     """Raise ConfigError for impossible steps, before the first pass."""
     if params.sampler in ("plms", "ddim"):
         latent_diffusion_path(named(networks.schedule), params.steps)

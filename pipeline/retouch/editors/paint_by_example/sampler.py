@@ -21,7 +21,7 @@ from retouch.diffusion.solvers import solve
 from retouch.diffusion.timesteps import latent_diffusion_path
 from retouch.editors.paint_by_example.params import Params
 from retouch.editors.runtime import in_precision
-from retouch.models.paint_by_example import LatentNetworks
+from retouch.models.paint_by_example import PaintByExampleNetworks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Condition:
 
 
 def edit(
-    networks: LatentNetworks,
+    networks: PaintByExampleNetworks,
     source: Tensor,
     mask: Tensor,
     exemplar: Tensor,
@@ -74,7 +74,7 @@ def edit(
 
 
 def conditioned(
-    networks: LatentNetworks, source: Tensor, mask: Tensor, exemplar: Tensor, params: Params, draws: Draws
+    networks: PaintByExampleNetworks, source: Tensor, mask: Tensor, exemplar: Tensor, params: Params, draws: Draws
 ) -> Condition:
     """Return the UNet's inputs apart from x_t; arguments as in :func:`edit`."""
     keep = 1 - mask  # from here on a mask's 1 is what stays, as the UNet was trained

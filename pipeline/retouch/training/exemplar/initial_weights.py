@@ -5,7 +5,8 @@
 * ``vision``: CLIP's image tower, a file with transformers' names (of a whole CLIP, those that begin with
   ``vision_model``), with ``CLIPVisionConfig``'s keywords in a sidecar ``.json`` unless it is ViT-L/14;
 * with it ``checkpoint`` (or ``unet`` alone), Stable Diffusion's ``.ckpt`` of 4 or 9 channels, or ``model_index``, its
-  diffusers folder. A sidecar ``.json`` of the ``.ckpt`` holds ``LatentConfig``'s fields if it is not the published one.
+  diffusers folder. A sidecar ``.json`` of the ``.ckpt`` holds ``PaintByExampleConfig``'s fields if it is not the
+  published one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from retouch.models.checkpoint import load_strictly, read_state_dict, reason
 from retouch.models.exemplar_encoder import POSITION_IDS
 from retouch.models.ldm_keys import UNET, VAE, convert_old_vae, convert_unet, convert_vae
 from retouch.models.lightning import lightning_globals
-from retouch.models.paint_by_example import LatentConfig, LatentNetworks, build_latent, load_latent, weights_file
+from retouch.models.paint_by_example import (
+    PaintByExampleConfig,
+    PaintByExampleNetworks,
+    build_networks,
+    load_networks,
+    weights_file,
+)
 
 VISION: Final = "vision"  # the role
 CONV_IN: Final = "conv_in.weight"
@@ -39,11 +46,11 @@ class _Prior:
 
     unet: dict[str, Tensor]
     vae: dict[str, Tensor]
-    config: LatentConfig
+    config: PaintByExampleConfig
     path: str  # for error messages
 
 
-def load_start(files: Mapping[str, str], prior: str, seed: int) -> LatentNetworks:
+def load_start(files: Mapping[str, str], prior: str, seed: int) -> PaintByExampleNetworks:
     """Return the networks in float32 on the CPU, with autoencoder and image tower frozen and the rest trainable.
 
     Parts without weights (of a prior: mapper, its norm and projection, unconditional vector) are drawn from the seed,
@@ -52,14 +59,14 @@ def load_start(files: Mapping[str, str], prior: str, seed: int) -> LatentNetwork
     Raises:
         WeightsError: weights are incomplete, or of another architecture.
     """
-    networks = _from_prior(files, seed) if VISION in files else load_latent(files)
+    networks = _from_prior(files, seed) if VISION in files else load_networks(files)
     if prior == "none":
         networks = _reinitialised(networks, seed)
     freeze(networks)
     return networks
 
 
-def freeze(networks: LatentNetworks) -> None:
+def freeze(networks: PaintByExampleNetworks) -> None:
     """Freeze autoencoder and image tower, and make the rest trainable."""
     networks.vae.requires_grad_(requires_grad=False)
     networks.unet.requires_grad_(requires_grad=True)
@@ -67,14 +74,14 @@ def freeze(networks: LatentNetworks) -> None:
     networks.encoder.model.requires_grad_(requires_grad=False)
 
 
-def _reinitialised(networks: LatentNetworks, seed: int) -> LatentNetworks:
+def _reinitialised(networks: PaintByExampleNetworks, seed: int) -> PaintByExampleNetworks:
     """Return networks with the same autoencoder and image tower and random weights elsewhere."""
     fresh = _drawn(networks.config, seed)
     fresh.encoder.model.load_state_dict(networks.encoder.model.state_dict())
     return dataclasses.replace(fresh, vae=networks.vae)
 
 
-def _from_prior(files: Mapping[str, str], seed: int) -> LatentNetworks:
+def _from_prior(files: Mapping[str, str], seed: int) -> PaintByExampleNetworks:
     found = _folder(Path(files["model_index"])) if "model_index" in files else _checkpoint(files)
     tower = Path(files[VISION])
     sidecar = tower.with_suffix(".json")
@@ -91,10 +98,10 @@ def _from_prior(files: Mapping[str, str], seed: int) -> LatentNetworks:
     return networks
 
 
-def _drawn(config: LatentConfig, seed: int) -> LatentNetworks:
+def _drawn(config: PaintByExampleConfig, seed: int) -> PaintByExampleNetworks:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        networks = build_latent(dataclasses.replace(config, unet=widened_config(config.unet)))
+        networks = build_networks(dataclasses.replace(config, unet=widened_config(config.unet)))
     module: nn.Module
     for module in networks.parts().values():
         module.float()
@@ -135,16 +142,18 @@ def _checkpoint(files: Mapping[str, str]) -> _Prior:
     if CONV_IN not in unet or not vae:
         raise WeightsError(f"{path} is not a latent-diffusion checkpoint: it has no {UNET}* or no {VAE}*")
     sidecar = Path(path).with_suffix(".json")
-    known = {field.name for field in dataclasses.fields(LatentConfig)}
+    known = {field.name for field in dataclasses.fields(PaintByExampleConfig)}
     given = {name: value for name, value in _json(sidecar).items() if name in known} if sidecar.is_file() else {}
-    return _Prior(unet, vae, LatentConfig(**given), path)
+    return _Prior(unet, vae, PaintByExampleConfig(**given), path)
 
 
 def _folder(index: Path) -> _Prior:
     folder = index.parent
     unet, vae = (_json(folder / part / "config.json") for part in ("unet", "vae"))
-    schedule = _json(folder / "scheduler" / "scheduler_config.json").get("beta_schedule", LatentConfig.schedule)
-    config = LatentConfig(unet=unet, vae=vae, schedule=schedule, context_dim=unet.get("cross_attention_dim", 768))
+    schedule = _json(folder / "scheduler" / "scheduler_config.json").get("beta_schedule", PaintByExampleConfig.schedule)
+    config = PaintByExampleConfig(
+        unet=unet, vae=vae, schedule=schedule, context_dim=unet.get("cross_attention_dim", 768)
+    )
     return _Prior(
         read_state_dict(weights_file(folder / "unet")),
         convert_old_vae(read_state_dict(weights_file(folder / "vae"))),

@@ -13,7 +13,7 @@ from retouch.diffusion.noise import Noise
 from retouch.diffusion.schedule import named
 from retouch.editors.paint_by_example.sampler import latent_mask
 from retouch.models.exemplar_encoder import Tokens
-from retouch.models.paint_by_example import LatentNetworks
+from retouch.models.paint_by_example import PaintByExampleNetworks
 from retouch.training.exemplar.examples import Example
 
 
@@ -35,7 +35,7 @@ class ExemplarLoss(nn.Module):
 
     alphas_cumprod: Tensor
 
-    def __init__(self, networks: LatentNetworks, tokens: Tokens) -> None:
+    def __init__(self, networks: PaintByExampleNetworks, tokens: Tokens) -> None:
         super().__init__()
         self.unet, self.encoder, self.tokens = networks.unet, networks.encoder, tokens
         alphas = torch.from_numpy(named(networks.schedule).alphas_cumprod).float()
@@ -55,7 +55,7 @@ class ExemplarLoss(nn.Module):
 
 @torch.no_grad()
 def prepare_batch(
-    networks: LatentNetworks, examples: Sequence[Example], seeds: Sequence[int], dropped: Tensor
+    networks: PaintByExampleNetworks, examples: Sequence[Example], seeds: Sequence[int], dropped: Tensor
 ) -> TrainBatch:
     """Return the batch of B examples: latents and noise, each entry's from its own seed.
 
@@ -83,7 +83,7 @@ def prepare_batch(
     )
 
 
-def _latent(networks: LatentNetworks, images: Tensor, draws: Noise, stream: str) -> Tensor:
+def _latent(networks: PaintByExampleNetworks, images: Tensor, draws: Noise, stream: str) -> Tensor:
     """Return a sample of the autoencoder's posterior, as published, scaled."""
     posterior = networks.vae.encode(images, return_dict=False)[0]
     drawn: Tensor = posterior.mean + posterior.std * draws.normal(stream, posterior.mean.shape[1:])

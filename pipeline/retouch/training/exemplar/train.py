@@ -23,7 +23,7 @@ from retouch.errors import ConfigError, ObjectMissing
 from retouch.jobs.train_params import TrainParams
 from retouch.models import weights
 from retouch.models.checkpoint import read_state
-from retouch.models.paint_by_example import LatentNetworks, save_latent
+from retouch.models.paint_by_example import PaintByExampleNetworks, save_networks
 from retouch.redaction import redacted_all
 from retouch.training.exemplar.data import Samples, read_rows
 from retouch.training.exemplar.distributed import WorkerGroup
@@ -110,7 +110,7 @@ def _trainer(task: TrainTask, group: WorkerGroup) -> Trainer:
     return Trainer(networks, samples, params, task.seed, group, task.max_failure_rate)
 
 
-def _sized(networks: LatentNetworks, image_size: int) -> LatentNetworks:
+def _sized(networks: PaintByExampleNetworks, image_size: int) -> PaintByExampleNetworks:
     """Return the networks with another image size in their config.
 
     Raises:
@@ -193,11 +193,11 @@ def _write(task: TrainTask, trainer: Trainer) -> dict[str, Any]:
     return record
 
 
-def _write_networks(networks: LatentNetworks, folder: str) -> dict[str, str]:
+def _write_networks(networks: PaintByExampleNetworks, folder: str) -> dict[str, str]:
     """Write the family's files, and ``family.json`` last. Return each file's sha256 by name."""
     found = {}
     with tempfile.TemporaryDirectory() as local:
-        family = save_latent(networks, Path(local))
+        family = save_networks(networks, Path(local))
         (Path(local) / weights.FAMILY_FILE).write_text(json.dumps(family, indent=1) + "\n")
         for path in sorted(Path(local).iterdir(), key=lambda path: path.name == weights.FAMILY_FILE):
             storage.write_bytes(storage.join(folder, path.name), path.read_bytes())

@@ -20,7 +20,7 @@ from retouch.diffusion.noise import derive_seed
 from retouch.editors.runtime import deterministic_kernels
 from retouch.errors import ConfigError, ManifestError
 from retouch.jobs.train_params import TrainParams
-from retouch.models.paint_by_example import LatentNetworks
+from retouch.models.paint_by_example import PaintByExampleNetworks
 from retouch.training.exemplar.data import Problem, Samples, worker_batches
 from retouch.training.exemplar.distributed import WorkerGroup
 from retouch.training.exemplar.loss import ExemplarLoss, dropped_conditions, prepare_batch
@@ -54,7 +54,7 @@ class Trainer:
 
     def __init__(
         self,
-        networks: LatentNetworks,
+        networks: PaintByExampleNetworks,
         samples: Samples,
         params: TrainParams,
         seed: int,
@@ -116,7 +116,7 @@ class Trainer:
         problems = {key: Problem(*found) for key, found in state["problems"].items()}
         self.progress = Progress(state["step"], state["drawn"], curve, problems)
 
-    def result(self) -> LatentNetworks:
+    def result(self) -> PaintByExampleNetworks:
         """Return the trained networks, with averaged weights if ``ema`` is set. Training cannot continue after this."""
         if self.average:
             self._load_trained(self.average)
