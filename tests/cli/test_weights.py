@@ -98,7 +98,7 @@ def test_what_cannot_be_converted_is_one_line_and_code_2(tmp_path: Path, capsys:
     torch.save({"a": torch.ones(1)}, tmp_path / "net.pt")
     for source, target, said in [
         ("none.pt", "net.safetensors", "no weights at none.pt"),
-        ("net.pt", "net.bin", "to end in .safetensors"),
+        ("net.pt", "net.bin", "ending in .safetensors"),
     ]:
         code, _, err = ended(capsys, "convert", str(tmp_path / source) if source == "net.pt" else source, target)
         assert code == 2

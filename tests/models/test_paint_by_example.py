@@ -102,10 +102,10 @@ def narrow() -> tuple[PaintByExampleNetworks, dict[str, Tensor]]:
     return networks, published_state(networks)
 
 
-def saved_checkpoint(folder: Path, state: Mapping[str, Tensor], **beside: Any) -> str:
+def saved_checkpoint(folder: Path, state: Mapping[str, Tensor], **others: Any) -> str:
     """A ``model.ckpt`` with the card that says how narrow it is."""
     folder.mkdir(exist_ok=True)
-    torch.save({"state_dict": dict(state), "epoch": 39, **beside}, folder / "model.ckpt")
+    torch.save({"state_dict": dict(state), "epoch": 39, **others}, folder / "model.ckpt")
     (folder / "model.json").write_text(json.dumps(dataclasses.asdict(NARROW)))
     return str(folder / "model.ckpt")
 
@@ -133,7 +133,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> type:
     return made
 
 
-def test_the_lightning_checkpoint_loads_past_what_lightning_put_beside_the_weights(
+def test_the_lightning_checkpoint_loads_past_what_lightning_put_next_to_the_weights(
     tmp_path: Path, narrow: tuple[PaintByExampleNetworks, dict[str, Tensor]]
 ) -> None:
     networks, state = narrow
@@ -144,11 +144,11 @@ def test_the_lightning_checkpoint_loads_past_what_lightning_put_beside_the_weigh
         config.__dict__["_content"] = defaultdict(dict, a=1)
         hyperparameters = attributes()
         hyperparameters.__dict__["lr"] = 1e-5
-        beside = {
+        others = {
             "callbacks": {callback: {"best_model_score": torch.tensor(0.1)}},
             "hyper_parameters": [config, hyperparameters],
         }
-        path = saved_checkpoint(tmp_path, state, **beside)
+        path = saved_checkpoint(tmp_path, state, **others)
     for role in ("checkpoint", "unet"):
         loaded = load_networks({role: path})
         assert same(loaded, networks)

@@ -1,4 +1,4 @@
-"""A checkpoint is told by the loader that reads it, not by its name."""
+"""A checkpoint is recognised by the loader that reads it, not by its file name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_clip_is_known_in_either_of_its_forms(tmp_path: Path, archive: bool) -
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
-def test_what_only_looks_like_one_is_said_with_the_loaders_reason(tmp_path: Path) -> None:
+def test_what_only_looks_like_one_is_named_with_the_loaders_reason(tmp_path: Path) -> None:
     state = {"time_embed.0.weight": torch.ones(4, 3)}
     save_file(state, tmp_path / "net.safetensors")
     line = recognize(str(tmp_path / "net.safetensors"), state)

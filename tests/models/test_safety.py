@@ -81,7 +81,7 @@ def test_a_checker_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other" / "model.safetensors")
     (tmp_path / "other" / "config.json").write_text(json.dumps(CONFIG))
     for given, line in [
-        (tmp_path / "bare.safetensors", r"has no config\.json beside it"),
+        (tmp_path / "bare.safetensors", r"has no config\.json next to it"),
         (tmp_path / "other" / "model.safetensors", "is not a safety checker: .* missing"),
     ]:
         with pytest.raises(WeightsError, match=line) as caught:

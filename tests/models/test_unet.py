@@ -77,7 +77,7 @@ def test_a_network_goes_back_to_its_published_numbers_bit_for_bit(name: str) -> 
         assert torch.equal(back[key], value), key
 
 
-def test_a_note_beside_a_published_file_does_not_make_it_a_pixel_unet(tmp_path: Path) -> None:
+def test_a_note_next_to_a_published_file_does_not_make_it_a_pixel_unet(tmp_path: Path) -> None:
     path = saved(tmp_path, key_list("keys_diffusionclip_celebahq_lsun.json", HOME)["keys"])
     for note in ({"name": "sketch", "sha256": "0", "last": {"total": 1.0}}, ["sketch"], "unet"):
         path.with_suffix(".json").write_text(json.dumps(note))
@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_description_beside_the_file_makes_it_the_pixel_unet(tmp_path: Path) -> None:
+def test_a_description_next_to_the_file_makes_it_the_pixel_unet(tmp_path: Path) -> None:
     blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
     unet = {
         "sample_size": 4, "in_channels": 12, "out_channels": 12, "block_out_channels": [32, 32], **blocks,

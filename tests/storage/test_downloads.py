@@ -1,4 +1,4 @@
-"""A file comes whole or not at all, goes on where it was broken off, and is what the store says it is."""
+"""A file is downloaded whole or not at all, resumes where it was interrupted, and matches the store's hash."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ def test_a_web_server_without_parts_gives_the_whole(web: Web, tmp_path: Path) ->
     assert (tmp_path / "net.pt").read_bytes() == CONTENT
 
 
-def test_what_is_not_there_is_said(web: Web, tmp_path: Path) -> None:
+def test_a_missing_object_is_named(web: Web, tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing):
         downloads.fetch(f"{web.url}/none.pt", tmp_path / "none.pt")
     assert downloads.size_of(f"{web.url}/net.pt") == len(CONTENT)
 
 
-def test_a_big_file_says_how_far_it_is(
+def test_a_big_file_reports_its_progress(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(downloads, "REPORTED_FROM", PART)
@@ -179,7 +179,7 @@ def test_a_process_that_dies_while_it_fetches_keeps_nobody_waiting(web: Web, tmp
     assert min(first for first, _ in web.asked) == have
 
 
-def test_whoever_waits_for_another_process_says_so_once(
+def test_waiting_for_another_process_is_reported_once(
     web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "net.pt"

@@ -11,7 +11,7 @@ import pytest
 from retouch.storage import local
 
 
-def test_nothing_is_left_beside_a_file_that_could_not_be_put_in_place(tmp_path: Path) -> None:
+def test_nothing_is_left_next_to_a_file_that_could_not_be_put_in_place(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="directory"):
         local.replace(tmp_path / "folder", b"x")
@@ -37,20 +37,3 @@ def test_other_faults_of_linking_are_not_swallowed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(OSError, match="disk"):
         local.create(tmp_path / "lease", b"x")
-
-
-def test_a_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
-    inside: list[int] = []
-    most: list[int] = []
-
-    def enter(i: int) -> None:
-        for _ in range(20):
-            with local.locked(tmp_path / "deep" / ".lock"):
-                inside.append(i)
-                most.append(len(inside))
-                inside.remove(i)
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(enter, range(4)))
-    assert max(most) == 1
-    assert len(most) == 80

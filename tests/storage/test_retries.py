@@ -1,4 +1,4 @@
-"""What passes is told from what stays, whatever library says it."""
+"""Transient errors of any library are distinguished from permanent ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def client_error(status: int, code: str) -> OSError:
     ],
 )
 def test_faults_that_pass_are_told_from_those_that_stay(error: Exception, passes: bool) -> None:
-    assert retries._passes(error) is passes
+    assert retries._is_transient(error) is passes
 
 
 def test_a_refused_conditional_put_is_known_by_aws_and_by_ceph() -> None:

@@ -198,7 +198,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def silent_retries() -> Iterator[None]:
-    """Retries are told to nobody."""
+    """Silence stamina's log of retries."""
     before = stamina.instrumentation.get_on_retry_hooks()
     stamina.instrumentation.set_on_retry_hooks([])
     yield
@@ -352,6 +352,6 @@ def test_a_wrong_secret_is_an_error_of_one_line(real_s3: str, monkeypatch: pytes
         "except StorageError as error: assert not isinstance(error, ObjectMissing); print(error)\n"
     )
     command = [sys.executable, "-c", code, storage.join(real_s3, "x")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert len(said.splitlines()) == 1
-    assert "PermissionError" in said
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert len(printed.splitlines()) == 1
+    assert "PermissionError" in printed

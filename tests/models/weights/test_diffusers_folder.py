@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.models.weights.test_weights import COMMIT, hub, in_a_process, repository
 
-SHARD = "60KB"
+SHARD = "40KB"
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sample_size=8, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, **block
     )
     text: Any = CLIPTextModel(
-        CLIPTextConfig(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+        CLIPTextConfig(vocab_size=500, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()

@@ -36,7 +36,7 @@ def web() -> Iterator[Web]:
         yield found
 
 
-def test_the_first_address_that_can_be_had_serves_and_the_others_are_said(
+def test_the_first_address_that_can_be_had_serves_and_the_others_are_named(
     place: str, web: Web, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = storage.join(place, "net.pt"), f"{web.url}/net.pt"
@@ -100,14 +100,14 @@ def test_what_workers_load_is_pinned_to_what_was_planned(tmp_path: Path, web: We
         "weights": {"unet": [f"{web.url}/none.pt", f"{web.url}/net.pt"]},
     }
     job = painter_job(tmp_path, write_dataset(tmp_path, 1), editor=editor)
-    told = plan.make_plan(job).engine.weights
-    assert told == {"unet": [f"{web.url}/none.pt#sha256={SHA256}", f"{web.url}/net.pt"]}
+    pinned = plan.make_plan(job).engine.weights
+    assert pinned == {"unet": [f"{web.url}/none.pt#sha256={SHA256}", f"{web.url}/net.pt"]}
     web.files["/net.pt"] = CONTENT[::-1]
     with pytest.raises(WeightsError, match="the job pins"):
         weights.resolve({"unet": [f"{web.url}/net.pt#sha256={SHA256}"]})
 
 
-def test_the_json_beside_a_pinned_file_comes_with_it(web: Web) -> None:
+def test_the_json_sidecar_of_a_pinned_file_comes_with_it(web: Web) -> None:
     web.files["/net.json"] = b"[1]"
     found = weights.resolve(f"{web.url}/net.pt#sha256={SHA256}")
     assert Path(found.files["unet"]).with_suffix(".json").read_bytes() == b"[1]"

@@ -1,4 +1,4 @@
-"""What a job's weights are is told without fetching them; damage is found by reading them anew."""
+"""A job's weights are listed without fetching them; damage is found by reading them again."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_the_embedded_family_has_the_roles_that_it_names() -> None:
     assert {"unet", "clip"} <= set(weights.resolve("embedded:shapes").files) < set(family)
 
 
-def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     family(str(tmp_path / "holed"))
     (tmp_path / "holed" / "clip.safetensors").unlink()
@@ -153,7 +153,7 @@ COMPONENTS = {
     "image_encoder/config.json": b"{}",
     "image_encoder/model.safetensors": b"encoder",
 }
-BESIDE = {
+NOT_LOADED = {
     "model.ckpt": b"five gigabytes",
     "README.md": b"#",
     "unet/diffusion_pytorch_model.fp16.bin": b"half",
@@ -168,7 +168,7 @@ BESIDE = {
 
 def test_a_folder_of_diffusers_comes_with_its_components_and_nothing_else(place: str, tmp_path: Path) -> None:
     folder = storage.join(place, "published")
-    for name, data in {**COMPONENTS, **BESIDE}.items():
+    for name, data in {**COMPONENTS, **NOT_LOADED}.items():
         storage.write_bytes(storage.join(folder, name), data)
     found = weights.resolve(folder)
     index = Path(found.files["model_index"])
@@ -190,15 +190,15 @@ def test_several_processes_of_a_node_fetch_a_file_once(tmp_path: Path, moto_s3: 
     code = (
         "import sys; from retouch.models import weights; from retouch.storage import downloads\n"
         "plain = downloads._fetch\n"
-        "def told(*what): print('fetched'); plain(*what)\n"
-        "downloads._fetch = told\n"
+        "def counted(*arguments): print('fetched'); plain(*arguments)\n"
+        "downloads._fetch = counted\n"
         "assert len(open(weights.resolve(sys.argv[1]).files['unet'], 'rb').read()) == 3000\n"
     )
     command = [sys.executable, "-c", code, uri]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate()[0] for process in running]
+    printed = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
-    assert "".join(said).count("fetched") == 1
+    assert "".join(printed).count("fetched") == 1
 
 
 @contextmanager
@@ -287,7 +287,7 @@ def test_a_repository_of_the_hub_is_a_folder_of_diffusers(tmp_path: Path) -> Non
         "except WeightsError as error: assert 'hf://me/none cannot be fetched from the Hub' in str(error)\n"
         "else: raise SystemExit('a repository that is not there was resolved')\n"
     )
-    with hub(repository({**COMPONENTS, **BESIDE}, "v2")) as (url, asked):
+    with hub(repository({**COMPONENTS, **NOT_LOADED}, "v2")) as (url, asked):
         in_a_process(code, url, tmp_path)
         fetched = {path.removeprefix(f"/me/net/resolve/{COMMIT}/") for path in asked if "/resolve/" in path}
         assert fetched == set(COMPONENTS)

@@ -84,21 +84,21 @@ def _one_file(plain: str, pin: str | None, address: str) -> str:
         return address
     if split_variant(plain)[1] is not None:
         raise WeightsError(f"weights {plain}: a variant is of a diffusers folder; name the file itself")
-    local = storage.local_path(plain)
+    on_disk = storage.local_path(plain)
     if plain.startswith("hf://"):
         path = _from_hub(plain)
-    elif local is None:
+    elif on_disk is None:
         path = _fetched(plain, pin)
-    elif local.is_file():
-        path = local
+    elif on_disk.is_file():
+        path = on_disk
     else:
         raise WeightsError(f"no weights at {plain}; give a file, a folder with family.json, s3://..., hf://repo/file")
     if pin and file_sha256(path) != pin:
-        raise _differs(plain, file_sha256(path), pin)
+        raise _mismatch(plain, file_sha256(path), pin)
     return str(path)
 
 
-def _differs(address: str, sha256: str, pin: str) -> WeightsError:
+def _mismatch(address: str, sha256: str, pin: str) -> WeightsError:
     return WeightsError(
         f"weights {address} have sha256 {sha256}, the job pins {pin}; fetch them again or correct the pin"
     )
@@ -131,7 +131,7 @@ def _fetched(address: str, pin: str | None) -> Path:
         try:
             _copied(file, place, pin if file == address else None)
         except downloads.ContentMismatch as error:
-            raise _differs(address, error.sha256, str(pin)) from None
+            raise _mismatch(address, error.sha256, str(pin)) from None
     return found[address]
 
 
@@ -157,21 +157,20 @@ def fetched_folder(address: str, files: Mapping[str, str]) -> Path:
     return found[storage.join(address, next(iter(files)))].parents[kept.count("/")]
 
 
-def diffusers_folder(address: str, folder: Path | None = None) -> Folder | None:
+def diffusers_folder(address: str) -> Folder | None:
     """Bring the loaded files of a diffusers folder to this machine; None if the address is no such folder.
 
     Args:
         address: of a local or remote folder or a Hub repository, with ``#variant=NAME`` if one is asked for.
-        folder: its local path, if it is known.
 
     Raises:
         WeightsError: it cannot be fetched, or a file that it needs is missing.
         StorageError: the store did not answer after bounded retries.
     """
     plain, variant = split_variant(address)
-    if folder is None and plain.startswith("hf://"):
+    if plain.startswith("hf://"):
         found = _hub_folder(plain, variant)
-    elif folder is not None or (folder := storage.local_path(plain)) is not None:
+    elif (folder := storage.local_path(plain)) is not None:
         found = _local_folder(folder, variant)
     else:
         found = _remote_folder(plain, variant)
@@ -277,7 +276,7 @@ def _hub_folder(address: str, variant: str | None) -> Folder | None:
     from huggingface_hub import get_cached_repo_tree
 
     try:
-        # The index first: which files are needed hangs on it. It also resolves the revision to a commit.
+        # The index first: it decides which files are needed. It also resolves the revision to a commit.
         snapshot = _snapshot(parts["repo"], parts["revision"], [INDEX_FILE])
         if not (snapshot / INDEX_FILE).is_file():
             raise WeightsError(f"weights {address}: the repository has no {INDEX_FILE}; name a file: {address}/FILE")
