@@ -1,4 +1,4 @@
-"""The corpus of bad input: each case ends as it has to, in a run and before it, and takes no other row with it."""
+"""The corpus of bad input: each case has its expected status, in a run and in a check, and harms no other row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from retouch.errors import RetouchError
-from retouch.execution.check import Checkup, check
+from retouch.execution.check import CheckReport, check
 from retouch.execution.edit import run
 from retouch.execution.summary import Summary
 from retouch.imaging import codec
@@ -54,7 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def painted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> EditJob:
-    """The job that answered all of the set ``rows``."""
+    """The job that recorded all of the set ``rows``."""
     job = job_of(corpus, "rows", tmp_path_factory.mktemp("painted"))
     assert quiet(job).exit_code == 0  # its budget holds any number of failures
     return job
@@ -84,16 +84,16 @@ def expected(rows: list[dict[str, Any]]) -> dict[str, Answer]:
     return {row["key"]: (row["expect_status"], row["expect_error"]) for row in rows}
 
 
-def answered(output: str) -> dict[str, Answer]:
+def recorded(output: str) -> dict[str, Answer]:
     return {row["key"]: (row["status"], row["error_type"]) for row in results.read(output).to_pylist()}
 
 
-def foretold(checkup: Checkup, rows: list[dict[str, Any]]) -> dict[str, Answer]:
-    told = {key: (failure.status, failure.type) for key, failure in checkup.failed.items()}
-    return {row["key"]: told.get(row["key"], (SUCCESS, None)) for row in rows}
+def predicted(checkup: CheckReport, rows: list[dict[str, Any]]) -> dict[str, Answer]:
+    failed = {key: (failure.status, failure.type) for key, failure in checkup.failed.items()}
+    return {row["key"]: failed.get(row["key"], (SUCCESS, None)) for row in rows}
 
 
-def hinted(checkup: Checkup, key: str) -> list[str]:
+def hinted(checkup: CheckReport, key: str) -> list[str]:
     return sorted(name for name, keys in checkup.hints.items() if key in keys)
 
 
@@ -108,14 +108,14 @@ def test_the_corpus_has_hundreds_of_cases_and_is_the_same_every_time(corpus: Pat
 
 
 @pytest.mark.parametrize("name", list(EDITORS))
-def test_every_row_ends_as_it_has_to_and_the_doctor_said_so_before(corpus: Path, tmp_path: Path, name: str) -> None:
+def test_every_row_has_its_expected_status_and_the_check_predicts_it(corpus: Path, tmp_path: Path, name: str) -> None:
     job, rows = job_of(corpus, name, tmp_path), rows_of(corpus, name)
     found = check(in_a_file(job, tmp_path))
     assert not (tmp_path / "out").exists()
-    assert foretold(found, rows) == expected(rows)
+    assert predicted(found, rows) == expected(rows)
     assert {row["case"]: hinted(found, row["key"]) for row in rows} == {r["case"]: r["expect_hints"] for r in rows}
     assert quiet(job).exit_code == 0
-    assert answered(job.output) == expected(rows)
+    assert recorded(job.output) == expected(rows)
     assert quiet(job_of(corpus, name, tmp_path, max_failure_rate=0.0)).exit_code == found.exit_code == 1
     assert verify_output(job.output).ok
 
@@ -136,7 +136,7 @@ def test_a_mask_saved_as_jpeg_marks_what_was_drawn_and_none_of_the_noise(corpus:
     assert codec.decode_mask(data, threshold=1).sum() > 1.01 * drawn.sum()  # as the authors' code takes it
 
 
-def test_what_is_wrong_as_a_whole_is_refused_alike_by_doctor_and_run_and_no_code_in_weights_runs(
+def test_a_wrong_job_is_refused_alike_by_check_and_run_and_no_code_in_weights_runs(
     corpus: Path, tmp_path: Path
 ) -> None:
     cases = [case for case in json.loads((corpus / "cases.json").read_text()) if case["foreseen"]]
@@ -146,12 +146,12 @@ def test_what_is_wrong_as_a_whole_is_refused_alike_by_doctor_and_run_and_no_code
     def ran(target: str) -> Summary:
         return quiet(load_job(target) if target.endswith(".yaml") else painter_job(tmp_path, target))
 
-    assert {case: ended(check, target) for case, target in targets.items()} == wanted
-    assert {case: ended(ran, target) for case, target in targets.items()} == wanted
+    assert {case: outcome_of(check, target) for case, target in targets.items()} == wanted
+    assert {case: outcome_of(ran, target) for case, target in targets.items()} == wanted
     assert not (corpus / CANARY).exists()
 
 
-def ended(action: Callable[[str], Checkup | Summary], target: str) -> tuple[int, str | None]:
+def outcome_of(action: Callable[[str], CheckReport | Summary], target: str) -> tuple[int, str | None]:
     """Exit code and the error's class, as the command would end."""
     try:
         return action(target).exit_code, None
@@ -171,9 +171,9 @@ def test_networks_that_give_no_image_fail_their_rows_and_paint_nothing_black(cor
     for case in cases:
         job = load_job(str(corpus / case["check"]))
         assert isinstance(job, EditJob)
-        assert check(str(corpus / case["check"])).ok  # nothing short of running them tells
+        assert check(str(corpus / case["check"])).ok  # only a run finds them
         assert quiet(job).exit_code == case["exit_code"]
-        assert answered(job.output) == {"good": ("failed_to_edit", case["error"])}
+        assert recorded(job.output) == {"good": ("failed_to_edit", case["error"])}
         assert not (Path(job.output) / "images").exists()
 
 

@@ -1,4 +1,4 @@
-"""The doctor says before a run what the run would say, writes nothing, and loads no network for a manifest alone."""
+"""A check finds the failures of a run before it, writes nothing, and loads no network for a manifest alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from retouch import storage
 from retouch.cli.app import main
 from retouch.errors import ConfigError, OutputError, StopRun
-from retouch.execution import check as doctor
-from retouch.execution.check import Checkup, check
+from retouch.execution import check as check_module
+from retouch.execution.check import CheckReport, check
 from retouch.execution.edit import run
 from retouch.jobs.config import EditJob
 from retouch.manifests.samples import Failure
@@ -34,7 +34,7 @@ def in_a_file(job: EditJob, folder: Path) -> str:
 
 
 def agreed(job: EditJob, folder: Path) -> dict[str, tuple[str, str]]:
-    """Status and error of each row that fails, of which doctor and run say the same."""
+    """Status and error of each row that fails, which is the same in check and run."""
     found = {key: (failure.status, failure.type) for key, failure in check(in_a_file(job, folder)).failed.items()}
     run(job, executor="local", console=Console(file=io.StringIO()))
     rows = results.read(job.output).to_pylist()
@@ -49,7 +49,7 @@ def translating(folder: Path, manifest: Path, **editor: Any) -> EditJob:
     return painter_job(folder, manifest, metrics=[], editor={**plain, **editor}, max_failure_rate=1.0)
 
 
-def test_a_good_manifest_is_fine_and_takes_no_torch(tmp_path: Path) -> None:
+def test_a_good_manifest_is_fine_and_imports_no_torch(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 3)
     found = check(str(manifest))
     assert (found.ok, found.exit_code, found.rows, found.read, found.hints) == (True, 0, 3, 3, {})
@@ -65,7 +65,7 @@ def test_a_good_manifest_is_fine_and_takes_no_torch(tmp_path: Path) -> None:
 def test_the_text_counts_failures_by_class_with_first_keys_and_reasons() -> None:
     gone = {f"row-{i}": Failure("failed_to_load", "ObjectMissing", f"no object at {i}", "decode") for i in range(5)}
     other = {"k" * 99: Failure("failed_to_edit", "EditError", "too long", "edit")}
-    found = Checkup(10, 8, {**other, **gone}, {"animated": ("a", "b", "c", "d")}, ("column x",))
+    found = CheckReport(10, 8, {**other, **gone}, {"animated": ("a", "b", "c", "d")}, ("column x",))
     assert found.exit_code == 1
     assert found.text().splitlines() == [
         "8 of 10 rows read: 2 fine, 6 would fail",
@@ -79,12 +79,12 @@ def test_the_text_counts_failures_by_class_with_first_keys_and_reasons() -> None
     ]
 
 
-def test_columns_that_were_hardly_meant_so_are_told_of(tmp_path: Path) -> None:
+def test_columns_that_are_probably_mistakes_get_a_hint(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 1, width=[3], examplar=["files/0.png"])
     assert check(str(manifest)).columns == (
         "columns passed through to the results: label, examplar",
-        "column width is passed through as input_width, since the results have a column width",
-        "column examplar has no meaning here; was exemplar meant?",
+        "column width is passed through as input_width, because the results have a column width",
+        "column examplar is not a request column; did you mean exemplar?",
     )
 
 
@@ -101,15 +101,15 @@ def test_a_sample_is_the_same_rows_whatever_their_order(tmp_path: Path) -> None:
     assert check(str(manifest), sample=99).read == 40
 
 
-def test_checking_a_job_writes_nothing_and_takes_no_note_of_a_run(tmp_path: Path) -> None:
+def test_checking_a_job_writes_nothing(tmp_path: Path) -> None:
     job = painter_job(tmp_path, write_dataset(tmp_path, 4, {1: "raise"}))
     target = in_a_file(job, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert check(target).ok  # this prompt fails in the editor's pass, which the doctor leaves out
+    assert check(target).ok  # this prompt fails in the editor's pass, which a check does not run
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_rows_that_a_run_has_answered_are_looked_at_all_the_same(tmp_path: Path) -> None:
+def test_rows_that_have_a_result_are_checked_too(tmp_path: Path) -> None:
     job = painter_job(tmp_path, write_dataset(tmp_path, 4))
     run(job, executor="local", console=Console(file=io.StringIO()))
     (tmp_path / "files" / "2.png").write_bytes(b"")
@@ -123,28 +123,30 @@ def test_an_output_of_another_job_is_refused_as_a_run_refuses_it(tmp_path: Path)
         check(in_a_file(painter_job(tmp_path, manifest, seed=5), tmp_path))
 
 
-def test_what_is_neither_manifest_nor_edit_job_is_refused_with_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a job ends in \.yaml"):
+def test_a_target_that_is_neither_manifest_nor_edit_job_is_refused_with_what_is_accepted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not end in \.yaml, \.yml or \.json, so it is read as a manifest"):
         check(str(write_dataset(tmp_path, 1)), ["seed=3"])
-    with pytest.raises(ConfigError, match="of kind finetune; retouch check takes jobs of kind edit, and manifests"):
+    with pytest.raises(
+        ConfigError, match="kind finetune cannot be checked; retouch check takes manifests and jobs of kind edit"
+    ):
         check("jobs/finetune.yaml")
 
 
-def test_overrides_of_a_job_are_followed(tmp_path: Path) -> None:
+def test_overrides_of_a_job_are_applied(tmp_path: Path) -> None:
     target = in_a_file(painter_job(tmp_path, write_dataset(tmp_path, 1)), tmp_path)
     with pytest.raises(StopRun, match="no editor named 'blender'"):
         check(target, ["editor.name=blender"])
     assert check(target, ["mask.invert=true"]).hints == {"mask-inverted": ("row-000",)}
 
 
-def test_an_image_that_its_format_cannot_hold_is_foretold(tmp_path: Path) -> None:
+def test_an_image_that_its_format_cannot_hold_is_found(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 2)
     (tmp_path / "files" / "1.png").write_bytes(png(bad_files.picture(20_000, 1)))
     job = painter_job(tmp_path, manifest, image_format="webp-lossless", max_failure_rate=1.0)
     assert agreed(job, tmp_path) == {"row-001": ("failed_to_edit", "EditError")}
 
 
-def test_rows_without_a_face_are_foretold(tmp_path: Path) -> None:
+def test_rows_without_a_face_are_found(tmp_path: Path) -> None:
     face = [8.0, 6.0, 16.0, 6.0, 12.0, 9.0, 9.0, 12.0, 15.0, 12.0]
     manifest = write_dataset(tmp_path, 3, landmarks=[face, None, face[:4]])
     job = painter_job(tmp_path, manifest, fit="face", max_failure_rate=1.0)
@@ -154,7 +156,7 @@ def test_rows_without_a_face_are_foretold(tmp_path: Path) -> None:
     }
 
 
-def test_a_rows_network_that_is_missing_or_another_one_is_foretold(tmp_path: Path) -> None:
+def test_a_rows_network_that_is_missing_or_of_another_kind_is_found(tmp_path: Path) -> None:
     weights = str(Path("pipeline/retouch/models/embedded/shapes").absolute())
     checkpoints = ["blue", None, "/no/such.safetensors", "a\0b", "clip", f"{weights}/clip.safetensors"]
     job = translating(tmp_path, write_dataset(tmp_path, 6, checkpoint=checkpoints))
@@ -162,17 +164,17 @@ def test_a_rows_network_that_is_missing_or_another_one_is_foretold(tmp_path: Pat
     assert agreed(job, tmp_path) == failing
 
 
-def test_a_file_that_never_comes_keeps_no_other_row_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_never_arrives_keeps_no_other_row_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, never = storage.read_bytes, threading.Event()
     monkeypatch.setattr(storage, "read_bytes", lambda uri: read(uri) if "0.png" not in uri else (never.wait(), b"")[1])
-    monkeypatch.setattr(doctor, "ALL", replace(doctor.ALL, seconds=0.3))
+    monkeypatch.setattr(check_module, "ALL_INPUTS", replace(check_module.ALL_INPUTS, seconds=0.3))
     found = check(str(write_dataset(tmp_path, 2)))
     never.set()
     assert {key: failure.type for key, failure in found.failed.items()} == {"row-000": "DeadlineExceeded"}
 
 
 @pytest.mark.parametrize(("target", "code"), [("good", 0), ("bad", 1), ("none", 2)])
-def test_the_command_ends_with_what_was_found(
+def test_the_exit_code_is_that_of_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, code: int
 ) -> None:
     write_dataset(tmp_path, 2).rename(tmp_path / "good.parquet")

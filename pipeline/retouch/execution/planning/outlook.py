@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from retouch.execution.check import Checkup, rows_left
+from retouch.execution.check import CheckReport, check_remaining
 from retouch.execution.plan import Plan
 from retouch.execution.planning.forecast import Forecast, Measured, Prediction, Span, Work, forecast
 from retouch.execution.planning.probe import probe
@@ -23,7 +23,7 @@ class CostReport:
     executor: Literal["ray", "local"]
     strata: Strata | None
     measured: Measured | None
-    checkup: Checkup | None
+    checkup: CheckReport | None
     forecast: Forecast
 
     def record(self) -> dict[str, Any]:
@@ -130,13 +130,13 @@ def cost_report(
     """
     groups: Strata | None = None
     measured: Measured | None = None
-    checkup: Checkup | None = None
+    checkup: CheckReport | None = None
     if plan.left:
         keys = plan.todo["key"].to_pylist()
         groups = stratify(plan.todo, sample_rows(keys, plan.left if sample is None else sample))
         # Probe before the check: the check's imports would make this process's start-up look shorter than a run's.
         measured = probe(plan, groups, executor=executor, address=address)
-        checkup = rows_left(plan, sample)
+        checkup = check_remaining(plan, sample)
     work = Work(
         kinds=groups.of_row if groups else (),
         shares=groups.shares() if groups else {},

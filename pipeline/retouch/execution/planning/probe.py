@@ -1,7 +1,7 @@
-"""A few passes of a job's real rows through the real executor, timed: what a forecast goes by. Leaves nothing behind.
+"""Probe: a few timed passes of a job's own rows through its executor, for a forecast.
 
-The probe is a small run of the same plan into a temporary place, so it pays what a run pays: Ray's start, actors that
-load side by side on the same cores, decoding and writing beside them. Each actor's first pass is a warm-up.
+The probe is a small run of the same plan into a temporary folder, so it measures what a run pays: Ray's start, actors
+that load concurrently on shared cores, decoding and writing at the same time. Each actor's first pass is a warm-up.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from retouch.execution.tracing import RunObserver, WorkerPool
 from retouch.outputs import results
 from retouch.outputs.image_paths import IMAGES
 
-PASSES: Final = 2  # an actor, beside its warm-up
-LEAST: Final = 2  # of each stratum that is probed
-MOST_ACTORS: Final = 16  # that a probe pays for: all on most machines, where they share cores; enough of a cluster
-MOST_STRATA: Final = 6  # of the commonest: they get passes of their own
+PASSES_PER_ACTOR: Final = 2  # after its warm-up
+PASSES_PER_STRATUM: Final = 2  # at least
+MAX_ACTORS: Final = 16  # usually all on one machine, where they share cores; of a cluster a sufficient sample
+MAX_STRATA: Final = 6  # the largest ones are probed
 
 
 @dataclass(frozen=True)
 class ProbePlan(Plan):
-    """A plan whose blocks are one pass each, of rows that cost alike."""
+    """A plan whose blocks are one pass each, of rows of one stratum."""
 
-    queues: tuple[tuple[Stratum, pa.Table], ...] = ()  # rows by stratum, commonest first
+    queues: tuple[tuple[Stratum, pa.Table], ...] = ()  # rows by stratum, the largest first
 
     def blocks(self, actors: int) -> Iterator[pa.Table]:
-        """A warm-up for each actor, then each stratum in turn, for as many passes as there are rows."""
+        """Yield a warm-up block for each actor, then blocks of the strata in turn, as far as the rows suffice."""
         actors = min(actors, self.max_actors or actors)
-        rows = rows_a_pass(self)
+        rows = rows_per_pass(self)
         left = {stratum: self._cut(table, rows) for stratum, table in self.queues}
-        wanted = max(actors * PASSES, LEAST * len(left))
+        wanted = max(actors * PASSES_PER_ACTOR, PASSES_PER_STRATUM * len(left))
         order = [stratum for stratum, _ in self.queues]
-        first = order[:1] * actors
+        warm_ups = order[:1] * actors
         turns = [order[number % len(order)] for number in range(wanted)]
-        for stratum in (*first, *turns):
+        for stratum in (*warm_ups, *turns):
             block = next(left[stratum], None)
             if block is not None:
                 yield block
@@ -66,25 +66,25 @@ class ProbePlan(Plan):
 
 @dataclass(frozen=True)
 class _Block:
-    """What came back of one block."""
+    """Measurements of one block."""
 
     stratum: Stratum
     rows: int
-    edited: int  # rows that got as far as the networks
+    edited: int  # rows that reached the networks
     seconds: Mapping[str, float]  # by stage
     worker: tuple[str, int]
     device: str
-    turn: int
-    at: float  # when it came
+    turn: int  # number of the block among its worker's, from 0
+    at: float  # when it was committed, by ``time.perf_counter``
 
 
-def rows_a_pass(plan: Plan) -> int:
-    """Rows whose candidates fill a pass; 1 where one row's take several."""
+def rows_per_pass(plan: Plan) -> int:
+    """Return how many rows' candidates fill a pass; 1 if one row's take several passes."""
     return max(1, plan.job.ray.batch_size // plan.job.candidates)
 
 
 def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: str | None = None) -> Measured:
-    """Measure a plan on the machine or the cluster at hand.
+    """Measure a plan on this machine or on a cluster.
 
     Args:
         plan: with rows left.
@@ -93,36 +93,34 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
         address: as the run's.
 
     Raises:
-        ConfigError: not one of the probe's rows could be edited, so there is nothing to go by.
+        ConfigError: none of the probe's rows could be edited, so nothing was measured.
         StopRun, Interrupted: as a run would.
     """
     queues = _queues(plan, strata)
     of_key = {key: stratum for stratum, table in queues for key in table["key"].to_pylist()}
-    with _place(plan.job.output, address or os.environ.get("RAY_ADDRESS")) as place:
-        small = _moved(plan, queues, place)
-        crews: list[tuple[float, WorkerPool]] = []
+    with _temporary_output(plan.job.output, address or os.environ.get("RAY_ADDRESS")) as folder:
+        pools: list[tuple[float, WorkerPool]] = []
+        observer = RunObserver(lambda pool: pools.append((time.perf_counter(), pool)))
         blocks: list[_Block] = []
         began = time.perf_counter()
-        for told in execution(executor, address)(
-            small, RunObserver(lambda crew: crews.append((time.perf_counter(), crew)))
-        ):
-            blocks += _blocks(told, of_key, time.perf_counter())
+        for rows in execution(executor, address)(_probe_plan(plan, queues, folder), observer):
+            blocks += _blocks(rows, of_key, time.perf_counter())
         ended = time.perf_counter()
         edited = [block for block in blocks if block.edited]
         if not edited:
-            raise ConfigError("not one of the probe's rows could be edited; retouch check says of each why")
-        bytes_a_megapixel, row_bytes = _left_behind(place)
-    ready, crew = crews[0]
+            raise ConfigError("none of the probe's rows could be edited; retouch check reports why")
+        bytes_a_megapixel, row_bytes = _written_bytes(folder)
+    ready, pool = pools[0]
     passes = _passes(edited, plan)
     return Measured(
         device=edited[0].device,
-        actors=crew.actors,
-        each=crew.each,
-        pool=crew.capacity,
+        actors=pool.actors,
+        each=pool.each,
+        pool=pool.capacity,
         start=_start(blocks, plan, passes, (began, ready, ended)),
         passes=passes,
-        decode=_a_row(blocks, "decode"),
-        write=_a_row(blocks, "write"),
+        decode=_seconds_per_row(blocks, "decode"),
+        write=_seconds_per_row(blocks, "write"),
         bytes_a_megapixel=bytes_a_megapixel,
         row_bytes=row_bytes,
         rows=sum(block.rows for block in blocks),
@@ -132,60 +130,60 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
 
 
 def _queues(plan: Plan, strata: Strata) -> tuple[tuple[Stratum, pa.Table], ...]:
-    """Rows of the commonest strata: those whose size is known, and where they are few, others of their kind."""
-    shares = list(strata.shares())[:MOST_STRATA]
-    most = rows_a_pass(plan) * MOST_ACTORS * (1 + PASSES * LEAST)
+    """Return rows of the largest strata: those of known size, and if they are too few, others of their kind."""
+    shares = list(strata.shares())[:MAX_STRATA]
+    most = rows_per_pass(plan) * MAX_ACTORS * (1 + PASSES_PER_ACTOR * PASSES_PER_STRATUM)
     biggest = {kind: next(stratum for stratum in shares if stratum[0] == kind) for kind, _ in reversed(shares)}
     rows: dict[Stratum, list[int]] = {stratum: [] for stratum in shares}
-    unseen: dict[Stratum, list[int]] = {stratum: [] for stratum in shares}
+    of_unknown_size: dict[Stratum, list[int]] = {stratum: [] for stratum in shares}
     for row, kind in enumerate(strata.of_row):
         size = strata.size_of(row)
         if size is not None and (kind, size) in rows:
             rows[kind, size].append(row)
         elif size is None and kind in biggest:
-            unseen[biggest[kind]].append(row)
-    picked = {stratum: sorted([*found, *unseen[stratum]][:most]) for stratum, found in rows.items()}
+            of_unknown_size[biggest[kind]].append(row)
+    picked = {stratum: sorted([*found, *of_unknown_size[stratum]][:most]) for stratum, found in rows.items()}
     return tuple((stratum, plan.todo.take(pa.array(some, pa.int64()))) for stratum, some in picked.items() if some)
 
 
 @contextmanager
-def _place(output: str, cluster: str | None) -> Iterator[str]:
-    """A folder that is gone afterwards: on this machine where it does all the work, else beside the output."""
+def _temporary_output(output: str, cluster: str | None) -> Iterator[str]:
+    """Yield a folder that is deleted afterwards: on this machine if it does all the work, else next to the output."""
     if cluster is None and storage.local_path(output) is not None:
         with tempfile.TemporaryDirectory(prefix="retouch-probe-") as folder:
             yield folder
         return
-    place = f"{output}.probe-{secrets.token_hex(4)}"
+    folder = f"{output}.probe-{secrets.token_hex(4)}"
     try:
-        yield place
+        yield folder
     finally:
-        for file in storage.list_files(place):
+        for file in storage.list_files(folder):
             storage.delete(file)
-        path = storage.local_path(place)
+        path = storage.local_path(folder)
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _moved(plan: Plan, queues: tuple[tuple[Stratum, pa.Table], ...], place: str) -> ProbePlan:
-    """The plan on a few rows, with everything that it writes below ``place``; inversions are made anew there."""
-    latents = None if plan.engine.latents is None else storage.join(place, "latents")
+def _probe_plan(plan: Plan, queues: tuple[tuple[Stratum, pa.Table], ...], folder: str) -> ProbePlan:
+    """Return the plan for a few rows, writing below ``folder``, with an empty latent cache there."""
+    latents = None if plan.engine.latents is None else storage.join(folder, "latents")
     parts = {name: getattr(plan, name) for name in ("requests", "weights")}
     return ProbePlan(
         **parts,
-        job=plan.job.model_copy(update={"output": place, "latents": latents, "max_cost": None}),
-        engine=replace(plan.engine, output=place, latents=latents),
-        decode=replace(plan.decode, output=place),
-        write=replace(plan.write, output=place, epoch=1),
+        job=plan.job.model_copy(update={"output": folder, "latents": latents, "max_cost": None}),
+        engine=replace(plan.engine, output=folder, latents=latents),
+        decode=replace(plan.decode, output=folder),
+        write=replace(plan.write, output=folder, epoch=1),
         todo=pa.concat_tables([table for _, table in queues]),
-        max_actors=MOST_ACTORS,
+        max_actors=MAX_ACTORS,
         queues=queues,
     )
 
 
-def _blocks(told: pa.Table, of_key: Mapping[str, Stratum], at: float) -> Iterator[_Block]:
-    """What the executor told of rows, by the block that they were edited in."""
+def _blocks(reported: pa.Table, of_key: Mapping[str, Stratum], at: float) -> Iterator[_Block]:
+    """Group the rows that the executor reported by the block in which they were edited."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in told.to_pylist():
+    for row in reported.to_pylist():
         worker = row[tracing.WORKER]
         found[worker["host"], worker["pid"], worker["turn"]].append(row)
     for (host, pid, turn), rows in found.items():
@@ -195,13 +193,13 @@ def _blocks(told: pa.Table, of_key: Mapping[str, Stratum], at: float) -> Iterato
         yield _Block(of_key[rows[0]["key"]], len(rows), edited, seconds, (host, pid), device, turn, at)
 
 
-def _seconds_a_pass(block: _Block, plan: Plan) -> float:
-    """Of a block's passes; of a row that is tried in several rounds, all of them together."""
+def _seconds_per_pass(block: _Block, plan: Plan) -> float:
+    """Return a block's seconds per pass. The rounds of a row count together as one."""
     return block.seconds["edit"] / -(-block.edited * plan.job.candidates // plan.job.ray.batch_size)
 
 
 def _warm_ups(blocks: Sequence[_Block]) -> list[_Block]:
-    """Each worker's first block that was edited."""
+    """Return each worker's first block that reached the networks."""
     first: dict[tuple[str, int], _Block] = {}
     for block in sorted((block for block in blocks if block.edited), key=lambda block: block.turn):
         first.setdefault(block.worker, block)
@@ -209,13 +207,13 @@ def _warm_ups(blocks: Sequence[_Block]) -> list[_Block]:
 
 
 def _passes(blocks: Sequence[_Block], plan: Plan) -> dict[Stratum, tuple[float, ...]]:
-    """Seconds of single passes; warm-ups only where their stratum has no other."""
+    """Return the seconds of single passes; warm-ups only if their stratum has no others."""
     warm_ups = _warm_ups(blocks)
     found: dict[Stratum, tuple[float, ...]] = {}
     for stratum in dict.fromkeys(block.stratum for block in blocks):
-        mine = [block for block in blocks if block.stratum == stratum]
-        steady = [block for block in mine if block not in warm_ups]
-        found[stratum] = tuple(_seconds_a_pass(block, plan) for block in steady or mine)
+        own = [block for block in blocks if block.stratum == stratum]
+        steady = [block for block in own if block not in warm_ups]
+        found[stratum] = tuple(_seconds_per_pass(block, plan) for block in steady or own)
     return found
 
 
@@ -225,37 +223,37 @@ def _start(
     passes: Mapping[Stratum, Sequence[float]],
     clock: tuple[float, float, float],
 ) -> Start:
-    """The start by part.
+    """Return the seconds of the phases before the first edit and after the last.
 
     Args:
-        blocks: all that came.
-        plan: the probe's.
-        passes: seconds of steady ones.
-        clock: when the probe began, when the cluster was there, when all was over.
+        blocks: all of the probe.
+        plan: the job's.
+        passes: seconds of single passes by stratum.
+        clock: when the probe began, when the cluster was ready, when the probe ended.
     """
     began, ready, ended = clock
     loads = [block.at - block.seconds["edit"] - block.seconds["write"] - ready for block in blocks if not block.turn]
-    over = [_seconds_a_pass(block, plan) - statistics.fmean(passes[block.stratum]) for block in _warm_ups(blocks)]
+    over = [_seconds_per_pass(block, plan) - statistics.fmean(passes[block.stratum]) for block in _warm_ups(blocks)]
     return Start(
         cluster=ready - began,
-        load=max(statistics.fmean(loads), 0.0) if loads else 0.0,  # none: the worker that began died
+        load=max(statistics.fmean(loads), 0.0) if loads else 0.0,  # empty if the workers that began have died
         warm_up=max(statistics.fmean(over), 0.0),
         finish=ended - max(block.at - block.seconds["write"] for block in blocks),
     )
 
 
-def _a_row(blocks: Sequence[_Block], stage: str) -> dict[Stratum, float]:
+def _seconds_per_row(blocks: Sequence[_Block], stage: str) -> dict[Stratum, float]:
     found: dict[Stratum, float] = {}
     for stratum in dict.fromkeys(block.stratum for block in blocks):
-        mine = [block for block in blocks if block.stratum == stratum]
-        found[stratum] = sum(block.seconds[stage] for block in mine) / sum(block.rows for block in mine)
+        own = [block for block in blocks if block.stratum == stratum]
+        found[stratum] = sum(block.seconds[stage] for block in own) / sum(block.rows for block in own)
     return found
 
 
-def _left_behind(place: str) -> tuple[float, float]:
-    """Bytes of image files a megapixel, and of the results table a row, of what the probe wrote."""
-    table = results.read(place)
+def _written_bytes(output: str) -> tuple[float, float]:
+    """Return the bytes of the probe's image files per megapixel, and of its results table per row."""
+    table = results.read(output)
     written = table.filter(table["width"].is_valid())
     megapixels = sum(w * h for w, h in zip(*(written[n].to_pylist() for n in ("width", "height")), strict=True)) / 1e6
-    files = storage.list_files(storage.join(place, IMAGES))
+    files = storage.list_files(storage.join(output, IMAGES))
     return sum(len(storage.read_bytes(file)) for file in files) / max(megapixels, 1e-9), table.nbytes / table.num_rows
