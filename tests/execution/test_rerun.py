@@ -1,4 +1,4 @@
-"""A row can be run again from its run's record, and what came of it is held against its answer."""
+"""A row can be run again from its run's record, and is compared with its recorded result."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def image_of(output: str, rank: int = 0) -> Path:
 
 
 def changed_record(output: str, **job: Any) -> None:
-    """Another hand in run.json."""
+    """Edit run.json."""
     path = Path(output) / "run.json"
     record = json.loads(path.read_text())
     record["job"] |= job
@@ -64,7 +64,7 @@ def everything(folder: str) -> dict[str, tuple[int, bytes]]:
     return {file: (Path(file).stat().st_mtime_ns, Path(file).read_bytes()) for file in storage.list_files(folder)}
 
 
-def test_every_row_of_a_run_comes_out_as_it_was_and_the_output_stays_as_it_is(output: str) -> None:
+def test_every_row_of_a_run_is_reproduced_and_the_output_stays_as_it_is(output: str) -> None:
     before = everything(output)
     for row in results.read(output).to_pylist():
         again = rerun(output, row["key"])
@@ -88,9 +88,7 @@ def test_every_row_of_a_run_comes_out_as_it_was_and_the_output_stays_as_it_is(ou
     ],
     ids=["tar", "jpeg", "retry", "reject"],
 )
-def test_however_a_job_keeps_and_judges_its_images_its_rows_come_out_the_same(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_rows_are_reproduced_whatever_sink_and_quality_gate_a_job_uses(tmp_path: Path, changes: dict[str, Any]) -> None:
     output = finished(painter_job(tmp_path, write_dataset(tmp_path, 3), **changes))
     for number in range(3):
         assert rerun(output, f"row-{number:03d}").verdict == IDENTICAL
@@ -108,7 +106,7 @@ def test_an_image_that_was_replaced_is_measured(output: str, levels: int, verdic
     again = rerun(output, KEY)
     assert again.verdict == verdict
     assert f"{int(levels > 0)} of 480 pixels differ, by at most {levels} of 255 levels" in again.text()
-    assert f"{file.relative_to(output)} is not the file that was recorded" in again.text()
+    assert f"{file.relative_to(output)} differs from its recorded sha256" in again.text()
     assert again.reproduced == (verdict != DIFFERENT)
 
 
@@ -120,7 +118,7 @@ def test_an_image_that_was_replaced_is_measured(output: str, levels: int, verdic
         (png(picture(1, 8, 8)), "8x8 of 3 and 24x20 of 3"),
     ],
 )
-def test_an_image_that_is_gone_or_another_is_different(output: str, data: bytes | None, text: str) -> None:
+def test_a_missing_damaged_or_resized_image_is_different(output: str, data: bytes | None, text: str) -> None:
     if data is None:
         image_of(output).unlink()
     else:
@@ -163,7 +161,7 @@ def test_a_source_that_changed_is_named_and_shown(output: str, tmp_path: Path) -
     assert again.verdict == DIFFERENT
 
 
-def test_a_row_that_failed_and_does_not_any_more_is_different(output: str, tmp_path: Path) -> None:
+def test_a_row_that_failed_and_now_succeeds_is_different(output: str, tmp_path: Path) -> None:
     (tmp_path / "files" / "none.png").write_bytes(png(picture(4)))
     again = rerun(output, "row-004")
     assert again.verdict == DIFFERENT
@@ -191,12 +189,12 @@ def test_weights_an_editor_and_a_package_that_changed_are_named(
     assert torch.startswith("torch 1.0 -> ")
 
 
-def test_addresses_whose_credentials_were_left_out_are_given_again(tmp_path: Path) -> None:
+def test_addresses_with_credentials_must_be_passed_again(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 2)
     signed = manifest.with_name("manifest.parquet?token=secret")
     manifest.rename(signed)
     output = finished(painter_job(tmp_path, f"local://{signed}"))
-    with pytest.raises(ConfigError, match=r"keeps no credentials: give the address of manifest again, --set manifest="):
+    with pytest.raises(ConfigError, match=r"pass the address of manifest again, with --set manifest="):
         rerun(output, KEY)
     again = rerun(output, KEY, [f"manifest=local://{signed}"])
     assert (again.verdict, again.changes) == (IDENTICAL, ())
@@ -213,12 +211,12 @@ def test_what_cannot_be_run_again_stops_with_one_line(output: str, tmp_path: Pat
     assert "has no row 'none'; the keys are in" in refused("none", OutputError)
     assert "holds no run" in refused(KEY, OutputError, str(tmp_path / "nowhere"))
     results.write_requests(output, pa.table({"key": ["late"], "fingerprint": ["f"]}))
-    assert "has no answer to row 'late' yet" in refused("late", OutputError)
+    assert "has no result for row 'late' yet" in refused("late", OutputError)
     pq.write_table(pq.read_table(tmp_path / "manifest.parquet").slice(2), tmp_path / "manifest.parquet")
-    assert f"has no row '{KEY}' any more" in refused(KEY, ManifestError)
+    assert f"no longer has row '{KEY}'" in refused(KEY, ManifestError)
 
 
-def test_the_command_ends_with_0_1_and_2_and_saves_the_image(
+def test_the_command_exits_with_0_1_and_2_and_saves_the_image(
     output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ended(*arguments: str) -> tuple[int, str]:
@@ -246,7 +244,7 @@ def quickstart(folder: Path, rows: int) -> EditJob:
     return short_job(str(folder / "out"), str(folder / "rows.parquet"), actors=2, rows_per_block=2)
 
 
-def test_a_row_of_the_quickstart_comes_out_to_the_bit_alone_as_among_others(tmp_path: Path) -> None:
+def test_a_row_of_the_quickstart_is_bit_for_bit_the_same_alone_as_in_a_batch(tmp_path: Path) -> None:
     output = finished(quickstart(tmp_path, 2))
     again = rerun(output, results.read(output, ["key"])["key"][0].as_py())
     assert (again.verdict, again.changes) == (IDENTICAL, ()), again.text()
@@ -254,7 +252,7 @@ def test_a_row_of_the_quickstart_comes_out_to_the_bit_alone_as_among_others(tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_rows_that_ray_edited_come_out_to_the_bit_here(tmp_path: Path) -> None:
+def test_rows_that_ray_edited_are_reproduced_bit_for_bit_in_this_process(tmp_path: Path) -> None:
     output = finished(quickstart(tmp_path, 3), executor="ray")
     for key in results.read(output, ["key"])["key"].to_pylist():
         again = rerun(output, key)

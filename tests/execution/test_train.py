@@ -71,7 +71,7 @@ def test_the_output_tells_what_was_learned_from_what(tmp_path: Path) -> None:
 
 
 def test_a_training_that_stops_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    """It stops because a row of a late update cannot be read, and resumes when that row is repaired."""
+    """The training stops because a row of a late update cannot be read, and resumes when that row is repaired."""
     whole = here(train_job(tmp_path, output=str(tmp_path / "whole"), params={"steps": 6}))
     images = {path: path.read_bytes() for path in (tmp_path / "files").iterdir()}
     job = train_job(tmp_path, params={"steps": 6}, max_failure_rate=0.0)
@@ -117,7 +117,7 @@ def test_an_output_that_holds_another_kind_of_run_or_was_begun_elsewhere_is_refu
     path = tmp_path / "out" / "run.json"
     run = json.loads(path.read_text())
     path.write_text(json.dumps({**run, "executor": "ray"}))
-    with pytest.raises(OutputError, match="was begun with --executor ray"):
+    with pytest.raises(OutputError, match="was started with --executor ray"):
         here(train_job(tmp_path))
     path.write_text(json.dumps({"job": {}}))
     with pytest.raises(OutputError, match="holds a run of kind 'edit'"):

@@ -1,7 +1,4 @@
-"""A training of exemplar networks from start to end, carried out here or on Ray, and what is known of it after.
-
-Knows no network and no image.
-"""
+"""Training jobs: train exemplar networks, in this process or on Ray."""
 
 from __future__ import annotations
 
@@ -28,18 +25,18 @@ SUMMARY_FILE = "summary.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended."""
+    """Result of a training job."""
 
     name: str
     output: str
-    networks: str  # an address for an editor's ``weights``
+    networks: str  # address for an editor's ``weights``
     steps: int
     loss: float  # of the last update
-    seconds: float  # of this start
+    seconds: float  # of this call
 
 
 def task_of(job: TrainJob) -> TrainTask:
-    """The training with all that decides it."""
+    """Return the training task of a job."""
     return TrainTask(
         name=job.name,
         manifests=job.manifests,
@@ -55,29 +52,29 @@ def task_of(job: TrainJob) -> TrainTask:
 def train(
     job: TrainJob, *, executor: Executor = "ray", address: str | None = None, console: Console | None = None
 ) -> Trained:
-    """Bring the networks to their last step; one that is there already is left as it is.
+    """Train the networks to the last step, unless they are finished.
 
     Raises:
-        StopRun: the job is wrong, or its output holds something else.
-        Interrupted: stopped on the way, or another call is at work; the same call goes on from the last checkpoint.
+        StopRun: the job is wrong, or its output belongs to another job.
+        Interrupted: stopped early, or another call is running; the same call resumes from the last checkpoint.
     """
     task = task_of(job)
     _refuse_another(job, task, executor)
     with lease.held(job.output):
-        return _carry_out(job, task, executor, address, console or Console(stderr=True))
+        return _train(job, task, executor, address, console or Console(stderr=True))
 
 
-def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str | None, console: Console) -> Trained:
+def _train(job: TrainJob, task: TrainTask, executor: Executor, address: str | None, console: Console) -> Trained:
     started = time.monotonic()
-    _begin(job, task, executor)
+    _write_run(job, task, executor)
     events = EventLog(job.output)
     events.write("started", executor=executor)
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         console.print(f"{job.name}: {text}", highlight=False, soft_wrap=True)
 
     with stop_recorded(events, lambda: "all updates up to the last checkpoint saved"):
-        record = finished_record(task) or _executor(executor, job, address)(task, say)
+        record = finished_record(task) or _executor(executor, job, address)(task, report)
     networks = storage.join(job.output, NETWORKS)
     trained = Trained(
         job.name, job.output, networks, record["steps"], record["last"]["loss"], time.monotonic() - started
@@ -88,24 +85,23 @@ def _carry_out(job: TrainJob, task: TrainTask, executor: Executor, address: str 
 
 
 def _refuse_another(job: TrainJob, task: TrainTask, executor: Executor) -> None:
-    """Raise OutputError where the output holds something else."""
-    mine = redacted_all(identity(task))
+    """Raise OutputError if the output belongs to another job."""
     try:
-        there: dict[str, Any] = json.loads(storage.read_bytes(storage.join(job.output, RUN_FILE)))
+        recorded: dict[str, Any] = json.loads(storage.read_bytes(storage.join(job.output, RUN_FILE)))
     except ObjectMissing:
         return
-    if there.get("kind") != job.kind:
-        raise OutputError(f"{job.output} holds a run of kind {there.get('kind', 'edit')!r}; give another output")
-    check_identity(job.output, there["decides"], mine)
-    if there["executor"] != executor:
+    if recorded.get("kind") != job.kind:
+        raise OutputError(f"{job.output} holds a run of kind {recorded.get('kind', 'edit')!r}; use another output")
+    check_identity(job.output, recorded["decides"], redacted_all(identity(task)))
+    if recorded["executor"] != executor:
         raise OutputError(
-            f"{job.output} was begun with --executor {there['executor']}, which keeps its checkpoints in another form; "
-            f"go on with that, or give another output"
+            f"{job.output} was started with --executor {recorded['executor']}, which writes checkpoints of another "
+            f"format; use that, or another output"
         )
 
 
-def _begin(job: TrainJob, task: TrainTask, executor: Executor) -> None:
-    """Note what this output holds, or refuse where it holds something else."""
+def _write_run(job: TrainJob, task: TrainTask, executor: Executor) -> None:
+    """Record the job in the output; raise OutputError if it belongs to another job."""
     _refuse_another(job, task, executor)
     record = {
         "kind": job.kind,
@@ -122,14 +118,14 @@ def _executor(
     if name == "ray":
         from retouch.execution.executors.ray import train as ray_train
 
-        return lambda task, say: ray_train.execute(task, job.ray, address, say)
+        return lambda task, report: ray_train.execute(task, job.ray, address, report)
 
-    def here(task: TrainTask, say: Callable[[str], None]) -> dict[str, Any]:
+    def train_here(task: TrainTask, report: Callable[[str], None]) -> dict[str, Any]:
         from retouch.models.devices import best_device
         from retouch.training.exemplar.train import FileCheckpoint, run_training
 
-        record = run_training(task, best_device(), FileCheckpoint(task.output), say)
-        assert record is not None  # a single worker is the first one
+        record = run_training(task, best_device(), FileCheckpoint(task.output), report)
+        assert record is not None  # only workers other than the first return None
         return record
 
-    return here
+    return train_here
