@@ -141,8 +141,8 @@ def _set_of_run(output: str, statuses: Sequence[str]) -> ImageSet:
             rows.append(ImageRef(row["key"], row["output"], f"sha256:{row['sha256']}"))
         else:
             missing[row["key"]] = f"{row['status']}: {row['error_message'] or 'not among the statuses that count'}"
-    answered = set(table["key"].to_pylist())
-    missing |= {key: "not done yet" for key in results.read_requests(output)["key"].to_pylist() if key not in answered}
+    done = set(table["key"].to_pylist())
+    missing |= {key: "not done yet" for key in results.read_requests(output)["key"].to_pylist() if key not in done}
     # Images of one tar shard are adjacent, so that few parts fetch it.
     rows.sort(key=lambda row: (image_paths.file_of(row.address), row.key))
     return ImageSet(output, tuple(rows), missing, read_run(output))

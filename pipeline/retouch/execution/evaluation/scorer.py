@@ -51,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class LoadedMetric:
-    """A loaded set metric, and the id that tells whether two of its values are comparable."""
+    """A loaded set metric, and the id that two comparable values share."""
 
     name: str
     metric: SetMetric
