@@ -129,5 +129,5 @@ def test_weights_that_cannot_mix_are_a_config_error_that_names_the_threshold(wei
 
 
 def test_a_hybrid_refuses_entries_at_different_timesteps():
-    with pytest.raises(TypeError, match="same timesteps"):
+    with pytest.raises(TypeError, match="one timestep for the whole batch"):
         hybrid([says(1.0)], {0: [1]})(torch.zeros(2, 1, 1, 1), torch.tensor([1, 2]))
