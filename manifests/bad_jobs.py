@@ -1,8 +1,8 @@
-"""Manifests and jobs that are wrong as a whole, each with how it has to end. Knows no row's fault.
+"""Manifests and jobs that are invalid as a whole, each with the expected exit code and error.
 
-A case is ``{case, check, exit_code, error}``: what ``retouch check`` (or ``retouch run``, for a job) is given, relative
-to the corpus, and how it ends. Where ``foreseen`` is false, only running the networks shows the fault, and ``error`` is
-that of every row.
+A case is ``{case, check, exit_code, error, foreseen}``: the argument of ``retouch check`` (or ``retouch run``, for a
+job), relative to the corpus, and the expected result. If ``foreseen`` is false, the fault shows only when the networks
+run, and ``error`` is that of every row.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from safetensors.numpy import load_file, save_file
 from manifests import bad_files
 
 SHIPPED: Final = Path(__file__).parents[1] / "pipeline/retouch/models/embedded/shapes"
-CANARY: Final = "canary"  # a file that is there once code in a checkpoint was run
-LATIN: Final = "caf\u00e9".encode("latin-1")  # no UTF-8
+CANARY: Final = "canary"  # a file that exists if code in a checkpoint was run
+LATIN: Final = "caf\u00e9".encode("latin-1")  # not UTF-8
 Case = dict[str, Any]
 
 
 def wrong_manifests(folder: Path, good: pa.Table) -> list[Case]:
-    """Write them; their cases."""
+    """Write the manifests and return their cases."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "no-files").mkdir(exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def _tables(good: pa.Table) -> Iterable[tuple[str, pa.Table]]:
 
 
 def wrong_jobs(folder: Path) -> list[Case]:
-    """Write jobs and their weights; their cases."""
+    """Write jobs and their weights, and return their cases."""
     (folder / "jobs").mkdir(parents=True, exist_ok=True)
     cases = []
     for name, text in {"empty": "", "no-yaml": "a: [", "list": "- a", "binary": "\0"}.items():
@@ -125,7 +125,7 @@ def _wrong_weights(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
     folder.mkdir(parents=True, exist_ok=True)
     canary = str(folder.parent / CANARY)
     unet = (SHIPPED / "unet.safetensors").read_bytes()
-    held = {
+    contents = {
         "text.safetensors": b"version https://git-lfs.github.com/spec/v1\n",
         "empty.safetensors": b"",
         "header-cut.safetensors": unet[:100],
@@ -138,7 +138,7 @@ def _wrong_weights(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
         "bare-code.pt": bad_files.code_in_a_pickle(canary, zipped=False),
     }
     wrong: dict[str, str] = {}
-    for name, data in held.items():
+    for name, data in contents.items():
         (folder / name).write_bytes(data)
         wrong[name] = str(folder / name)
     wrong |= {
@@ -159,7 +159,7 @@ def _wrong_weights(folder: Path) -> dict[str, tuple[str, Mapping[str, Any]]]:
 
 
 def _networks(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Networks that load, and whose output is no image."""
+    """Write networks that load but whose output is not an image. Return changes of jobs that use them."""
     unet, vae = load_file(SHIPPED / "unet.safetensors"), load_file(SHIPPED / "exemplar_vae.safetensors")
     first = next(name for name, value in unet.items() if value.dtype.kind == "f")
     save_file({**unet, first: np.full_like(unet[first], np.nan)}, folder / "nan.safetensors")
@@ -177,7 +177,7 @@ def _networks(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _job(folder: Path, name: str, error: str, changes: Mapping[str, Any]) -> Case:
-    """Write the job that is right but for ``changes``; a dotted key is a field of ``editor``."""
+    """Write a job that is valid except for ``changes``, and return its case; a dotted key is a field of ``editor``."""
     steps = {"timesteps": 4, "skip_timesteps": 1}
     editor = {"name": "blended_diffusion", "weights": "embedded:shapes", "params": steps}
     editor |= {key.removeprefix("editor."): value for key, value in changes.items() if key.startswith("editor.")}
@@ -205,5 +205,5 @@ def _with(table: pa.Table, **columns: pa.Array) -> pa.Table:
 
 
 def _not_utf_8() -> pa.Array:
-    """A column of texts that says of itself what it is not."""
+    """Return a string column whose bytes are not UTF-8."""
     return pa.array([LATIN], pa.binary()).view(pa.string())

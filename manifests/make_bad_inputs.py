@@ -1,10 +1,10 @@
-"""Makes the corpus of bad input: ``python manifests/make_bad_inputs.py FOLDER``. Knows neither editors nor networks.
+"""Makes the corpus of bad input: ``python manifests/make_bad_inputs.py FOLDER``.
 
-Sets of rows, ``FOLDER/NAME.parquet``: each row says in ``expect_status`` and ``expect_error`` how it has to end, and in
-``expect_hint`` what ``retouch check`` has to remark although nothing fails. ``rows`` is for any editor that reads mask
-and prompt, ``exemplars`` for one that needs an exemplar, ``prompts`` for one that needs a prompt, ``tokens`` for one
-that reads prompts with a CLIP of 28 to 77 tokens. Manifests and jobs that are wrong as a whole lie in ``manifests/``
-and ``jobs/``; ``FOLDER/cases.json`` says of each with which exit code and error it has to end.
+``FOLDER/NAME.parquet`` are sets of rows. Each row has the expected status and error in ``expect_status`` and
+``expect_error``, and the expected hints of ``retouch check`` in ``expect_hints``. ``rows`` is for any editor that reads
+mask and prompt, ``exemplars`` for one that needs an exemplar, ``prompts`` for one that needs a prompt, ``tokens`` for
+one that reads prompts with a CLIP of 28 to 77 tokens. ``manifests/`` and ``jobs/`` hold manifests and jobs that are
+invalid as a whole; ``FOLDER/cases.json`` has the expected exit code and error of each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path.append(str(Path(__file__).parents[1]))  # as a script it stands in no package
+sys.path.append(str(Path(__file__).parents[1]))  # a script is not in a package
 
 from manifests import bad_files
 from manifests.bad_jobs import wrong_jobs, wrong_manifests
@@ -46,24 +46,24 @@ SCHEMA: Final = pa.schema(
 STATUS: Final = {None: "success", "EditError": "failed_to_edit", "ConfigError": "failed_to_edit"}  # else to load
 PICTURE: Final = bad_files.stored(bad_files.picture())
 MASK: Final = bad_files.stored(bad_files.box())
-LARGE: Final = bad_files.picture(200, 200)  # whose files are worth being cut off
+LARGE: Final = bad_files.picture(200, 200)  # large enough that its files can be truncated
 BLANK: Final = " \t\u3000\n"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file in the folder ``files`` beside the manifest."""
+    """A file in the folder ``files`` next to the manifest."""
 
     name: str
     data: bytes
 
 
-Cell = bytes | str | File | None  # a file's bytes, an address, a file beside the manifest, nothing
+Cell = bytes | str | File | None  # a file's bytes, an address, a file next to the manifest, or null
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row, right but for what its case is about; without ``error`` it has to succeed."""
+    """One row, valid except for what its case is about; expected to succeed if ``error`` is None."""
 
     case: str
     error: str | None = None
@@ -76,10 +76,10 @@ class Row:
     checkpoint: str | None = None
     seed: int | None = None
     params: str | None = None
-    key: str | None = None  # the case, where None
+    key: str | None = None  # None: the case
 
     def cells(self) -> dict[str, Any]:
-        """The manifest's row."""
+        """Return the manifest's row."""
         return {
             "key": self.case if self.key is None else self.key,
             **{name: _cell(getattr(self, name)) for name in ("image", "mask", "exemplar")},
@@ -99,7 +99,7 @@ def _cell(cell: Cell) -> dict[str, Any] | None:
 
 
 def images() -> Iterable[Row]:
-    """What an image cell may hold, and what it may not."""
+    """Return valid and invalid images."""
     yield Row("good")
     for name, data in {
         "empty.png": b"",
@@ -146,7 +146,7 @@ def images() -> Iterable[Row]:
 
 
 def addresses() -> Iterable[Row]:
-    """Addresses with nothing behind them, and odd names of files that are there."""
+    """Return addresses that do not exist, and unusual names of files that do."""
     for name, address in {
         "missing": "files/none.png",
         "other-spelling": "files/cafe\u0301.png",
@@ -168,7 +168,7 @@ def addresses() -> Iterable[Row]:
 
 
 def masks() -> Iterable[Row]:
-    """What marks the region, and what marks none."""
+    """Return valid and invalid masks."""
     white = bad_files.box(1, 1, ground=255)
     black = np.dstack([bad_files.box(value=0)] * 3)
     yield Row("mask-null", mask=None)
@@ -201,7 +201,7 @@ def masks() -> Iterable[Row]:
 
 
 def boxes() -> Iterable[Row]:
-    """Boxes in the place of a mask."""
+    """Return boxes instead of masks."""
     wrong: dict[str, tuple[float | None, ...]] = {
         "outside": (100, 100, 120, 120),
         "empty": (4, 4, 4, 9),
@@ -215,11 +215,11 @@ def boxes() -> Iterable[Row]:
     for name, edges in wrong.items():
         yield Row(f"bbox-{name}", "LoadError", mask=None, bbox=edges)
     yield Row("bbox-over-the-border", mask=None, bbox=(-5, -5, 9.5, 9.5))
-    yield Row("bbox-beside-a-mask", bbox=(100, 100, 120, 120))
+    yield Row("bbox-with-a-mask", bbox=(100, 100, 120, 120))
 
 
 def texts() -> Iterable[Row]:
-    """Prompts, seeds and params that an editor without a text encoder takes as they are, or does not."""
+    """Return valid and invalid prompts, seeds and params for an editor without a text encoder."""
     for name, prompt in {
         "null": None,
         "long": "x" * 5000,
@@ -246,7 +246,7 @@ def texts() -> Iterable[Row]:
 
 
 def keys() -> Iterable[Row]:
-    """Keys that a file of that name would be a mistake for."""
+    """Return keys that cannot be used as file names."""
     for name, key in {
         "up": "../../../etc/passwd",
         "absolute": "/etc/passwd",
@@ -269,7 +269,7 @@ def keys() -> Iterable[Row]:
 
 
 def exemplars() -> Iterable[Row]:
-    """For an editor that needs an exemplar."""
+    """Return rows for an editor that needs an exemplar."""
     yield Row("good")
     yield Row("exemplar-null", "LoadError", exemplar=None)
     yield Row("exemplar-null-with-params", "LoadError", exemplar=None, params="{}")
@@ -283,7 +283,7 @@ def exemplars() -> Iterable[Row]:
 
 
 def prompts() -> Iterable[Row]:
-    """For an editor that needs a prompt."""
+    """Return rows for an editor that needs a prompt."""
     yield Row("good")
     for name, prompt in {"null": None, "empty": "", "whitespace": BLANK}.items():
         yield Row(f"prompt-{name}", "LoadError", prompt=prompt)
@@ -292,7 +292,7 @@ def prompts() -> Iterable[Row]:
 
 
 def tokens() -> Iterable[Row]:
-    """For Blended Diffusion: what its text encoder cannot hold is refused, never cut."""
+    """Return rows for Blended Diffusion: prompts that its text encoder cannot hold are errors, never truncated."""
     yield Row("good")
     yield Row("tokens-over-77", "EditError", prompt=" ".join(["red"] * 80))
     yield Row("prompt-of-5000-characters", "EditError", prompt="a red circle " * 385)
@@ -308,13 +308,13 @@ def tokens() -> Iterable[Row]:
 
 
 def sets() -> dict[str, list[Row]]:
-    """The sets of rows by name."""
+    """Return the sets of rows by name."""
     rows = [*images(), *addresses(), *masks(), *boxes(), *texts(), *keys()]
     return {"rows": rows, "exemplars": [*exemplars()], "prompts": [*prompts()], "tokens": [*tokens()]}
 
 
 def make(folder: Path) -> dict[str, pa.Table]:
-    """Write everything; the sets of rows by name."""
+    """Write the corpus, and return the sets of rows by name."""
     (folder / "files").mkdir(parents=True, exist_ok=True)
     tables = {}
     for name, rows in sets().items():

@@ -1,9 +1,8 @@
-"""Makes the manifests of the embedded domains: ``domains/NAME.parquet`` to learn from, ``translate.parquet`` to edit.
+"""Makes the manifests of the embedded domains: ``domains/NAME.parquet`` to train on, ``translate.parquet`` to edit.
 
-Knows neither editors nor networks. Run it again after every change of ``pipeline/embedded/scenes.py``
-(``python manifests/make_domains.py``). A domain's scenes all have what it changes (a red shape, a white ground); the
-mask marks where the picture may change. The scenes to edit are red shapes on white, and are asked for each domain:
-three targets of one image. They are drawn from ``HELD_OUT`` on, which no training has seen.
+Run ``python manifests/make_domains.py`` again after every change of ``retouch.models.embedded.scenes``. A domain's
+scenes all have what it changes (a red shape, a white ground); the mask marks where the image may change. The scenes to
+edit are red shapes on white, with one row per domain. Their seeds start at ``HELD_OUT``, which no training has seen.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from PIL import Image
 from retouch.models.embedded.scenes import HELD_OUT, Scene
 
 HERE = Path(__file__).parent
-ROWS: Final = 72  # 64 to learn from, 8 for the contact sheet
+ROWS: Final = 72  # 64 to train on, 8 for the contact sheet
 EDITED: Final = 8  # scenes of translate.parquet
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS: Final = [("key", pa.string()), ("image", FILE), ("source_prompt", pa.string()), ("prompt", pa.string())]
 
 
-def to_learn(name: str) -> pa.Table:
-    """The manifest of a domain."""
+def to_train_on(name: str) -> pa.Table:
+    """Return the manifest of a domain."""
     domain = DOMAINS[name]
     rows = [
         {
@@ -42,7 +41,7 @@ def to_learn(name: str) -> pa.Table:
 
 
 def to_edit() -> pa.Table:
-    """Scenes of all three source domains, a row a target."""
+    """Return the manifest of scenes that are in all three source domains, with a row per target."""
     rows = []
     for i, (_, scene) in enumerate(islice(scenes(HELD_OUT, in_all), EDITED)):
         for name, domain in DOMAINS.items():
@@ -51,7 +50,7 @@ def to_edit() -> pa.Table:
 
 
 def row(key: str, scene: Scene, domain: Domain) -> dict[str, Any]:
-    """What both manifests say of a scene."""
+    """Return the columns of a scene that both manifests have."""
     return {
         "key": key,
         "image": {"bytes": png(scene.image), "path": f"{key}.png"},
@@ -61,7 +60,7 @@ def row(key: str, scene: Scene, domain: Domain) -> dict[str, Any]:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """PNG file of [H, W, 3] or [H, W] pixels."""
+    """Return [H, W, 3] or [H, W] pixels as a PNG file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return out.getvalue()
@@ -69,5 +68,5 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 if __name__ == "__main__":
     for one in DOMAINS:
-        pq.write_table(to_learn(one), HERE / "domains" / f"{one}.parquet")
+        pq.write_table(to_train_on(one), HERE / "domains" / f"{one}.parquet")
     pq.write_table(to_edit(), HERE / "translate.parquet")

@@ -1,9 +1,8 @@
-"""Makes exemplars.parquet: 32 drawn scenes with masks, and for each the drawing of an object to paint in.
+"""Makes ``exemplars.parquet``: 32 drawn scenes with masks, each with the drawing of an object to paint into it.
 
-Knows neither editors nor networks. Run it again after every change of ``pipeline/embedded/exemplars.py``
-(``python manifests/make_exemplars.py``). Every row is the exemplar task of a seed from ``HELD_OUT`` on, at the 32
-pixels that the embedded networks see. ``prompt`` says in words what the exemplar shows: no exemplar editor reads it,
-the judge does.
+Run ``python manifests/make_exemplars.py`` again after every change of ``embedded_models.exemplars``. Every row is the
+exemplar task of a seed from ``HELD_OUT`` on, at the 32 pixels of the embedded networks. ``prompt`` describes the
+exemplar; the judge reads it, exemplar editors do not.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ SCHEMA = pa.schema([("key", pa.string()), ("image", FILE), ("mask", FILE), ("exe
 
 
 def make() -> pa.Table:
-    """The manifest."""
+    """Return the manifest."""
     return pa.Table.from_pylist([row(i, exemplar_task(HELD_OUT + i, SIZE)) for i in range(ROWS)], schema=SCHEMA)
 
 
 def row(i: int, task: ExemplarTask) -> dict[str, Any]:
-    """One row of the manifest."""
+    """Return one row of the manifest."""
     key = f"exemplar-{i:03d}"
     return {
         "key": key,
@@ -44,7 +43,7 @@ def row(i: int, task: ExemplarTask) -> dict[str, Any]:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """PNG file of [H, W, 3] or [H, W] pixels."""
+    """Return [H, W, 3] or [H, W] pixels as a PNG file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -1,7 +1,7 @@
-"""Makes photos.parquet and photos/: photographs in every file format and colour mode that users bring.
+"""Makes ``photos.parquet`` and ``photos/``: photographs in the file formats and colour modes that users have.
 
-Knows neither editors nor networks. The photographs are those that ship inside the scikit-image wheel and whose
-licences README.md lists; nothing is downloaded. Run it again with ``python manifests/make_photos.py``.
+The photographs are those in the scikit-image wheel whose licences README.md lists; nothing is downloaded. Run it again
+with ``python manifests/make_photos.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.Image import Quantize, Transpose
 
 HERE = Path(__file__).parent
-FOLDER = "photos"  # beside the manifest; the cells are relative to the manifest's folder
+FOLDER = "photos"  # next to the manifest; addresses are relative to the manifest's folder
 ORIENTATION = 0x0112  # EXIF tag
 SCHEMA = pa.schema(
     [
@@ -39,69 +39,69 @@ Maker = Callable[[str], tuple[bytes, tuple[int, int]]]  # a photograph's name to
 
 @dataclass(frozen=True)
 class Row:
-    """One row: which photograph, stored how, and what is asked for where."""
+    """One row: the photograph, how it is stored, and the edit."""
 
     key: str
     photo: str  # file in scikit-image's data folder
-    covers: str  # what this row is here for
+    covers: str  # the purpose of this row
     suffix: str
     store: Maker
     edit: Box
-    mask: Callable[[Box, tuple[int, int]], bytes] | None  # None: the box itself is given
+    mask: Callable[[Box, tuple[int, int]], bytes] | None  # None: the row has the box itself
     prompt: str
 
 
 def load(name: str) -> Image.Image:
-    """A photograph that ships with scikit-image."""
+    """Return a photograph that ships with scikit-image."""
     with (files("skimage") / "data" / name).open("rb") as file:
         return Image.open(io.BytesIO(file.read()))
 
 
 def untouched(name: str) -> tuple[bytes, tuple[int, int]]:
-    """The file as it ships."""
+    """Return the file as it ships."""
     return (files("skimage") / "data" / name).read_bytes(), load(name).size
 
 
 def as_png(name: str) -> tuple[bytes, tuple[int, int]]:
-    """Half size, PNG in the photograph's own mode."""
+    """Return a PNG of half size in the photograph's own mode."""
     image = load(name).reduce(2)
     return _png(image), image.size
 
 
 def as_jpeg(name: str) -> tuple[bytes, tuple[int, int]]:
-    """JPEG in the photograph's own mode."""
+    """Return a JPEG in the photograph's own mode."""
     image = load(name)
     return _jpeg(image), image.size
 
 
 def small_jpeg(name: str) -> tuple[bytes, tuple[int, int]]:
-    """A 120x96 piece as JPEG."""
+    """Return a 120x96 crop as JPEG."""
     image = load(name).crop((40, 60, 160, 156))
     return _jpeg(image), image.size
 
 
 def portrait_jpeg(name: str) -> tuple[bytes, tuple[int, int]]:
-    """The right part, higher than wide, as JPEG."""
+    """Return the right part, higher than wide, as JPEG."""
     image = load(name)
     image = image.crop((image.width - 280, 0, image.width, image.height))
     return _jpeg(image), image.size
 
 
 def turned_6(name: str) -> tuple[bytes, tuple[int, int]]:
-    """JPEG stored a quarter turn counterclockwise, with the EXIF orientation that puts it right."""
+    """Return a JPEG stored a quarter turn counterclockwise, with the EXIF orientation that corrects it."""
     image = load(name)
     return _jpeg(image.transpose(Transpose.ROTATE_90), 6), image.size
 
 
 def turned_8(name: str) -> tuple[bytes, tuple[int, int]]:
-    """The middle, higher than wide, stored a quarter turn clockwise."""
+    """Return the middle, higher than wide, stored a quarter turn clockwise."""
     image = load(name)
     image = image.crop((64, 0, image.width - 64, image.height))
     return _jpeg(image.transpose(Transpose.ROTATE_270), 8), image.size
 
 
 def sixteen_bits(name: str) -> tuple[bytes, tuple[int, int]]:
-    """Half size with the sums of 2x2 pixels kept: 16-bit values that 8 bits do not hold."""
+    """Return half size as sums of 2x2 pixels: 16-bit values that do not fit in 8 bits."""
     gray = np.asarray(load(name).convert("L")).astype(np.uint32)
     sums = gray[0::2, 0::2] + gray[0::2, 1::2] + gray[1::2, 0::2] + gray[1::2, 1::2]  # 0..1020
     image = Image.fromarray((sums * 65535 // 1020).astype(np.uint16))
@@ -109,7 +109,7 @@ def sixteen_bits(name: str) -> tuple[bytes, tuple[int, int]]:
 
 
 def translucent(name: str) -> tuple[bytes, tuple[int, int]]:
-    """Half size RGBA PNG whose alpha fades from the middle to transparent corners."""
+    """Return an RGBA PNG of half size whose alpha fades from the middle to transparent corners."""
     image = load(name).convert("RGB").reduce(2)
     y, x = np.ogrid[0 : image.height, 0 : image.width]
     distance = (2 * x - image.width) ** 2 + (2 * y - image.height) ** 2
@@ -119,40 +119,40 @@ def translucent(name: str) -> tuple[bytes, tuple[int, int]]:
 
 
 def cmyk(name: str) -> tuple[bytes, tuple[int, int]]:
-    """CMYK JPEG, as print shops send it."""
+    """Return a CMYK JPEG, as from a print shop."""
     image = load(name).convert("CMYK")
     return _jpeg(image), image.size
 
 
 def palette(name: str) -> tuple[bytes, tuple[int, int]]:
-    """Half size PNG of 64 colours."""
+    """Return a PNG of half size with 64 colours."""
     image = load(name).convert("RGB").reduce(2).quantize(64, Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return _png(image), image.size
 
 
 def luma(box: Box, size: tuple[int, int]) -> bytes:
-    """Grayscale PNG, white where to edit."""
+    """Return a grayscale PNG, white where to edit."""
     mask = Image.new("L", size)
     mask.paste(255, box)
     return _png(mask)
 
 
 def one_bit(box: Box, size: tuple[int, int]) -> bytes:
-    """Bilevel PNG, white where to edit."""
+    """Return a bilevel PNG, white where to edit."""
     mask = Image.new("1", size)
     mask.paste(1, box)
     return _png(mask)
 
 
 def in_alpha(box: Box, size: tuple[int, int]) -> bytes:
-    """RGBA PNG, black everywhere and opaque where to edit: what image editors save as a mask layer."""
+    """Return an RGBA PNG, black and opaque where to edit, like a mask layer of an image editor."""
     mask = Image.new("RGBA", size)
     mask.paste((0, 0, 0, 255), box)
     return _png(mask)
 
 
 def rough_jpeg(box: Box, size: tuple[int, int]) -> bytes:
-    """Grayscale JPEG: white with compression noise at its edges."""
+    """Return a grayscale JPEG, white where to edit, with compression noise at its edges."""
     mask = Image.new("L", size)
     mask.paste(255, box)
     return _jpeg(mask, quality=75)
@@ -184,7 +184,7 @@ ROWS = (
 
 
 def make(folder: Path) -> pa.Table:
-    """The manifest; its files are written below ``folder``."""
+    """Return the manifest and write its files below ``folder``."""
     (folder / FOLDER).mkdir(exist_ok=True)
     rows = []
     for row in ROWS:

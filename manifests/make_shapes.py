@@ -1,9 +1,9 @@
-"""Makes shapes.parquet: 32 drawn scenes with masks and prompts, none of which the embedded models have seen.
+"""Makes ``shapes.parquet``: 32 drawn scenes with masks and prompts, none of which the embedded models have seen.
 
-Run it again after every change of ``retouch.models.embedded.scenes`` (``python manifests/make_shapes.py``);
-``tests/manifests_shipped/test_scripts.py`` fails when that was forgotten. Every row is the
-editing task of a seed from ``HELD_OUT`` on, at the 32 pixels that the embedded networks see, so that nothing is scaled
-on the way in or out. Asked for are all 24 pairs of shape and colour, then 8 of them again: each shape 8 times.
+Run ``python manifests/make_shapes.py`` again after every change of ``retouch.models.embedded.scenes``;
+``tests/manifests_shipped/test_scripts.py`` fails otherwise. Every row is the editing task of a seed from ``HELD_OUT``
+on, at the 32 pixels of the embedded networks, so that nothing is scaled. The prompts are all 24 pairs of shape and
+colour and 8 of them again: each shape 8 times.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 
 def make() -> pa.Table:
-    """The manifest."""
+    """Return the manifest."""
     wanted = [pair(i) for i in range(ROWS)]
     found: dict[int, tuple[int, EditTask]] = {}
     for seed in count(HELD_OUT):
@@ -53,12 +53,12 @@ def make() -> pa.Table:
 
 
 def pair(i: int) -> tuple[str, str]:
-    """Shape and colour of row i. Shifted by one colour every 12 rows (lcm of 4 and 6): so no pair comes back early."""
+    """Return row i's shape and colour, shifted by one colour every 12 rows (lcm of 4 and 6) to avoid early repeats."""
     return SHAPES[i % len(SHAPES)], list(COLOURS)[(i + i // 12) % len(COLOURS)]
 
 
 def row(i: int, seed: int, task: EditTask) -> dict[str, Any]:
-    """One row of the manifest."""
+    """Return one row of the manifest."""
     key = f"shapes-{i:03d}"
     return {
         "key": key,
@@ -74,7 +74,7 @@ def row(i: int, seed: int, task: EditTask) -> dict[str, Any]:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """PNG file of [H, W, 3] or [H, W] pixels."""
+    """Return [H, W, 3] or [H, W] pixels as a PNG file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -1,1 +1,1 @@
-"""Scripts for maintainers that train and judge the models that ship with Retouch. Not part of the wheel."""
+"""Scripts for maintainers that train and measure the networks in ``retouch.models.embedded``; not in the wheel."""

@@ -1,6 +1,6 @@
 """Measures the shipped family on held-out seeds: ``python -m embedded_models.evaluate [--rows 200]``.
 
-The judge says what was drawn; the CLIP that guides only ranks. Prints a table, and JSON with ``--json FILE``.
+The judge classifies the edits; the CLIP that guides only ranks them. Prints a table, and JSON with ``--json FILE``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from embedded_models.train_judge import accuracy, judge_crops
 from embedded_models.words import PROMPTS
 
-# Found on tuning seeds (``--tuning``), never on those that the figures come from.
+# Chosen on tuning seeds (``--tuning``), never on those of the figures.
 PARAMS: Final[dict[str, Any]] = {"timesteps": 30, "skip_timesteps": 1, "clip_guidance_lambda": 300.0}
 WITHOUT_GUIDANCE: Final = {"clip_guidance_lambda": 0.0}
 WITHOUT_BLENDING: Final = {"local_clip_guided": True}
@@ -34,17 +34,17 @@ WITHOUT_BLENDING: Final = {"local_clip_guided": True}
 
 @dataclass(frozen=True)
 class Success:
-    """Share of rows whose mask holds the shape and the colour of the prompt, by the judge."""
+    """Shares of rows whose mask holds the shape and the colour of the prompt, by the judge."""
 
     one: float  # over all candidates
-    best: float  # of the candidate that the editor's own distance ranks first
-    any: float  # of at least one candidate
+    best: float  # for the candidate that the editor's own distance ranks first
+    any: float  # for at least one candidate
     shape: float  # the shape alone, over all candidates
     colour: float  # the colour alone, over all candidates
 
 
 def main() -> None:
-    """Read the command line, measure, print."""
+    """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m embedded_models.evaluate", description=__doc__)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=4)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def measure(weights: Path, rows: int, candidates: int, params: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """All figures on held-out seeds."""
+    """Return all figures on held-out seeds."""
     work = tasks(HELD_OUT, rows)
     variants: dict[str, dict[str, Any]] = {
         "guided": {},
@@ -85,13 +85,13 @@ def measure(weights: Path, rows: int, candidates: int, params: Mapping[str, Any]
 
 
 def tasks(first_seed: int, rows: int) -> list[EditTask]:
-    """Editing tasks of consecutive seeds."""
+    """Return the editing tasks of consecutive seeds."""
     return [edit_task(first_seed + index) for index in range(rows)]
 
 
 @torch.no_grad()
 def zero_shot(clip: Clip, rows: int, first_seed: int = HELD_OUT) -> float:
-    """Share of held-out scenes with one shape whose bare prompt is nearest of all 24, by CLIP."""
+    """Return the share of scenes with one shape whose prompt, of all 24, is the nearest in CLIP space."""
     scenes = [draw_scene(first_seed + index, count=1) for index in range(rows)]
     truth = [PROMPTS.index(object_prompt(scene.objects[0].shape, scene.objects[0].colour)) for scene in scenes]
     pixels = (to_tensor(np.stack([scene.image for scene in scenes])) + 1) / 2
@@ -102,31 +102,31 @@ def zero_shot(clip: Clip, rows: int, first_seed: int = HELD_OUT) -> float:
 
 
 def judge_accuracy(judge: JudgeNet, rows: int, first_seed: int = HELD_OUT) -> float:
-    """Share of held-out places whose shape and colour, or their absence, the judge tells."""
+    """Return the share of held-out places whose shape and colour, or absence, the judge gets right."""
     device = judge.shape_head.weight.device
     return accuracy(judge, *(part.to(device) for part in judge_crops(rows, first_seed)))
 
 
 def edits(weights: Path, work: Sequence[EditTask], candidates: int, params: Mapping[str, Any], device: str) -> Success:
-    """Edit each task ``candidates`` times and ask the judge."""
+    """Return the success of editing each task ``candidates`` times."""
     files = {"unet": str(weights / "unet.safetensors"), "clip": str(weights / "clip.safetensors")}
     editor = BlendedDiffusion.load(BlendedDiffusion.Params(**{**PARAMS, **params}), files, device)
     judge = load_judge(weights).to(device)
     verdicts: list[tuple[bool, bool]] = []
     distances: list[float] = []
     for start in range(0, len(work), 16):
-        words, found = attempt(editor, judge, work[start : start + 16], start, candidates)
-        verdicts, distances = verdicts + words, distances + found
+        new_verdicts, new_distances = attempt(editor, judge, work[start : start + 16], start, candidates)
+        verdicts, distances = verdicts + new_verdicts, distances + new_distances
     return _success(np.array(verdicts), np.array(distances), candidates)
 
 
 def attempt(
     editor: BlendedDiffusion, judge: JudgeNet, work: Sequence[EditTask], first: int, candidates: int
 ) -> tuple[list[tuple[bool, bool]], list[float]]:
-    """Edit some tasks, of which the first has number ``first``; candidates of a task stand side by side.
+    """Edit some tasks, the first of which has number ``first``; a task's candidates are adjacent.
 
     Returns:
-        Whether the mask holds the prompt's shape, and its colour; the editor's own distance.
+        Whether the mask holds the prompt's shape and its colour, and the editor's own distance, per candidate.
     """
     part = [task for task in work for _ in range(candidates)]
     batch = Batch(
@@ -136,13 +136,13 @@ def attempt(
         seed=[1000 * (first + index // candidates) + index % candidates for index in range(len(part))],
     )
     results = editor.edit_batch(batch)
-    answers = judge.judge(np.stack([result.image for result in results]), batch.mask)
-    words = [(a[0] == task.shape, a[1] == task.colour) for a, task in zip(answers, part, strict=True)]
-    return words, [float(result.metrics.get("clip_distance", 0.0)) for result in results]
+    seen = judge.judge(np.stack([result.image for result in results]), batch.mask)
+    verdicts = [(s == task.shape, c == task.colour) for (s, c), task in zip(seen, part, strict=True)]
+    return verdicts, [float(result.metrics.get("clip_distance", 0.0)) for result in results]
 
 
 def table(report: Mapping[str, Any], rows: int, candidates: int) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     lines = [
         f"| {rows} held-out rows | one candidate | best of {candidates} | any of {candidates} | shape | colour |",
         "|---|---|---|---|---|---|",
@@ -155,7 +155,7 @@ def table(report: Mapping[str, Any], rows: int, candidates: int) -> str:
 
 
 def _success(verdicts: Any, distances: Any, candidates: int) -> Success:
-    """``verdicts`` [N*C, 2] bool (shape, colour) and ``distances`` [N*C], candidates of a row side by side."""
+    """Return the shares of ``verdicts`` [N*C, 2] bool (shape, colour); ``distances`` [N*C] rank a row's candidates."""
     both = verdicts.all(axis=1).reshape(-1, candidates)
     first = distances.reshape(-1, candidates).argmin(axis=1)
     shape, colour = (float(share) for share in verdicts.mean(axis=0))

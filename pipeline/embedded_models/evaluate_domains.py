@@ -1,7 +1,7 @@
 """Measures the shipped domains on held-out scenes: ``python -m embedded_models.evaluate_domains [--rows 100]``.
 
-What an image becomes is said by the judge (shape, colour) and by the ground's own pixels, never by the CLIP that the
-networks were tuned with. Prints tables; ``--sheet FILE`` draws sources, reconstructions and translations.
+The judge classifies shape and colour and the ground's pixels its colour; the CLIP that the networks were tuned with is
+not used. Prints tables; ``--sheet FILE`` draws sources, reconstructions and translations.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ CHANGES: Final = {"blue": ("colour", "blue"), "green": ("colour", "green"), "pin
 
 
 def main() -> None:
-    """Read the command line, measure, print."""
+    """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m embedded_models.evaluate_domains", description=__doc__)
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="folder of unet and judge")
-    parser.add_argument("--domains", type=Path, help="folder of NAME.safetensors, in place of the shipped ones")
+    parser.add_argument("--domains", type=Path, help="folder of NAME.safetensors, instead of the shipped ones")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tuning", action="store_true", help="seeds that choose parameters, not those of the figures")
-    parser.add_argument("--no-curve", action="store_true", help="leave the reconstruction's curve out")
-    parser.add_argument("--sheet", type=Path, help="PNG of 12 scenes a domain")
+    parser.add_argument("--tuning", action="store_true", help="use tuning seeds, not those of the figures")
+    parser.add_argument("--no-curve", action="store_true", help="skip the curve of reconstruction errors")
+    parser.add_argument("--sheet", type=Path, help="write a PNG of 12 scenes per domain")
     given = parser.parse_args()
     first = TUNING if given.tuning else HELD_OUT
     source = load_unet(str(given.weights / "unet.safetensors"), given.device)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def reconstruction(source: Network, rows: int, first: int, device: str) -> dict[int, tuple[float, float]]:
-    """Mean and worst row's absolute error in [-1, 1] of inversion and generation, by the number of steps of each."""
+    """Return mean and worst row's absolute error in [-1, 1] after inversion and generation, by number of steps."""
     x0 = to_tensor(np.stack([draw_scene(first + i).image for i in range(rows)])).to(device)
     found = {}
     for steps in (6, 10, 20, 40, 80):
@@ -74,7 +74,7 @@ def reconstruction(source: Network, rows: int, first: int, device: str) -> dict[
 
 
 def curve_table(curve: Mapping[int, tuple[float, float]], rows: int) -> str:
-    """The reconstruction's curve as Markdown."""
+    """Return the curve of reconstruction errors as Markdown."""
     lines = [f"| steps each way, t_0 {T_0}, {rows} scenes | mean absolute error | worst scene |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {n} | {mean:.4f} | {worst:.4f} |" for n, (mean, worst) in curve.items())])
 
@@ -82,7 +82,7 @@ def curve_table(curve: Mapping[int, tuple[float, float]], rows: int) -> str:
 def edited(
     source: Network, tuned: Network, work: Sequence[Scene], device: str, steps: int = STEPS
 ) -> tuple[Pixels, Pixels, Pixels]:
-    """Scenes, their reconstructions and their translations, each [N,S,S,3]."""
+    """Return scenes, their reconstructions and their translations, each [N,S,S,3]."""
     x0: Tensor = to_tensor(np.stack([scene.image for scene in work])).to(device)
     latent = invert(source, x0, T_0, steps)
     again, changed = (to_pixels(translate(net, latent, T_0, steps)) for net in (source, tuned))
@@ -90,12 +90,12 @@ def edited(
 
 
 def shares(name: str, work: Sequence[Scene], images: Pixels, judge: JudgeNet) -> dict[str, float]:
-    """Share of scenes whose attribute is the target's, or what it was where the domain leaves it alone."""
+    """Return the share of scenes whose attribute is the target's, or unchanged if the domain does not change it."""
     changed, target = CHANGES[name]
     masks = np.stack([only(scene).mask for scene in work])
-    answers = judge.judge(images, masks)
+    verdicts = judge.judge(images, masks)
     hits: list[dict[str, bool]] = []
-    for scene, image, (shape, colour) in zip(work, images, answers, strict=True):
+    for scene, image, (shape, colour) in zip(work, images, verdicts, strict=True):
         wanted = {"shape": only(scene).shape, "colour": only(scene).colour, "ground": scene.ground, changed: target}
         seen = {"shape": shape, "colour": colour, "ground": ground_of(image, only(scene).mask)}
         hits.append({attribute: seen[attribute] == wanted[attribute] for attribute in ATTRIBUTES})
@@ -104,13 +104,13 @@ def shares(name: str, work: Sequence[Scene], images: Pixels, judge: JudgeNet) ->
 
 
 def ground_of(image: Pixels, shape: Mask) -> str:
-    """The ground whose colour is nearest to the median of the pixels beyond two around the shape."""
+    """Return the ground whose colour is nearest to the median of the pixels more than 2 px from the shape."""
     median = np.median(image[~grown(shape, 2)], axis=0)
     return min(GROUNDS, key=lambda name: float(np.linalg.norm(median - np.asarray(GROUNDS[name]))))
 
 
 def line(name: str, found: Mapping[str, float]) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     changed, target = CHANGES[name]
     values = " | ".join(f"{found[attribute]:.0%}" for attribute in (*ATTRIBUTES, "all"))
     return f"| {name}: {changed} becomes {target} | {found['target']:.0%} | {values} |"

@@ -1,7 +1,7 @@
 """Measures exemplar edits on held-out seeds: ``python -m embedded_models.evaluate_exemplar [--rows 200]``.
 
-The judge says what was drawn; CLIP ranks candidates by their likeness to the exemplar, and is never asked for success.
-Prints tables, and JSON with ``--json FILE``.
+The judge classifies the edits; CLIP only ranks candidates by their similarity to the exemplar. Prints tables, and JSON
+with ``--json FILE``.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from embedded_models.exemplars import ExemplarTask, exemplar_task, other_reference, training_pair
 from embedded_models.train_vae import encode, load_vae
 
-# Found on tuning seeds (``--tuning``), never on those that the figures come from.
+# Chosen on tuning seeds (``--tuning``), never on those of the figures.
 PARAMS: Final[dict[str, Any]] = {"steps": 20, "sampler": "ddim", "guidance_scale": 2.0}
 SCALES: Final = (1.0, 2.0, 3.0, 5.0, 7.0)
 SAMPLERS: Final = ("ddim", "plms", "dpm++", "unipc")
 STEPS: Final = (4, 6, 10, 20)
-FINE: Final[dict[str, Any]] = {"sampler": "ddim", "steps": 200}  # what fewer steps are held against
-WITHOUT_EXEMPLAR: Final = 0.0  # eps_u + 0 (eps_c - eps_u): the learned vector in the exemplar's place
+FINE: Final[dict[str, Any]] = {"sampler": "ddim", "steps": 200}  # reference for fewer steps
+WITHOUT_EXEMPLAR: Final = 0.0  # eps_u + 0 (eps_c - eps_u): the unconditional vector alone
 ROLES: Final = ("exemplar_vae", "exemplar_unet", "exemplar_encoder", "clip")
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What came of N tasks with C candidates each."""
+    """The edits of N tasks with C candidates each."""
 
-    images: Pixels  # [N, C, S, S, 3], outside the mask the source's pixels
+    images: Pixels  # [N, C, S, S, 3], the source's pixels outside the mask
     shape: np.ndarray  # [N, C] bool, by the judge
     colour: np.ndarray  # [N, C] bool
-    distance: np.ndarray  # [N, C] CLIP's from the exemplar
+    distance: np.ndarray  # [N, C] CLIP's distance from the exemplar
 
     def figures(self) -> dict[str, float]:
-        """Shares of rows whose mask holds the exemplar's shape and colour, and CLIP's likeness of the kept one."""
+        """Return shares of rows whose mask holds the exemplar's shape and colour, and CLIP's similarity."""
         both, first = self.shape & self.colour, self.distance.argmin(axis=1)[:, None]
         return {
             "one": float(both.mean()),  # over all candidates
-            "best": float(np.take_along_axis(both, first, 1).mean()),  # of the candidate that CLIP ranks first
+            "best": float(np.take_along_axis(both, first, 1).mean()),  # for the candidate that CLIP ranks first
             "any": float(both.any(axis=1).mean()),
             "shape": float(self.shape.mean()),
             "colour": float(self.colour.mean()),
@@ -60,7 +60,7 @@ class Edits:
 
 
 def main() -> None:
-    """Read the command line, measure, print."""
+    """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m embedded_models.evaluate_exemplar", description=__doc__)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=4)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--params", type=json.loads, default={}, help="JSON over the default params")
     parser.add_argument("--tuning", action="store_true", help="tuning seeds, and the guided figure alone")
-    parser.add_argument("--samplers", action="store_true", help="samplers by number of steps instead, one candidate")
+    parser.add_argument("--samplers", action="store_true", help="compare samplers with one candidate instead")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (.png) of the first rows here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def tasks(first_seed: int, rows: int) -> list[ExemplarTask]:
-    """Exemplar tasks of consecutive seeds."""
+    """Return the exemplar tasks of consecutive seeds."""
     return [exemplar_task(first_seed + index) for index in range(rows)]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured, and with what."""
+    """A measurement: weights, device and parameters."""
 
     weights: Path  # folder of the exemplar set
     shipped: Path  # folder of the judge and the CLIP
@@ -107,7 +107,7 @@ class Measure:
     params: Mapping[str, Any]
 
     def report(self, work: Sequence[ExemplarTask]) -> tuple[Edits, dict[str, Any]]:
-        """The edits at the default scale, and all figures."""
+        """Return the edits at the default scale, and all figures."""
         main = self.edits(work)
         chosen = self.params["guidance_scale"]
         by_scale = {
@@ -124,7 +124,7 @@ class Measure:
         }
 
     def by_sampler(self, work: Sequence[ExemplarTask]) -> tuple[Edits, list[str]]:
-        """Edits in fine steps, and as Markdown what each sampler makes of fewer from the same noise."""
+        """Return edits in fine steps, and a Markdown table of each sampler with fewer steps from the same noise."""
         fine = replace(self, params={**self.params, **FINE}).edits(work)
         masks = np.stack([task.mask for task in work])[:, None]
         lines = [
@@ -143,7 +143,7 @@ class Measure:
         return fine, lines
 
     def edits(self, work: Sequence[ExemplarTask], scale: float | None = None) -> Edits:
-        """Edit each task ``candidates`` times and ask the judge."""
+        """Edit each task ``candidates`` times and classify the edits with the judge."""
         params = dict(self.params) if scale is None else {**self.params, "guidance_scale": scale}
         files = {
             role: str((self.shipped if role == "clip" else self.weights) / f"{role}.safetensors") for role in ROLES
@@ -159,9 +159,9 @@ class Measure:
             results = editor.edit_batch(batch)
             edited = np.stack([result.image for result in results])
             edited = np.where(batch.mask[..., None], edited, batch.image)
-            answers = judge.judge(edited, batch.mask)
+            seen = judge.judge(edited, batch.mask)
             images.append(edited)
-            verdicts += [(a[0] == task.shape, a[1] == task.colour) for a, task in zip(answers, part, strict=True)]
+            verdicts += [(s == task.shape, c == task.colour) for (s, c), task in zip(seen, part, strict=True)]
             distances += [result.metrics["exemplar_distance"] for result in results]
         shape = (len(work), self.candidates)
         right = np.array(verdicts).reshape(*shape, 2)
@@ -169,7 +169,7 @@ class Measure:
         return Edits(pixels, right[..., 0], right[..., 1], np.array(distances).reshape(shape))
 
     def reconstruction(self, rows: int) -> float:
-        """Share of held-out scenes of whose object the judge says the same after the autoencoder as before."""
+        """Return the share of held-out scenes that the judge classifies alike before and after the autoencoder."""
         drawn = [training_pair(HELD_OUT + index) for index in range(rows)]
         originals, masks = np.stack([pair.target for pair in drawn]), np.stack([pair.mask for pair in drawn])
         rebuilt = reconstructed(self.weights, originals)
@@ -180,15 +180,15 @@ class Measure:
 
 @torch.no_grad()
 def reconstructed(weights: Path, images: Pixels) -> Pixels:
-    """Images [N, S, S, 3] after the autoencoder."""
+    """Return images [N, S, S, 3] after the autoencoder."""
     vae = load_vae(weights)
     return to_pixels(vae.decode(encode(vae, images), return_dict=False)[0])
 
 
 def correlations(work: Sequence[ExemplarTask], edits: Edits) -> dict[str, float]:
-    """Mean Pearson correlation of the edited boxes with their exemplar and, beside it, with another of its kind.
+    """Return mean Pearson correlations of the edited boxes with their exemplar and with another of its kind.
 
-    Pasted pixels would correlate with the exemplar itself near 1, and more than with the other.
+    Pasted pixels would correlate with the exemplar near 1, and more than with the other.
     """
     own, other = [], []
     for index, task in enumerate(work):
@@ -201,7 +201,7 @@ def correlations(work: Sequence[ExemplarTask], edits: Edits) -> dict[str, float]
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     count = report["candidates"]
     lines = [
         f"| guidance scale, {report['rows']} held-out rows | one candidate | best of {count} | any of {count} | shape |"
@@ -214,14 +214,14 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {values} | {got['region clip']:.1f} |")
     same, found = report["judge agrees on reconstructions"], report["pixel correlation"]
     lines.append(
-        f"\nThe judge says the same of {same:.1%} of reconstructions. Correlation of the edited box with its exemplar"
-        f" {found['own exemplar']:.2f}, with another of its kind {found['another of its kind']:.2f}."
+        f"\nThe judge classifies {same:.1%} of reconstructions like their originals. Correlation of the edited box with"
+        f" its exemplar {found['own exemplar']:.2f}, with another of its kind {found['another of its kind']:.2f}."
     )
     return "\n".join(lines)
 
 
 def contact_sheet(work: Sequence[ExemplarTask], edits: Edits, path: Path, rows: int = 36, zoom: int = 3) -> None:
-    """Source, mask, exemplar, all candidates (the kept one first) of the first rows, in three columns."""
+    """Write source, mask, exemplar and candidates (best first) of the first rows, in three columns."""
     lines = []
     for task, images, distance in zip(work[:rows], edits.images, edits.distance, strict=False):
         holed = np.where(task.mask[..., None], 128, task.scene.image).astype(np.uint8)
@@ -243,7 +243,7 @@ def _batch(part: Sequence[ExemplarTask], seeds: Sequence[int]) -> Batch:
 
 
 def _boxed(image: Pixels, task: ExemplarTask) -> Pixels:
-    """The mask's bounding box at the exemplar's size."""
+    """Return the mask's bounding box at the exemplar's size."""
     x0, y0, x1, y1 = bounding_box(task.mask)
     size = task.exemplar.shape[:2]
     box = F.interpolate(to_tensor(image[None, y0:y1, x0:x1]), size, mode="bilinear", antialias=True)

@@ -1,8 +1,8 @@
-"""What a retry gate brings on the shipped family: ``python -m embedded_models.evaluate_gate [--rows 96]``.
+"""Measures the benefit of a retry gate on the shipped family: ``python -m embedded_models.evaluate_gate [--rows 96]``.
 
-The gate looks at the editor's own CLIP distance, the judge only counts. Its thresholds are quantiles of the distances
-of tuning seeds; the figures are of held-out ones. Tries are drawn once and kept in a file, so it may be run in pieces;
-what each gate would have done with them is computed by the product's own rule.
+The gate uses the editor's own CLIP distance; the judge only counts successes. Thresholds are quantiles of the distances
+on tuning seeds; the figures are of held-out ones. Candidates are made once and kept in a file, so the command can be
+run in parts; Retouch's own gate then decides on the stored candidates.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from retouch.models.embedded.scenes import HELD_OUT, TUNING
 from embedded_models.evaluate import PARAMS, attempt, tasks
 
 SCORE: Final = "clip_distance"
-QUANTILES: Final = (0.75, 0.5, 0.25)  # of the tuning distances, under which a try passes
+QUANTILES: Final = (0.75, 0.5, 0.25)  # of the tuning distances; a candidate below one passes
 AT_ONCE: Final = 4  # rows
-Tries = list[list[tuple[float, bool]]]  # of each row: distance and the judge's word of each candidate
+Tries = list[list[tuple[float, bool]]]  # per row and candidate: distance, and whether the judge agrees
 
 
 def main() -> None:
-    """Read the command line, draw what is not drawn yet, print."""
+    """Parse the command line, make the missing candidates, print."""
     parser = argparse.ArgumentParser(prog="python -m embedded_models.evaluate_gate", description=__doc__)
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--candidates", type=int, default=4, help="the largest budget")
     parser.add_argument("--tuning-rows", type=int, default=32)
-    parser.add_argument("--tries", type=Path, required=True, help="file that keeps the tries (JSON lines)")
-    parser.add_argument("--most", type=int, default=10**9, help="rows to draw in this call; then it ends")
+    parser.add_argument("--tries", type=Path, required=True, help="file for the candidates (JSON lines)")
+    parser.add_argument("--most", type=int, default=10**9, help="most rows to edit in this call")
     given = parser.parse_args()
     left = given.most
     drawn: dict[str, Tries] = {}
@@ -49,13 +49,13 @@ def main() -> None:
         )
         left -= made
         if len(drawn[name]) < rows:
-            print(f"{name}: {len(drawn[name])} of {rows} rows drawn")
+            print(f"{name}: {len(drawn[name])} of {rows} rows edited")
             return
     print(table(drawn["tuning"], drawn["held out"]))
 
 
 def table(tuning: Tries, held_out: Tries) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     distances = [distance for row in tuning for distance, _ in row]
     most = len(held_out[0])
     lines = [
@@ -78,8 +78,8 @@ def table(tuning: Tries, held_out: Tries) -> str:
 
 
 def gated(tries: Tries, quality: QualitySpec) -> Mapping[str, Any]:
-    """What a gate makes of tries, one a round: mean passes a row; the judge's words of all rows, and of those kept."""
-    passes, words, kept = [], [], []
+    """Return a gate's mean passes per row and the judge's verdicts on all and on kept rows, with one try per round."""
+    passes, verdicts, kept = [], [], []
     for row in tries:
         some = row[: quality_gate.budget(quality)]
         candidates = [
@@ -89,24 +89,24 @@ def gated(tries: Tries, quality: QualitySpec) -> Mapping[str, Any]:
         tried = some if decided is None else some[: decided + 1]
         passes.append(len(tried))
         kept.append(decided is not None)
-        words.append(tried[-1][1] if decided is not None else min(tried)[1])
-    of_kept = [word for word, is_kept in zip(words, kept, strict=True) if is_kept]
-    return {"passes": float(np.mean(passes)), "all": words, "kept": kept, "of_kept": of_kept}
+        verdicts.append(tried[-1][1] if decided is not None else min(tried)[1])
+    of_kept = [verdict for verdict, is_kept in zip(verdicts, kept, strict=True) if is_kept]
+    return {"passes": float(np.mean(passes)), "all": verdicts, "kept": kept, "of_kept": of_kept}
 
 
-def _share(words: Sequence[bool]) -> str:
-    return f"{np.mean(words):.1%} ({sum(words)} of {len(words)})" if words else "none"
+def _share(verdicts: Sequence[bool]) -> str:
+    return f"{np.mean(verdicts):.1%} ({sum(verdicts)} of {len(verdicts)})" if verdicts else "none"
 
 
 def read(file: Path, name: str) -> Tries:
-    """The tries of one kind that a file keeps; none where there is no file."""
+    """Return the tries of one kind in a file; none if there is no file."""
     lines = file.read_text().splitlines() if file.exists() else []
     found = [json.loads(line) for line in lines]
-    return [[(distance, bool(word)) for distance, word in line["tries"]] for line in found if line["of"] == name]
+    return [[(distance, bool(verdict)) for distance, verdict in line["tries"]] for line in found if line["of"] == name]
 
 
 def _draw(file: Path, name: str, first_seed: int, rows: int, candidates: int) -> tuple[Tries, int]:
-    """The tries of the first rows, of which those that are not in the file are made and put there; how many were."""
+    """Return the tries of the first rows, and how many rows were missing in the file and added to it."""
     known = read(file, name)
     if len(known) >= rows:
         return known[:rows], 0
@@ -118,7 +118,7 @@ def _draw(file: Path, name: str, first_seed: int, rows: int, candidates: int) ->
     for start in range(len(known), rows, AT_ONCE):
         part = work[start : start + AT_ONCE]
         verdicts, distances = attempt(editor, judge, part, start, candidates)
-        pairs = [(distance, bool(all(words))) for words, distance in zip(verdicts, distances, strict=True)]
+        pairs = [(distance, bool(all(verdict))) for verdict, distance in zip(verdicts, distances, strict=True)]
         with file.open("a") as out:
             for i in range(len(part)):
                 out.write(json.dumps({"of": name, "tries": pairs[i * candidates : (i + 1) * candidates]}) + "\n")

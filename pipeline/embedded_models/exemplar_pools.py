@@ -1,4 +1,4 @@
-"""Exemplar training examples in bulk: drawn once by processes, kept as arrays. Knows no network."""
+"""Pools of exemplar training examples: drawn once by several processes, cached as arrays."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class _Pool:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what ``save`` wrote."""
+        """Read a pool that ``save`` wrote."""
         with np.load(path) as stored:
             return cls(**{field.name: stored[field.name] for field in fields(cls)})
 
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
-        """One pool of several."""
+        """Return several pools as one."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True)
 class Pairs(_Pool):
-    """Training pairs: what should come out, where, and each one's own reference."""
+    """Training pairs: expected images, masks, and each image's own reference."""
 
     target: Pixels  # [N, S, S, 3]
     mask: Mask  # [N, S, S], True = edit
@@ -54,7 +54,7 @@ class Pairs(_Pool):
 
 @dataclass(frozen=True)
 class References(_Pool):
-    """References that were drawn on grounds of their own."""
+    """References drawn on their own grounds, not cropped from a scene."""
 
     image: Pixels  # [N, S, S, 3]
     kind: Kinds
@@ -64,12 +64,12 @@ class References(_Pool):
 
 
 def pair_pool(count: int, first_seed: int, cache: Path | None = None) -> Pairs:
-    """Training pairs of consecutive seeds; kept in ``cache`` (.npz) where given."""
+    """Return the training pairs of consecutive seeds, cached in ``cache`` (.npz) if given."""
     return _pooled(Pairs, _pairs, count, first_seed, cache)
 
 
 def reference_pool(count: int, first_seed: int, cache: Path | None = None) -> References:
-    """References of consecutive seeds, every kind equally often; kept in ``cache`` (.npz) where given."""
+    """Return references of consecutive seeds, every kind equally often, cached in ``cache`` (.npz) if given."""
     return _pooled(References, _references, count, first_seed, cache)
 
 

@@ -1,9 +1,8 @@
-"""Draws what an exemplar editor learns from and is measured on: a scene, a mask, and a reference of the wished object.
+"""Draws the training and test examples of exemplar editors: a scene, a mask, and a reference of the wanted object.
 
-Two kinds of pair teach (Paint by Example, section 4.1, and one of our own): the *own* reference is cropped from the
-scene itself, as one must with photographs; the *other* one shows an object of the same shape and colour that was drawn
-anew on another ground, at another size, turn and place, so that copying pixels never helps. Photographs have no such
-second kind; a drawn world has. Knows no network.
+There are two kinds of reference. The *own* one is cropped from the scene itself, as it must be with photographs (Paint
+by Example, section 4.1). The *other* one shows a new drawing of the same shape and colour on another ground, at another
+size, angle and place, so that copying pixels never helps; only drawn scenes make this kind possible.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from retouch.schema import Mask, Pixels
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, end exclusive
 
-PAD: Final = 2  # pixels a side that an own reference shows around its box; the paper's 10 of 512, and one for edges
-TURN: Final = 0.35  # radians, +-20 degrees as the paper's rotation: more would make a square a diamond
-WIDER: Final = 0.4  # share of the free space by which a mask may grow beyond its box, a side
-TIGHT: Final = 0.75  # share of pairs whose mask is filled by its object, as a caller's mask is
+PAD: Final = 2  # most pixels per side around the box of an own reference; the paper's 10 of 512, and one for edges
+TURN: Final = 0.35  # radians, +-20 degrees as in the paper: more would make a square a diamond
+WIDER: Final = 0.4  # of the free space on a side: the most by which a mask extends beyond its box
+TIGHT: Final = 0.75  # share of pairs whose object fills the mask, as with users' masks
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class ExemplarTask:
     exemplar: Pixels  # [S, S, 3]
     shape: str
     colour: str
-    prompt: str  # says the same in words; no exemplar editor reads it, the judge does
+    prompt: str  # shape and colour in words; read by the judge, not by exemplar editors
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training example: the scene is what should come out."""
+    """One training example, whose scene is the expected output."""
 
     target: Pixels  # [S, S, 3]
     mask: Mask  # [S, S] bool, True = edit
@@ -64,7 +63,7 @@ class Pair:
 
 
 def exemplar_task(seed: int, size: int = SIZE) -> ExemplarTask:
-    """The exemplar edit of a seed: source, mask, shape and colour of ``edit_task``, on another ground its reference."""
+    """Return the exemplar edit of a seed: that of ``edit_task`` with a reference on another ground."""
     rng = np.random.default_rng((seed, 5))
     task = edit_task(seed, size)
     exemplar = other_reference(rng, task.shape, task.colour, without=task.scene.ground, size=size)
@@ -72,7 +71,7 @@ def exemplar_task(seed: int, size: int = SIZE) -> ExemplarTask:
 
 
 def training_pair(seed: int, size: int = SIZE) -> Pair:
-    """The training example of a seed: mostly a mask that its object fills, else a box or blob around any object."""
+    """Return the training example of a seed: mostly a mask that its object fills, else a box or blob around one."""
     rng = np.random.default_rng((seed, 6))
     target, box, tight, item = _tight_scene(rng, size) if rng.random() < TIGHT else _loose_scene(rng, size)
     mask = loose_mask(rng, box, size) if tight is None else tight
@@ -82,7 +81,7 @@ def training_pair(seed: int, size: int = SIZE) -> Pair:
 def other_reference(
     rng: np.random.Generator, shape: str, colour: str, without: str | None = None, size: int = SIZE
 ) -> Pixels:
-    """A newly drawn object of this shape and colour on a ground other than ``without``, cropped with a margin.
+    """Draw an object of this shape and colour on a ground other than ``without``, cropped with a margin.
 
     Returns:
         [size, size, 3] uint8.
@@ -96,7 +95,7 @@ def other_reference(
     radius = rng.uniform(0.2, 0.4)
     x, y = rng.uniform(radius + 0.02, 0.98 - radius, size=2)
     item = replace(make_shape(rng, shape, colour, (float(x), float(y)), radius), turn=rng.uniform(-TURN, TURN))
-    side = 2 * size  # drawn larger than it is shown: a crop from 32 px would be a blur
+    side = 2 * size  # drawn larger than it is shown, because a crop from 32 px would be blurred
     left, top, right, bottom = (radius * rng.uniform(1.0, 1.4) for _ in range(4))
     window = (x - left, y - top, x + right, y + bottom)
     x0, y0, x1, y1 = (int(np.clip(round(side * at), 0, side)) for at in window)
@@ -104,7 +103,7 @@ def other_reference(
 
 
 def own_reference(rng: np.random.Generator, image: Pixels, box: Box, size: int = SIZE) -> Pixels:
-    """The box of an image [H, W, 3] as a reference [size, size, 3]: padded, flipped, turned, blurred by chance."""
+    """Return the box of an image [H, W, 3] as [size, size, 3], randomly padded, flipped, turned and blurred."""
     high, wide = image.shape[:2]
     left, top, right, bottom = (int(pad) for pad in rng.integers(0, PAD + 1, size=4))
     x0, y0, x1, y1 = max(box[0] - left, 0), max(box[1] - top, 0), min(box[2] + right, wide), min(box[3] + bottom, high)
@@ -119,7 +118,7 @@ def own_reference(rng: np.random.Generator, image: Pixels, box: Box, size: int =
 
 
 def loose_mask(rng: np.random.Generator, box: Box, size: int = SIZE) -> Mask:
-    """A box pushed outward by chance, or a blob of four curves that bulge from the box towards it; [size, size]."""
+    """Return a randomly extended box, or a blob of four curves that bulge from the box towards it; [size, size]."""
     x0, y0, x1, y1 = box
     free = (x0, y0, size - x1, size - y1)
     left, top, right, bottom = (int(rng.integers(0, int(WIDER * space) + 1)) for space in free)
@@ -132,7 +131,7 @@ def loose_mask(rng: np.random.Generator, box: Box, size: int = SIZE) -> Mask:
 
 
 def _blob(box: Box, outer: Box, size: int) -> Mask:
-    """Quadratic Beziers from corner to corner of the box whose control points lie on the outer one, filled."""
+    """Return the inside of quadratic Beziers between the box's corners, with control points on the outer box."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = box, outer
     middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=float)
@@ -146,7 +145,7 @@ def _blob(box: Box, outer: Box, size: int) -> Mask:
 
 
 def _filled(outline: np.ndarray, size: int) -> Mask:
-    """Pixels [size, size] whose centre lies in a polygon [N, 2] of x, y (even-odd rule)."""
+    """Return the pixels [size, size] whose centre is in a polygon [N, 2] of x, y (even-odd rule)."""
     y, x = (np.mgrid[0:size, 0:size] + 0.5)[..., None]
     ax, ay = outline.T
     bx, by = np.roll(outline, -1, axis=0).T
@@ -158,7 +157,7 @@ def _filled(outline: np.ndarray, size: int) -> Mask:
 
 
 def _tight_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask | None, Placed]:
-    """An object that fills a mask like those of ``edit_task``; by chance another one was there before."""
+    """Draw an object that fills a mask like those of ``edit_task``; sometimes it replaces another one."""
     ground = random_ground(rng)
     half = float(rng.uniform(0.23, 0.35))
     spot = tuple(float(at) for at in rng.uniform(half + 0.01, 0.99 - half, size=2))
@@ -166,18 +165,18 @@ def _tight_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask
     loose = 0.98 * half - item.radius
     item = replace(item, centre=(spot[0] + rng.uniform(-loose, loose), spot[1] + rng.uniform(-loose, loose)))
     other = place_shape(rng, ground, [replace(item, centre=(spot[0], spot[1]), radius=half * 1.1)], largest=0.22)
-    beside = [other] if other and rng.random() < 0.35 else []
-    scene = render(ground, [item, *beside], size)
+    others = [other] if other and rng.random() < 0.35 else []
+    scene = render(ground, [item, *others], size)
     mask = _rounded(rng, (spot[0], spot[1]), half, size)
     target = scene.image
-    if rng.random() < 0.25:  # its rim may show outside the mask, as it does when a caller's mask is a little tight
+    if rng.random() < 0.25:  # the replaced one's rim may show outside the mask, as with a tight user's mask
         before = _visible(rng, ground, (spot[0], spot[1]), half * rng.uniform(0.8, 1.0))
-        target = np.where(mask[..., None], target, render(ground, [before, *beside], size).image)
+        target = np.where(mask[..., None], target, render(ground, [before, *others], size).image)
     return target, scene.objects[0].box, mask, item
 
 
 def _loose_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask | None, Placed]:
-    """An object anywhere, alone or beside another one."""
+    """Draw an object anywhere, alone or next to another one."""
     ground = random_ground(rng)
     count = 1 if rng.random() < 0.7 else 2
     placed: list[Placed] = []
@@ -189,12 +188,12 @@ def _loose_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask
 
 
 def _visible(rng: np.random.Generator, ground: Ground, centre: tuple[float, float], radius: float) -> Placed:
-    """Any shape of any colour that stands out from the ground."""
+    """Return a random shape of a random colour that contrasts with the ground."""
     return make_shape(rng, str(rng.choice(SHAPES)), str(rng.choice(visible_colours(ground))), centre, float(radius))
 
 
 def _rounded(rng: np.random.Generator, spot: tuple[float, float], half: float, size: int) -> Mask:
-    """A box around a spot, every third with round corners."""
+    """Return a box around a spot, one in three with round corners."""
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
     dx, dy = np.abs(x - spot[0]) / half, np.abs(y - spot[1]) / half
     mask: Mask = (dx**4 + dy**4 <= 1.0) if rng.random() < 1 / 3 else (np.maximum(dx, dy) <= 1.0)
@@ -202,7 +201,7 @@ def _rounded(rng: np.random.Generator, spot: tuple[float, float], half: float, s
 
 
 def _turned(image: Image.Image, degrees: float) -> Image.Image:
-    """Turned about its centre; the corners show the mirrored image, for a black corner would be a clue."""
+    """Return an image turned about its centre, with mirrored corners, because black ones would be a clue."""
     side = image.width
     tiled = np.pad(np.asarray(image), ((side // 2, side // 2), (side // 2, side // 2), (0, 0)), mode="reflect")
     turned = Image.fromarray(tiled).rotate(degrees, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""One training loop for the exemplar set: AdamW, warm-up, decay, EMA, bf16, resumable. Knows no network and no data."""
+"""A resumable training loop: AdamW, warm-up, decay, EMA, bf16."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Part = tuple[Tensor, ...]  # of a batch, for one thread
 
 @dataclass(frozen=True)
 class Fit:
-    """How long and how fast. Counted in steps, so that a busy machine trains as well as a quiet one, only later."""
+    """Length and rates of a training, in steps, so that results do not depend on the machine's speed."""
 
     steps: int
     learning_rate: float
@@ -30,7 +30,7 @@ class Fit:
     decay_from: float = 0.5  # share of the steps after which the rate falls linearly to zero
     ema: float = 0.998
     seed: int = 1
-    threads: int = 1  # on a CPU; each takes its part of the batch
+    threads: int = 1  # on a CPU; each takes a part of the batch
     save_every: float = 120.0  # seconds
 
 
@@ -42,17 +42,17 @@ def fit(
     state: Path,
     save: Callable[[nn.Module], None],
 ) -> nn.Module:
-    """Train until ``options.steps`` of this and earlier runs together.
+    """Train up to ``options.steps``, including those of earlier runs.
 
     Args:
         model: on its device; trained in place.
-        draw: a batch of the given size, tensors with one entry an example.
-        loss: scalar of (model, *tensors of a part), under bf16 autocast.
-        state: where to go on from and what is written for that.
-        save: called with the averaged model, now and then and at the end.
+        draw: returns a batch of the given size, tensors with one entry per example.
+        loss: returns a scalar for (model, *tensors of a part), under bf16 autocast.
+        state: the checkpoint file, read at the start if it exists.
+        save: called with the averaged model, regularly and at the end.
 
     Returns:
-        The averaged model, whose weights are to be used.
+        The averaged model.
     """
     device = next(model.parameters()).device
     average = deepcopy(model).requires_grad_(requires_grad=False)
@@ -61,7 +61,7 @@ def fit(
     torch.manual_seed(options.seed + step)
     rng = np.random.default_rng((options.seed, step))
     threads = 1 if device.type == "cuda" else options.threads
-    saved = said = time.monotonic()
+    saved = logged = time.monotonic()
     losses: list[float] = []
     with ThreadPoolExecutor(threads) as pool:
         while step < options.steps:
@@ -74,10 +74,10 @@ def fit(
             step += 1
             _update(average, model, min(options.ema, (1 + step) / (10 + step)))
             now = time.monotonic()
-            if now - said > 60:
+            if now - logged > 60:
                 log.info("step %d of %d images %d rate %.2e loss %.5f", step, options.steps, step * options.batch, rate,
                          np.mean(losses))  # fmt: skip
-                losses, said = [], now
+                losses, logged = [], now
             if now - saved > options.save_every:
                 _save(state, model, average, optimizer, step)
                 save(average)
@@ -88,7 +88,7 @@ def fit(
 
 
 def learning_rate(step: int, options: Fit) -> float:
-    """Linear warm-up, flat, then a linear decay to zero."""
+    """Return the rate of a step: linear warm-up, constant, then a linear decay to zero."""
     falling = (1 - step / options.steps) / (1 - options.decay_from)
     return options.learning_rate * min(1.0, (step + 1) / options.warmup, falling)
 
@@ -100,7 +100,7 @@ def _step(
     parts: Sequence[Part],
     pool: ThreadPoolExecutor,
 ) -> float:
-    """One update. Threads meet once a step and not once an operation, which on busy cores makes all the difference."""
+    """Take one update and return its loss. Threads synchronise once per step instead of once per operation."""
     losses, gradients = zip(*pool.map(lambda part: _gradient(model, loss, part), parts), strict=True)
     for parameter, *found in zip(_trained(model), *gradients, strict=True):
         parameter.grad = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
@@ -115,7 +115,7 @@ def _gradient(model: nn.Module, loss: Callable[..., Tensor], part: Part) -> tupl
         torch.set_num_threads(1)
     with torch.autocast(device, torch.bfloat16):
         value = loss(model, *part)
-    # One token makes attention's softmax constant: queries and keys get no gradient, and need none.
+    # With one token attention's softmax is constant, so queries and keys get no gradient.
     found = torch.autograd.grad(value, _trained(model), allow_unused=True, materialize_grads=True)
     return float(value.detach()), found
 
@@ -135,7 +135,7 @@ def _save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.opt
 
 
 def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load an earlier state; returns its step, 0 without one."""
+    """Load an earlier state if there is one. Return its step, else 0."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

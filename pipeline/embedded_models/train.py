@@ -1,8 +1,8 @@
 """Trains the shipped family: ``python -m embedded_models.train [--part judge|clip|unet|harden|vae|exemplar|all]``.
 
-The order matters: judge and CLIP need drawings alone, the UNet too; ``harden`` continues the CLIP on what that UNet
-predicts from noise; ``exemplar`` works on the latents of ``vae``. Knows no editor: figures come from
-``embedded_models.evaluate`` and ``embedded_models.evaluate_exemplar``.
+The order matters: judge, CLIP and UNet are trained on drawings; ``harden`` continues the CLIP on the UNet's predictions
+from noise; ``exemplar`` works on the latents of ``vae``. ``embedded_models.evaluate`` and
+``embedded_models.evaluate_exemplar`` measure the results. Run it from ``pipeline/`` or in the development environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAMILY: Final = {
     "unet": "unet.safetensors",
     "clip": "clip.safetensors",
     "judge": "judge.safetensors",
-    "blue": "blue.safetensors",  # the domains, made by jobs/finetune.yaml
+    "blue": "blue.safetensors",  # the domains, trained by jobs/finetune.yaml
     "green": "green.safetensors",
     "pink": "pink.safetensors",
     "exemplar_vae": "exemplar_vae.safetensors",
@@ -48,16 +48,16 @@ FAMILY: Final = {
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the command."""
+    """The options of one call."""
 
     out: Path  # the family's folder
     work: Path  # drawings and resumable states; grows to about 1.1 GB
     device: str
-    minutes: float | None  # of each part that is timed; None = the part's own number
+    minutes: float | None  # for each timed part; None: the part's default
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m embedded_models.train", description=__doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--minutes", type=float, help="training time of the CLIP, the hardening or the UNet")
@@ -83,7 +83,7 @@ def _clip(run: Run) -> None:
 
 def _unet(run: Run) -> None:
     options = UNetTraining()
-    if run.device == "cuda":  # four times the batch at little more time a step
+    if run.device == "cuda":  # four times the batch in little more time per step
         options = replace(options, batch=256, scenes=400_000, learning_rate=1.2e-3)
     train_unet(run.out, run.work, run.device, replace(options, minutes=run.minutes or options.minutes))
 

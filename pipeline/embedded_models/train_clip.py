@@ -1,7 +1,7 @@
-"""Trains the family's CLIP on what guidance will show it: masked, blurred, noised, warped and attacked views.
+"""Trains the family's CLIP on views as in guidance: masked, blurred, noised, warped and attacked.
 
-Two signals: which caption of a fixed bank fits a masked place, and which caption of the batch fits a whole scene;
-beside them plain cross-entropy on shape and on colour, without which the contrastive loss learns colour alone.
+The losses: which caption of a fixed bank fits a masked place, which caption of the batch fits a whole scene, and plain
+cross-entropy on shape and on colour, without which the contrastive loss learns colour alone.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) to eps
 
 @dataclass(frozen=True)
 class ClipTraining:
-    """What the CLIP learns from and how long."""
+    """Data and length of the CLIP's training."""
 
     minutes: float = 12.0
     places: int = 40_000
     batch: int = 128
     learning_rate: float = 2e-3
-    easy: float = 0.5  # share of the time in which views and attacks grow to their full difficulty
+    easy: float = 0.5  # share of the time until views and attacks reach their full difficulty
     radius: float = 1.0  # L2 length of the attack, in the [0, 1] scale of a 32 px image
     seed: int = 3
 
 
 @dataclass(frozen=True)
 class Places:
-    """Scenes with a place and what is there; index -1 where no caption of the bank fits."""
+    """Scenes with a place and labels; index -1 if no caption of the bank fits."""
 
     images: Tensor  # [N, 3, 32, 32] uint8
     masks: Tensor  # [N, 1, 32, 32] bool
-    place: Tensor  # [N] index into BANK of what is in the mask
+    place: Tensor  # [N] index into BANK of the mask's content
     whole: Tensor  # [N] index into BANK of a scene's only shape
     caption: Tensor  # [N, context] tokens of the whole scene's caption
-    shape: Tensor  # [N] index into SHAPES, len(SHAPES) where none
-    colour: Tensor  # [N] index into COLOURS, len(COLOURS) where none
+    shape: Tensor  # [N] index into SHAPES, len(SHAPES) if none
+    colour: Tensor  # [N] index into COLOURS, len(COLOURS) if none
 
     def at(self, index: Tensor) -> Places:
-        """A batch."""
+        """Return the places at these indices."""
         return Places(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def to(self, device: str) -> Places:
-        """The same on a device."""
+        """Return the places on a device."""
         return Places(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def clip_config() -> dict[str, Any]:
-    """What ``clip.json`` holds. Mean 0 and std 1: ranking, which normalises nothing, sees what guidance sees."""
+    """Return the content of ``clip.json``. Mean 0 and std 1, so that unnormalised ranking sees the same as guidance."""
     vision = {"image_size": IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None}
     text = {"context_length": CONTEXT_LENGTH, "vocab_size": vocabulary_size(), "width": 128, "heads": 4, "layers": 2}
     return {
@@ -135,7 +135,7 @@ def _loss(
     views: Views,
     radius: float,
 ) -> tuple[Tensor, float]:
-    """The step's loss, and the share of places whose shape and colour are found."""
+    """Return the step's loss, and the share of places with the right shape and colour."""
     words = F.normalize(clip.encode_text(bank).float(), dim=-1)
     scale = clip.logit_scale.exp().clamp(5, 20)
     labels = torch.where(views.masked, batch.place, batch.whole)
@@ -164,9 +164,9 @@ def _contrastive(clip: open_clip.CLIP, unit: Tensor, captions: Tensor, scale: Te
 
 
 def attack(clip: open_clip.CLIP, words: Tensor, views: Views, labels: Tensor, radius: float) -> Tensor:
-    """The first half of the views [B, 3, S, S] moved up to ``radius`` towards a wrong caption.
+    """Return the views [B, 3, S, S] with the first half moved by up to ``radius`` towards a wrong caption.
 
-    One step along the gradient, as guidance takes it: what fools it here, it will not be fooled by there.
+    One step along the gradient, as in guidance: training on it makes the CLIP robust against guidance's own steps.
     """
     half = len(labels) // 2
     if radius == 0 or half == 0:
@@ -178,7 +178,7 @@ def attack(clip: open_clip.CLIP, words: Tensor, views: Views, labels: Tensor, ra
     away = F.cross_entropy(logits, labels[:half], ignore_index=-1, reduction="sum")
     (grad,) = torch.autograd.grad(towards - away, pixels)
     grad = grad / grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
-    zoom = pixels.shape[-1] / 32  # a picture twice as large is twice as long
+    zoom = pixels.shape[-1] / 32  # twice the side has twice the L2 length
     length = radius * zoom * torch.rand(half, 1, 1, 1, device=pixels.device)
     return torch.cat([(pixels - length * grad).detach(), views.pixels[half:]])
 
@@ -198,7 +198,7 @@ def labelled_places(count: int, first_seed: int, tokenizer: SimpleTokenizer) -> 
 
 
 def _place_chunk(first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Images, masks, [place, whole, shape, colour] indices, and captions of whole scenes ("" where unfit)."""
+    """Return images, masks, [place, whole, shape, colour] indices, and captions of whole scenes ("" if unfit)."""
     examples = [judge_example(seed) for seed in range(first, first + count)]
     labels = []
     captions = []

@@ -1,9 +1,9 @@
 """Trains the family's exemplar encoder and 9-channel latent UNet (Paint by Example, sections 4.2, 4.5 and 4.6).
 
-In two stages, as the published one was made: first the encoder's image tower alone, which learns to name shapes and
-colours (there it is CLIP's, learned from captions); then, the tower frozen, mapper, unconditional vector and UNet
-together, with the squared error of eps. So class tokens and latents are computed once, and a step costs a small UNet on
-8x8 latents. Knows no editor.
+In two stages, like the published networks: first the encoder's image tower alone, which learns to classify shapes and
+colours (the published one is CLIP's, trained on captions); then, with the tower frozen, mapper, unconditional vector
+and UNet together, with the squared error of eps. So class tokens and latents are computed once, and a step costs only a
+small UNet on 8x8 latents.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ UNET: Final[dict[str, Any]] = {
     "cross_attention_dim": 128,
     "norm_num_groups": 16,
 }
-DROP: Final = 0.2  # of a row's condition for the unconditional vector, as in section 4.6, a row at a time
+DROP: Final = 0.2  # probability per row of the unconditional vector, as in section 4.6
 OWN: Final = 0.35  # share of rows whose reference is cropped from the scene itself
-# eps at much noise says little of the picture, and shape and colour are decided there: its error counts 1 / alpha
-# times, which makes it the error of v, up to this much.
-HEAVIEST: Final = 8.0
-OUTSIDE: Final = 0.3  # weight of latents outside the mask, which a caller never sees
+# At high noise eps contains little of the image, although shape and colour are decided there. So its error is weighted
+# by 1 / alpha, which makes it the error of v, up to this weight.
+MAX_WEIGHT: Final = 8.0
+OUTSIDE: Final = 0.3  # weight of latents outside the mask, which do not appear in an edit
 
 
 TOWER_FIT: Final = Fit(steps=600, learning_rate=1e-3, batch=128, decay_from=0.3, ema=0.99, seed=12)
-# 198,400 images: on tuning rows the judge then saw 98 % of single candidates.
+# 198,400 images; the judge then agreed with 98 % of single candidates of tuning rows.
 UNET_FIT: Final = Fit(steps=3100, learning_rate=1e-3, batch=64, decay_from=0.6, ema=0.998, seed=13)
 
 
 @dataclass(frozen=True)
 class ExemplarTraining:
-    """What the set learns from and how long."""
+    """Data and length of the training."""
 
     tower: Fit = TOWER_FIT
     unet: Fit = UNET_FIT
@@ -76,7 +76,7 @@ class ExemplarTraining:
     references: int = 24_000
 
 
-class Painter(nn.Module):
+class ExemplarNetworks(nn.Module):
     """Encoder and UNet, for one optimizer."""
 
     def __init__(self) -> None:
@@ -85,16 +85,16 @@ class Painter(nn.Module):
         self.unet = UNet2DConditionModel(**UNET)
 
     def forward(self, x: Tensor, t: Tensor, features: Tensor, dropped: Tensor) -> Tensor:
-        """Noise [B, 4, 8, 8] in UNet inputs [B, 9, 8, 8], t [B], class tokens [B, 128] and which rows have none [B]."""
-        seen = self.encoder.context(features[:, None])
-        context = torch.where(dropped[:, None, None], self.encoder.uncond_vector, seen)
+        """Return the noise [B, 4, 8, 8] in UNet inputs [B, 9, 8, 8]; ``dropped`` [B] rows ignore their class token."""
+        given = self.encoder.context(features[:, None])
+        context = torch.where(dropped[:, None, None], self.encoder.uncond_vector, given)
         eps: Tensor = self.unet(x, t, context, return_dict=False)[0]
         return eps
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All that a step draws from, computed once."""
+    """The precomputed training examples."""
 
     latents: Tensor  # [N, 4, 8, 8], scaled
     masked: Tensor  # [N, 4, 8, 8], scaled, of the scenes with a mid-grey hole
@@ -104,7 +104,7 @@ class Examples:
     others: Tensor  # [24, M, 128] class tokens of drawn references, by kind
 
     def draw(self, rng: np.random.Generator, size: int) -> list[Tensor]:
-        """Latents, masked latents, masks and references of random rows."""
+        """Return latents, masked latents, masks and references of random rows."""
         rows = torch.from_numpy(rng.integers(len(self.latents), size=size))
         other = self.others[self.kind[rows], torch.from_numpy(rng.integers(self.others.shape[1], size=size))]
         own = torch.from_numpy(rng.random(size) < OWN)[:, None]
@@ -112,32 +112,32 @@ class Examples:
 
 
 def train_exemplar(out: Path, work: Path, device: str, options: ExemplarTraining) -> None:
-    """Train all but the autoencoder, which must lie in ``out``; weights go there, pools and states to ``work``."""
+    """Train all but the autoencoder, which must be in ``out``; weights go there, pools and states to ``work``."""
     pairs = pair_pool(options.pairs, 0, work / "pairs.npz")
     references = reference_pool(options.references, 0, work / "references.npz")
     torch.manual_seed(options.unet.seed)
-    painter = Painter().to(device)
-    train_tower(painter.encoder, pairs, references, work, options.tower)
-    painter.encoder.model.requires_grad_(requires_grad=False)
-    examples = prepared(painter.encoder, pairs, references, out, work, device)
-    painter.unet.to(memory_format=torch.channels_last)
+    networks = ExemplarNetworks().to(device)
+    train_tower(networks.encoder, pairs, references, work, options.tower)
+    networks.encoder.model.requires_grad_(requires_grad=False)
+    examples = prepared(networks.encoder, pairs, references, out, work, device)
+    networks.unet.to(memory_format=torch.channels_last)
     alphas = torch.from_numpy(scaled_linear().alphas_cumprod).float().to(device)
 
     def save(averaged: nn.Module) -> None:
-        assert isinstance(averaged, Painter)
-        save_painter(averaged, out)
+        assert isinstance(averaged, ExemplarNetworks)
+        save_networks(averaged, out)
 
-    def loss(model: Painter, *part: Tensor) -> Tensor:
-        return painter_loss(model, alphas, *part)
+    def loss(model: ExemplarNetworks, *part: Tensor) -> Tensor:
+        return eps_loss(model, alphas, *part)
 
-    fit(painter, examples.draw, loss, options.unet, work / "exemplar.ckpt", save)
+    fit(networks, examples.draw, loss, options.unet, work / "exemplar.ckpt", save)
 
 
 def train_tower(encoder: ExemplarEncoder, pairs: Pairs, references: References, work: Path, options: Fit) -> None:
-    """Teach the image tower what references show; its averaged weights replace the encoder's."""
+    """Train the image tower to classify references; its averaged weights replace the encoder's."""
     images = np.concatenate([pairs.own, references.image])
     kinds = np.concatenate([pairs.kind, references.kind])
-    net = _Namer(encoder.model)
+    net = _Classifier(encoder.model)
 
     def draw(rng: np.random.Generator, size: int) -> list[Tensor]:
         rows = rng.integers(len(images), size=size)
@@ -145,12 +145,12 @@ def train_tower(encoder: ExemplarEncoder, pairs: Pairs, references: References, 
         noise = 0.1 * rng.random((size, 1, 1, 1)) * rng.normal(size=seen.shape)
         return [seen + torch.from_numpy(noise).float(), torch.from_numpy(kinds[rows])]
 
-    trained = fit(net, draw, _named, options, work / "tower.ckpt", lambda averaged: None)
+    trained = fit(net, draw, _classification_loss, options, work / "tower.ckpt", lambda averaged: None)
     encoder.model.load_state_dict(trained.get_submodule("tower").state_dict())
 
 
-class _Namer(nn.Module):
-    """The tower with two heads that are thrown away."""
+class _Classifier(nn.Module):
+    """The tower with two classification heads, which are discarded after training."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -163,8 +163,8 @@ class _Namer(nn.Module):
         return self.shape(features), self.colour(features)
 
 
-def _named(net: _Namer, pixels: Tensor, kinds: Tensor) -> Tensor:
-    """Cross-entropy of shape and of colour; smoothed, so that tokens of one kind do not become one point."""
+def _classification_loss(net: _Classifier, pixels: Tensor, kinds: Tensor) -> Tensor:
+    """Return the cross-entropy of shape and colour, smoothed so that tokens of one kind do not collapse to a point."""
     shape, colour = net(pixels)
     by_shape = F.cross_entropy(shape.float(), kinds // len(COLOURS), label_smoothing=0.05)
     return by_shape + F.cross_entropy(colour.float(), kinds % len(COLOURS), label_smoothing=0.05)
@@ -173,7 +173,7 @@ def _named(net: _Namer, pixels: Tensor, kinds: Tensor) -> Tensor:
 def prepared(
     encoder: ExemplarEncoder, pairs: Pairs, references: References, out: Path, work: Path, device: str
 ) -> Examples:
-    """Class tokens and latents of the pools, computed once for one tower and one autoencoder."""
+    """Return class tokens and latents of the pools, computed once per tower and autoencoder."""
     cache, source = work / "examples.pt", _source(encoder, pairs, references, out)
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
@@ -185,7 +185,7 @@ def prepared(
     each = len(references) // len(KINDS)
     examples = {
         "latents": scale * encode(vae, pairs.target),
-        "masked": scale * encode(vae, pairs.target, pairs.mask, drawn=True),  # as an edit draws it
+        "masked": scale * encode(vae, pairs.target, pairs.mask, drawn=True),  # sampled as in an edit
         "keep": torch.from_numpy(~pairs.mask)[:, None],
         "own": class_tokens(encoder, pairs.own),
         "kind": torch.from_numpy(pairs.kind),
@@ -196,7 +196,7 @@ def prepared(
 
 
 def _source(encoder: ExemplarEncoder, pairs: Pairs, references: References, out: Path) -> str:
-    """Hash of all that examples are computed from."""
+    """Return a hash of all inputs of the examples."""
     found = hashlib.sha256((out / f"{VAE_NAME}.safetensors").read_bytes())
     for tensor in encoder.model.state_dict().values():
         found.update(tensor.cpu().numpy().tobytes())
@@ -207,16 +207,16 @@ def _source(encoder: ExemplarEncoder, pairs: Pairs, references: References, out:
 
 @torch.no_grad()
 def class_tokens(encoder: ExemplarEncoder, images: Pixels) -> Tensor:
-    """The tower's pooled class tokens [N, 128] of references [N, 32, 32, 3]."""
+    """Return the tower's pooled class tokens [N, 128] of references [N, 32, 32, 3]."""
     device = encoder.uncond_vector.device
     parts = (to_tensor(images[start : start + 256]) for start in range(0, len(images), 256))
     return torch.cat([encoder.model(pixel_values=part.to(device)).pooler_output.float().cpu() for part in parts])
 
 
-def painter_loss(
-    model: Painter, alphas: Tensor, latents: Tensor, masked: Tensor, keep: Tensor, features: Tensor
+def eps_loss(
+    model: ExemplarNetworks, alphas: Tensor, latents: Tensor, masked: Tensor, keep: Tensor, features: Tensor
 ) -> Tensor:
-    """Weighted squared error of eps of one part of a batch."""
+    """Return the weighted squared error of eps of one part of a batch."""
     t = stratified(len(latents), len(alphas)).to(latents.device)
     alpha = alphas[t].view(-1, 1, 1, 1)
     eps = torch.randn_like(latents)
@@ -225,12 +225,12 @@ def painter_loss(
     dropped = torch.rand(len(latents), device=latents.device) < DROP
     x = torch.cat([x_t, masked, small], dim=1).to(memory_format=torch.channels_last)
     error: Tensor = (model(x, t, features, dropped).float() - eps).square()
-    seen = OUTSIDE + (1 - OUTSIDE) * (1 - small)
-    return (error * seen * (1 / alpha).clamp(max=HEAVIEST)).mean()
+    weight = OUTSIDE + (1 - OUTSIDE) * (1 - small)
+    return (error * weight * (1 / alpha).clamp(max=MAX_WEIGHT)).mean()
 
 
 def small_mask(keep: Tensor, size: int) -> Tensor:
-    """Masks [B, 1, S, S] at latent size, 1 = keep: half of them bilinear as in the paper's code, half nearest."""
+    """Return masks [B, 1, S, S] at latent size, 1 = keep: half bilinear as in the paper's code, half nearest."""
     whole = keep.float()
     bilinear = F.interpolate(whole, (size, size), mode="bilinear", align_corners=False)
     nearest = F.interpolate(whole, (size, size), mode="nearest")
@@ -238,13 +238,13 @@ def small_mask(keep: Tensor, size: int) -> Tensor:
 
 
 def stratified(count: int, timesteps: int) -> Tensor:
-    """Evenly spread timesteps [B] with a common random offset: less variance than independent draws."""
+    """Return evenly spread timesteps [B] with a common random offset: less variance than independent draws."""
     return ((torch.arange(count) + torch.rand(1)) / count * timesteps).long().clamp(max=timesteps - 1)
 
 
-def save_painter(painter: Painter, out: Path) -> None:
-    """Write encoder and UNet as ``retouch.models.paint_by_example`` reads them."""
-    save_weights(painter.encoder, out / "exemplar_encoder.safetensors")
+def save_networks(networks: ExemplarNetworks, out: Path) -> None:
+    """Write encoder and UNet in the form that ``retouch.models.paint_by_example`` reads."""
+    save_weights(networks.encoder, out / "exemplar_encoder.safetensors")
     save_json(ENCODER, out / "exemplar_encoder.json")
-    save_weights(painter.unet, out / "exemplar_unet.safetensors")
+    save_weights(networks.unet, out / "exemplar_unet.safetensors")
     save_json({**UNET, "schedule": "scaled_linear"}, out / "exemplar_unet.json")

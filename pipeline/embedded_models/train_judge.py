@@ -31,12 +31,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 log = logging.getLogger(__name__)
-FIRST_SEED: Final = 2_000_000  # the other networks' seeds end below
+FIRST_SEED: Final = 2_000_000  # above all seeds of the other networks
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
-    """What the judge learns from and how long."""
+    """Data and length of the judge's training."""
 
     crops: int = 40_000
     epochs: int = 3
@@ -47,18 +47,18 @@ class JudgeTraining:
 
 @dataclass(frozen=True)
 class Example:
-    """A place of an image and what is in it."""
+    """A place in an image, with its labels."""
 
     image: Pixels  # [32, 32, 3]
     mask: Mask  # [32, 32]
     shape: str
     colour: str
     kind: str  # shape, empty, cut, blob or two
-    scene: Scene  # the image's before a second colour was mixed in
+    scene: Scene  # the scene before a second colour was mixed in
 
 
 def judge_example(seed: int, size: int = 32) -> Example:
-    """One labelled place: 70 % shapes; the rest empty, cut off, shapeless or of two colours."""
+    """Draw one labelled place: 70 % shapes; the rest empty, cut off, shapeless or of two colours."""
     rng = np.random.default_rng((seed, 2))
     ground = random_ground(rng)
     half = rng.uniform(0.22, 0.35)
@@ -73,7 +73,7 @@ def judge_example(seed: int, size: int = 32) -> Example:
     if kind == "blob":
         item = replace(item, outline=_blob(rng))
     if kind == "cut":
-        item = replace(item, centre=_beside(rng, spot, half, radius))
+        item = replace(item, centre=_outside(rng, spot, half, radius))
     placed = [] if kind == "empty" else [item]
     other = place_shape(rng, ground, [*placed, Placed("square", "red", (0, 0, 0), spot, half * 1.1)], largest=0.2)
     shown = [*placed, other] if other and rng.random() < 0.3 else placed
@@ -89,7 +89,7 @@ def judge_example(seed: int, size: int = 32) -> Example:
 
 
 def train_judge(out: Path, device: str, options: JudgeTraining) -> float:
-    """Train, save and return the accuracy on 2,000 crops that were not trained on (shape and colour both right)."""
+    """Train, save and return the accuracy on 2,000 other crops (shape and colour both right)."""
     torch.manual_seed(options.seed)
     crops, shapes, colours = (part.to(device) for part in judge_crops(options.crops, FIRST_SEED))
     config = judge_config()
@@ -116,14 +116,14 @@ def train_judge(out: Path, device: str, options: JudgeTraining) -> float:
 
 @torch.no_grad()
 def accuracy(net: JudgeNet, crops: Tensor, shapes: Tensor, colours: Tensor) -> float:
-    """Share of crops whose shape and colour are both right."""
+    """Return the share of crops whose shape and colour are both right."""
     by_shape, by_colour = net(crops)
     right = (by_shape.argmax(1) == shapes) & (by_colour.argmax(1) == colours)
     return float(right.float().mean())
 
 
 def judge_crops(count: int, first_seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N]."""
+    """Return crops [N, 3, 32, 32] in [-1, 1] with the indices of their shapes and colours [N]."""
     chunks = in_chunks(_crop_chunk, count, first_seed)
     crops, shapes, colours = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return torch.from_numpy(crops), torch.from_numpy(shapes), torch.from_numpy(colours)
@@ -144,23 +144,23 @@ def _labels(kind: str, shape: str, colour: str) -> tuple[str, str]:
 
 
 def _blob(rng: np.random.Generator) -> tuple[Point, ...]:
-    """An irregular outline that is none of the shapes."""
+    """Return an irregular outline that is none of the shapes."""
     radii = rng.uniform(0.25, 1.1, size=int(rng.integers(5, 9)))
     angles = np.sort(rng.uniform(0, 2 * math.pi, size=len(radii)))
     return tuple((float(r * math.cos(a)), float(r * math.sin(a))) for r, a in zip(radii, angles, strict=True))
 
 
-def _beside(rng: np.random.Generator, spot: Point, half: float, radius: float) -> Point:
-    """A centre from which at most a rim reaches into the place."""
-    far = half + radius * rng.uniform(0.55, 1.0)
-    along = rng.uniform(-half, half)
-    dx, dy = (far, along) if rng.random() < 0.5 else (along, far)
+def _outside(rng: np.random.Generator, spot: Point, half: float, radius: float) -> Point:
+    """Return a centre from which at most the shape's rim reaches into the place."""
+    away = half + radius * rng.uniform(0.55, 1.0)
+    sideways = rng.uniform(-half, half)
+    dx, dy = (away, sideways) if rng.random() < 0.5 else (sideways, away)
     sign = rng.choice((-1.0, 1.0))
     return float(spot[0] + sign * dx), float(spot[1] + sign * dy)
 
 
 def _two_coloured(rng: np.random.Generator, first: Pixels, second: Pixels, centre: Point) -> Pixels:
-    """One image on one side of a line through a shape's centre, another on the other."""
+    """Return one image on one side of a random line through a shape's centre and another image on the other side."""
     y, x = (np.mgrid[0 : len(first), 0 : len(first)] + 0.5) / len(first)
     angle = rng.uniform(0, 2 * math.pi)
     side = (x - centre[0]) * math.cos(angle) + (y - centre[1]) * math.sin(angle) > 0
@@ -169,7 +169,7 @@ def _two_coloured(rng: np.random.Generator, first: Pixels, second: Pixels, centr
 
 
 def _disturbed(crops: Tensor) -> Tensor:
-    """Crops with slight noise, half of them slightly blurred: what a network draws is never as clean as a drawing."""
+    """Return crops with slight noise, half of them blurred, because networks' images are less clean than drawings."""
     noisy = crops + 0.08 * torch.rand(len(crops), 1, 1, 1, device=crops.device) * torch.randn_like(crops)
     kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]], device=crops.device) / 16
     blurred = F.conv2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), kernel.repeat(3, 1, 1, 1), groups=3)

@@ -44,7 +44,7 @@ CONFIG: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class UNetTraining:
-    """What the UNet learns from and how long."""
+    """Data and length of the UNet's training."""
 
     minutes: float = 75.0  # two CPU cores see about half a million images in it
     scenes: int = 120_000
@@ -58,7 +58,7 @@ class UNetTraining:
 
 
 def train_unet(out: Path, work: Path, device: str, options: UNetTraining) -> None:
-    """Train for ``options.minutes`` of this and earlier runs together; weights go to ``out``, the state to ``work``."""
+    """Train for ``options.minutes``, earlier runs included; weights go to ``out``, the checkpoint to ``work``."""
     torch.manual_seed(options.seed)
     images = scene_pool(options.scenes, 0, work / "scenes.npy")
     model = PixelUNet.from_config(CONFIG).to(device).to(memory_format=torch.channels_last)
@@ -88,12 +88,12 @@ def train_unet(out: Path, work: Path, device: str, options: UNetTraining) -> Non
 
 
 def learning_rate(step: int, progress: float, options: UNetTraining) -> float:
-    """Linear warm-up, flat until 55 % of the time, then a linear decay to zero."""
+    """Return the rate: linear warm-up, constant until 55 % of the time, then a linear decay to zero."""
     return options.learning_rate * min(1.0, (step + 1) / options.warmup, max(0.0, (1 - progress) / 0.45))
 
 
 def _batch(images: Pixels, rng: np.random.Generator, size: int) -> Tensor:
-    """Random scenes, half of them mirrored: [B, 3, 32, 32] in [-1, 1]."""
+    """Return random scenes, half of them mirrored: [B, 3, 32, 32] in [-1, 1]."""
     picked = images[rng.integers(len(images), size=size)]
     mirrored = np.where(rng.random(size)[:, None, None, None] < 0.5, picked[:, :, ::-1], picked)
     return to_tensor(mirrored)
@@ -102,10 +102,9 @@ def _batch(images: Pixels, rng: np.random.Generator, size: int) -> Tensor:
 def _step(
     model: PixelUNet, optimizer: torch.optim.Optimizer, parts: Sequence[Tensor], pool: ThreadPoolExecutor
 ) -> float:
-    """One update; returns the mean squared error of v.
+    """Take one update and return the mean squared error of v.
 
-    Parts of the batch go to one thread each: they meet once a step and not once an operation, which on busy cores
-    makes all the difference.
+    Each part of the batch is computed by one thread: threads synchronise once per step instead of once per operation.
     """
     timesteps = [_stratified(len(part), len(model.alphas_cumprod)).to(part.device) for part in parts]
     noise = [torch.randn_like(part) for part in parts]
@@ -118,13 +117,13 @@ def _step(
 
 
 def _stratified(count: int, timesteps: int) -> Tensor:
-    """Evenly spread timesteps [B] with a common random offset: less variance than independent draws."""
+    """Return evenly spread timesteps [B] with a common random offset: less variance than independent draws."""
     spread = (torch.arange(count) + torch.rand(1)) / count
     return (spread * timesteps).long().clamp(max=timesteps - 1)
 
 
 def _gradient(model: PixelUNet, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-    """Mean squared error of v and its gradient by the parameters."""
+    """Return the mean squared error of v and its gradients."""
     if x0.device.type == "cpu":
         torch.set_num_threads(1)
     alpha = model.alphas_cumprod[t].view(-1, 1, 1, 1)
@@ -144,7 +143,7 @@ Trained = tuple[nn.Module, nn.Module, torch.optim.Optimizer]
 
 
 def _save(out: Path, work: Path, trained: Trained, at: tuple[int, float]) -> None:
-    """``at`` is the step and the seconds spent."""
+    """Write weights and checkpoint; ``at`` is the step and the seconds spent."""
     model, ema, optimizer = trained
     save_json(CONFIG, out / "unet.json")
     save_weights(ema, out / "unet.safetensors")
@@ -153,7 +152,7 @@ def _save(out: Path, work: Path, trained: Trained, at: tuple[int, float]) -> Non
 
 
 def _resume(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Load an earlier state; returns its step and seconds, (0, 0) without one."""
+    """Load an earlier state if there is one. Return its step and seconds, else (0, 0)."""
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)

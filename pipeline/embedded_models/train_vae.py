@@ -1,10 +1,11 @@
-"""Trains the family's autoencoder, with which exemplar edits work on 8x8 latents: L1, squared error and a little KL.
+"""Trains the family's autoencoder for exemplar edits on 8x8 latents: L1, squared error and a little KL.
 
-Knows neither the UNet nor the exemplars. Holes of mid-grey are among its images, since the UNet sees masked scenes.
+Half of its images have mid-grey holes, because the UNet sees masked scenes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ CONFIG: Final[dict[str, Any]] = {
     "norm_num_groups": 8,
     "sample_size": SIZE,
 }
-KL: Final = 3e-4  # of the mean over latents: enough to keep them near a unit normal, at little cost in sharpness
+KL: Final = 3e-4  # weight of the mean KL: enough to keep latents near a unit normal, at little cost in sharpness
 
 
 VAE_FIT: Final = Fit(steps=1800, learning_rate=2e-3, batch=32, warmup=100, decay_from=0.4, ema=0.99, seed=11)
@@ -44,7 +45,7 @@ VAE_FIT: Final = Fit(steps=1800, learning_rate=2e-3, batch=32, warmup=100, decay
 
 @dataclass(frozen=True)
 class VaeTraining:
-    """What the autoencoder learns from and how long."""
+    """Data and length of the autoencoder's training."""
 
     fit: Fit = VAE_FIT
     scenes: int = 30_000
@@ -72,7 +73,7 @@ def train_vae(out: Path, work: Path, device: str, options: VaeTraining) -> Autoe
 
 
 def holed(rng: np.random.Generator, images: Pixels) -> Tensor:
-    """Scenes [B, 3, 32, 32] in [-1, 1], half of them mirrored, half with a mid-grey box of 8 to 26 px."""
+    """Return scenes [B, 3, 32, 32] in [-1, 1], half of them mirrored, half with a mid-grey box of 8 to 26 px."""
     x = to_tensor(np.where(rng.random(len(images))[:, None, None, None] < 0.5, images[:, :, ::-1], images))
     side = x.shape[-1]
     for image in x[: len(x) // 2]:  # views: filled in place
@@ -83,7 +84,7 @@ def holed(rng: np.random.Generator, images: Pixels) -> Tensor:
 
 
 def vae_loss(model: AutoencoderKL, x: Tensor) -> Tensor:
-    """Mean absolute and squared error and KL of images [B, 3, S, S]."""
+    """Return mean absolute error, squared error and weighted KL of images [B, 3, S, S], summed."""
     posterior = model.encode(x.to(memory_format=torch.channels_last)).latent_dist
     mean: Tensor = posterior.mean.float()
     log_variance: Tensor = posterior.logvar.float()
@@ -95,16 +96,16 @@ def vae_loss(model: AutoencoderKL, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latent_scale(model: AutoencoderKL, images: Pixels) -> float:
-    """1 / standard deviation of images' latents, ``scaling_factor`` in diffusers' words."""
+    """Return 1 / standard deviation of images' latents, diffusers' ``scaling_factor``."""
     means = encode(model, images)
     return float(1 / means.std())
 
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: Pixels, masks: Mask | None = None, *, drawn: bool = False) -> Tensor:
-    """Unscaled latents [N, 4, 8, 8] of images [N, 32, 32, 3], mid-grey where ``masks`` [N, 32, 32] is True.
+    """Return unscaled latents [N, 4, 8, 8] of images [N, 32, 32, 3], mid-grey where ``masks`` [N, 32, 32] is True.
 
-    Means of the posterior, or with ``drawn`` samples of it.
+    They are the posterior's means, or samples of it with ``drawn``.
     """
     found = []
     device = next(model.parameters()).device
@@ -126,9 +127,7 @@ def save_vae(model: nn.Module, out: Path) -> None:
 
 
 def load_vae(out: Path) -> AutoencoderKL:
-    """Read what ``save_vae`` wrote; float32, eval mode."""
-    import json
-
+    """Return the autoencoder that ``save_vae`` wrote, in float32 and eval mode."""
     model = AutoencoderKL(**json.loads((out / f"{VAE_NAME}.json").read_text()))
     model.load_state_dict({k: v.float() for k, v in load_file(out / f"{VAE_NAME}.safetensors").items()})
     return model.eval().requires_grad_(requires_grad=False)

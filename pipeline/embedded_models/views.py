@@ -1,4 +1,4 @@
-"""Scenes as guidance shows them to a CLIP: predicted from noise, masked, turned and in perspective. Knows no CLIP."""
+"""Views of scenes as guidance shows them to a CLIP: predicted from noise, masked, turned and in perspective."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 WHOLE = 0.25  # share of views that show the whole scene
-CLEAN = 0.25  # share of views of the drawing itself; the rest are as a sampler sees it on its way
-WARPED = 0.6
-BLACK = 0.25  # share of masked views with black around them, as ranking shows them; the others have mid-grey
+CLEAN = 0.25  # share of views of the drawing itself; the others are predictions from noise
+WARPED = 0.6  # share of views
+BLACK = 0.25  # share of masked views on black, as in ranking; the others are on mid-grey
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a CLIP is shown."""
+    """A batch of views."""
 
     pixels: Tensor  # [B, 3, S, S] in [0, 1] but for noise
     masked: Tensor  # [B] bool: only the mask's inside is shown
@@ -34,14 +34,14 @@ def seen_views(
     network: Callable[[Tensor, Tensor], Tensor] | None = None,
     difficulty: float = 1.0,
 ) -> Views:
-    """One view of each image [B, 3, 32, 32] in [-1, 1] with its mask [B, 1, 32, 32] bool, on x0's device.
+    """Return one view of each image [B, 3, 32, 32] in [-1, 1] with its mask [B, 1, 32, 32] bool, on x0's device.
 
     ``difficulty`` 0..1 is the share of noised and of warped views, in units of the full share.
     """
     clean = _chosen(x0, 1 - (1 - CLEAN) * difficulty)
     seen = x0.clone()
     if not clean.all():
-        seen[~clean] = _on_the_way(x0[~clean], network)
+        seen[~clean] = _predicted_at_random_t(x0[~clean], network)
     masked, warped = ~_chosen(x0, WHOLE), _chosen(x0, WARPED * difficulty)
     fill = torch.where(_chosen(x0, BLACK), -1.0, 0.0).view(-1, 1, 1, 1)
     inside = torch.where(masks, seen, fill)
@@ -55,10 +55,10 @@ def _chosen(like: Tensor, share: float) -> Tensor:
     return torch.rand(len(like), device=like.device) < share
 
 
-def _on_the_way(x0: Tensor, network: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-    """What guidance looks at: f x0' + (1 - f) x_t at random t, f = sqrt(1 - alpha).
+def _predicted_at_random_t(x0: Tensor, network: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+    """Return guidance's input: f x0' + (1 - f) x_t at random t, f = sqrt(1 - alpha).
 
-    x0' is the network's prediction, or a blur in its stead.
+    x0' is the network's prediction, or else a blurred x0.
     """
     t = torch.randint(0, 950, (len(x0),), device=x0.device)
     alpha = cosine_alphas_cumprod(1000).float().to(x0.device)[t].view(-1, 1, 1, 1)
@@ -77,7 +77,7 @@ def _predicted(x_t: Tensor, t: Tensor, alpha: Tensor, network: Callable[[Tensor,
 
 
 def _blurred(x0: Tensor, t: Tensor) -> Tensor:
-    """Gaussian blur from none at t = 0 to 5 px at 900, slightly noised; eighths of the batch share a kernel."""
+    """Return x0 with a blur of 0 px at t = 0 to 5 px at 900 and slight noise; an eighth of the batch per kernel."""
     order = t.argsort()
     blurred = torch.empty_like(x0)
     for part in order.chunk(8):
@@ -93,7 +93,7 @@ def _blurred(x0: Tensor, t: Tensor) -> Tensor:
 
 
 def _warped(images: Tensor) -> Tensor:
-    """Turned, shifted and in perspective, with the ranges that guidance has."""
+    """Return images turned, shifted and in perspective, with guidance's ranges."""
     size = (images.shape[-2], images.shape[-1])
     numbers = torch.rand(len(images), 13, dtype=torch.float64)
     affine = affine_sources(numbers[:, :4], size, Augmentation())

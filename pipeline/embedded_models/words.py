@@ -9,18 +9,18 @@ from typing import Final
 from retouch.models.embedded.scenes import COLOURS, GROUNDS, SHAPES, TEXTURES, ground_prompt, object_prompt
 
 CONTEXT_LENGTH: Final = 28  # the longest caption of two shapes has 26 tokens; start and end take two more
-BLOB: Final = "blob"  # a shapeless patch: what a failed edit looks like
+BLOB: Final = "blob"  # a shapeless patch, like a failed edit
 
 PROMPTS: Final = tuple(object_prompt(shape, colour) for shape in SHAPES for colour in COLOURS)
 BLOBS: Final = tuple(object_prompt(BLOB, colour) for colour in COLOURS)
 EMPTY: Final = tuple(ground_prompt(ground, texture) for ground in GROUNDS for texture in TEXTURES)
-BANK: Final = (*PROMPTS, *BLOBS, *EMPTY)  # what a place can hold
+BANK: Final = (*PROMPTS, *BLOBS, *EMPTY)  # all captions of a place
 
 _WORDS: Final = ("a", "an", "on", "and", "ground", BLOB, *SHAPES, *COLOURS, *GROUNDS, *TEXTURES)
 
 
 def merges() -> list[str]:
-    """Merges in order of priority, each ``left right``; words are built from their left."""
+    """Return the merges in order of priority, each ``left right``; words are built from their left."""
     found: dict[str, None] = {}
     for word in sorted(_WORDS, key=len):
         parts = [*word[:-1], f"{word[-1]}</w>"]
@@ -32,11 +32,11 @@ def merges() -> list[str]:
 
 
 def vocabulary_size() -> int:
-    """Bytes, bytes that end a word, merges, start and end."""
+    """Return the number of tokens: bytes, bytes that end a word, merges, start and end."""
     return 512 + len(merges()) + 2
 
 
 def write_merges(path: Path) -> None:
-    """Write the merges as open_clip reads them: a gzipped text whose first line is skipped."""
+    """Write the merges in open_clip's format: gzipped text whose first line is skipped."""
     text = "\n".join(["#version: 0.2", *merges()])  # no newline at the end: it would count as a merge
     path.write_bytes(gzip.compress(text.encode(), mtime=0))

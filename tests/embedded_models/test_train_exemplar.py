@@ -9,10 +9,10 @@ import torch
 from embedded_models.exemplar_pools import pair_pool, reference_pool
 from embedded_models.fitting import Fit, fit, learning_rate
 from embedded_models.train_exemplar import (
+    ExemplarNetworks,
     ExemplarTraining,
-    Painter,
     class_tokens,
-    painter_loss,
+    eps_loss,
     prepared,
     small_mask,
     train_exemplar,
@@ -96,18 +96,18 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(step: int, share: float) -> N
 
 def test_a_dropped_condition_hides_the_exemplar_from_the_unet() -> None:
     torch.manual_seed(0)
-    painter = Painter().eval()
+    networks = ExemplarNetworks().eval()
     x, t = torch.randn(2, 9, 8, 8), torch.tensor([500, 500])
     features = torch.randn(2, 2, 128)
     with torch.no_grad():
-        shown = [painter(x, t, one, torch.tensor([True, False])) for one in features]
+        shown = [networks(x, t, one, torch.tensor([True, False])) for one in features]
     assert torch.equal(shown[0][0], shown[1][0])
     assert not torch.equal(shown[0][1], shown[1][1])
 
 
 def test_class_tokens_are_what_the_encoder_itself_would_see() -> None:
     torch.manual_seed(0)
-    encoder: ExemplarEncoder = Painter().encoder.eval()
+    encoder: ExemplarEncoder = ExemplarNetworks().encoder.eval()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     tokens = class_tokens(encoder, images)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1  # mean and deviation are 0.5
@@ -117,17 +117,17 @@ def test_class_tokens_are_what_the_encoder_itself_would_see() -> None:
 
 def test_the_loss_reaches_the_unconditional_vector_and_not_the_frozen_tower() -> None:
     torch.manual_seed(0)
-    painter = Painter()
-    painter.encoder.model.requires_grad_(requires_grad=False)
+    networks = ExemplarNetworks()
+    networks.encoder.model.requires_grad_(requires_grad=False)
     alphas = torch.from_numpy(scaled_linear().alphas_cumprod).float()
     keep = torch.ones(32, 1, 32, 32, dtype=torch.bool)
     keep[:, :, 8:24, 8:24] = False
-    painter_loss(
-        painter, alphas, torch.randn(32, 4, 8, 8), torch.randn(32, 4, 8, 8), keep, torch.randn(32, 128)
+    eps_loss(
+        networks, alphas, torch.randn(32, 4, 8, 8), torch.randn(32, 4, 8, 8), keep, torch.randn(32, 128)
     ).backward()
-    assert painter.encoder.uncond_vector.grad is not None
-    assert painter.encoder.uncond_vector.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in painter.encoder.model.parameters())
+    assert networks.encoder.uncond_vector.grad is not None
+    assert networks.encoder.uncond_vector.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in networks.encoder.model.parameters())
 
 
 def test_a_small_masks_one_is_what_stays() -> None:
@@ -149,7 +149,7 @@ def test_half_of_the_autoencoders_scenes_have_a_grey_hole() -> None:
 
 def test_latents_are_computed_again_for_another_autoencoder(tmp_path: Path) -> None:
     options = _steps(VaeTraining().fit, 1)
-    pairs, references, encoder = pair_pool(4, 0), reference_pool(24, 0), Painter().encoder.eval()
+    pairs, references, encoder = pair_pool(4, 0), reference_pool(24, 0), ExemplarNetworks().encoder.eval()
     found = []
     for seed in (1, 2):
         (tmp_path / "vae.ckpt").unlink(missing_ok=True)

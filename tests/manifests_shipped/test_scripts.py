@@ -57,7 +57,7 @@ def test_the_committed_shapes_are_what_the_maker_makes():
 def test_the_committed_domains_are_what_the_maker_makes(name: str) -> None:
     file = FOLDER / ("translate.parquet" if name == "translate" else f"domains/{name}.parquet")
     stored = pq.read_table(file)
-    made = make_domains.to_edit() if name == "translate" else make_domains.to_learn(name)
+    made = make_domains.to_edit() if name == "translate" else make_domains.to_train_on(name)
 
     files = [column for column in ("image", "mask") if column in made.column_names]
     assert stored.drop_columns(files) == made.drop_columns(files), "run python manifests/make_domains.py again"
