@@ -246,7 +246,7 @@ def _groups(cluster: Cluster) -> list[_Group]:
 
 
 def _custom_resources(resources: Mapping[str, float]) -> dict[str, str]:
-    # The outer quotes are for the shell, the inner ones for KubeRay; Ray's autoscaler reads whole numbers only.
+    # Quoted, because a shell, KubeRay and the autoscaler each remove quotes; the autoscaler accepts whole numbers only.
     whole = {name: math.ceil(amount) for name, amount in resources.items()}
     return {"resources": f"'{json.dumps(whole)}'"} if whole else {}
 
