@@ -221,7 +221,7 @@ def test_a_node_that_never_comes_ends_the_run_in_one_line(ray: Cluster, tmp_path
     assert command.code() == 3, command.said
     waits, ends = command.said.splitlines()
     assert "waiting up to 3 s for a node with 8 GPU" in waits
-    assert ends.startswith("retouch: no node with 8 GPU joined in 3 s (ray.stall_seconds)")
+    assert ends.startswith("retouch: no node with 8 GPU joined within 3 s (ray.stall_seconds)")
     assert "waiting up to 3 s" in (Path(job.output) / "events.jsonl").read_text()
 
 
