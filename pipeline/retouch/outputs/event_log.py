@@ -73,7 +73,7 @@ class Call:
     start: float  # POSIX seconds
     state: str  # the name of its last event among started, stopped and finished
     reason: str | None  # why it stopped
-    actors: int | None  # that it asked for
+    actors: int | None  # requested
     workers: tuple[Worker, ...]
     blocks: tuple[Block, ...]  # in order
     retried: int  # rows done again because a worker died with them in flight
