@@ -26,6 +26,8 @@ from tests.helpers.datasets import painter_job, picture, png, square, write_data
 from tests.helpers.painters import Painter
 from tests.helpers.slow import SlowPainter
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"preset": "balanced", "timesteps": 4, "skip_timesteps": 1, "clip_guidance_lambda": 300}
 
 

@@ -38,8 +38,9 @@ EDITORS: dict[str, dict[str, Any]] = {
     "tokens": {"name": "blended_diffusion", "params": {"timesteps": 4, "skip_timesteps": 1, "aug_num": 1}},
 }
 Answer = tuple[str, str | None]  # status and error's class
-# Pillow warns of what it refuses or mends; outside of tests a warning is none of an image's faults.
-pytestmark = [  # what Pillow remarks of files that it reads all the same is no fault of ours
+# Pillow warns about images that it refuses or repairs; such a warning is not a fault of the code.
+pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning"),
     pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning"),
 ]

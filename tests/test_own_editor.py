@@ -17,6 +17,8 @@ from retouch.imaging import regions
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = ROOT / "jobs/own-editor"
 BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
 

@@ -65,6 +65,7 @@ def test_ray_with_a_shuffled_manifest_gives_the_files_of_one_process(
     assert answers(job) == in_one_process
 
 
+@pytest.mark.slow
 def test_a_row_alone_gives_the_file_that_it_gives_among_others(
     rows: pa.Table, in_one_process: dict[str, str], tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_manifest_images_and_output_on_a_real_s3_server_give_the_same_files(
     assert image_paths.read_image(job.output, output)[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_photographs_keep_every_pixel_outside_their_masks_at_native_size(tmp_path: Path) -> None:
     """Recomputed from the files: source and mask as decoded here, output as Pillow reads it."""
     job = load_job(

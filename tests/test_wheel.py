@@ -10,6 +10,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 DATA = (
     "py.typed",
     "jobs/prices.yaml",

@@ -11,6 +11,8 @@ from retouch.errors import ConfigError, StorageError
 
 from tests.benchmarks import objects
 
+pytestmark = pytest.mark.slow
+
 
 def test_on_s3_all_ways_are_printed_and_nothing_is_left(moto_s3: str, capsys: pytest.CaptureFixture[str]) -> None:
     objects.main(f"{moto_s3}/place", objects=12, size=100)

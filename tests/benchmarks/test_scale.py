@@ -11,6 +11,8 @@ from retouch.outputs.verify import verify_output
 
 from tests.benchmarks import scale
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_size_is_run_run_again_and_verified_and_printed_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -130,6 +130,7 @@ def test_unasked_it_is_the_network_itself():
     assert compiled(network, False) is network
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_network_and_its_gradient_are_the_same_up_to_rounding():
     network = TinyUNet().requires_grad_(False)

@@ -49,6 +49,7 @@ def translating(folder: Path, manifest: Path, **editor: Any) -> EditJob:
     return painter_job(folder, manifest, metrics=[], editor={**plain, **editor}, max_failure_rate=1.0)
 
 
+@pytest.mark.slow
 def test_a_good_manifest_is_fine_and_imports_no_torch(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, 3)
     found = check(str(manifest))

@@ -368,6 +368,7 @@ def test_a_seed_belongs_to_run_key_and_candidate() -> None:
     assert own.kept[0].seed in {candidate_seed(1, "a", k) for k in (0, 1)}
 
 
+@pytest.mark.slow
 def test_importing_the_engine_leaves_ray_out() -> None:
     code = "import sys, retouch.execution.engine; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -244,6 +244,7 @@ def quickstart(folder: Path, rows: int) -> EditJob:
     return short_job(str(folder / "out"), str(folder / "rows.parquet"), actors=2, rows_per_block=2)
 
 
+@pytest.mark.slow
 def test_a_row_of_the_quickstart_is_bit_for_bit_the_same_alone_as_in_a_batch(tmp_path: Path) -> None:
     output = finished(quickstart(tmp_path, 2))
     again = rerun(output, results.read(output, ["key"])["key"][0].as_py())

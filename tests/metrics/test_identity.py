@@ -39,6 +39,7 @@ def test_it_keeps_the_contract_of_a_metric(metric: IdentitySimilarity) -> None:
     assert list(column_types(metric.columns)) == ["identity_similarity"]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_is_the_cosine_of_the_two_vectors(metric: IdentitySimilarity) -> None:
     a, b = pixels(0, 1), pixels(1, 1)
@@ -54,6 +55,7 @@ def test_what_is_no_face_does_not_count(metric: IdentitySimilarity) -> None:
     assert values(metric, image, edited) == values(metric, image, image)
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_its_batch_mates(metric: IdentitySimilarity) -> None:
     image, edited = pixels(0), pixels(1)
     together = values(metric, image, edited)

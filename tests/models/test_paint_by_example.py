@@ -226,6 +226,7 @@ class Exploit:
         return os.system, ("touch exploited",)
 
 
+@pytest.mark.slow
 def test_files_that_are_wrong_are_refused_in_one_line(
     tmp_path: Path, narrow: tuple[PaintByExampleNetworks, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

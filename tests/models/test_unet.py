@@ -32,6 +32,7 @@ def saved(folder: Path, shapes: Mapping[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", key_lists())
 def test_every_published_key_finds_its_place_and_no_place_stays_empty(name: str) -> None:
     published = key_list(name)

@@ -37,6 +37,7 @@ def worker(output: Path, how: str, seconds: float = 600) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "seconds", "code", "overdue"), [("die", 600, 9, False), ("hang", 0.3, EXIT_CODE, True)]
 )

@@ -111,6 +111,7 @@ def test_of_several_answers_that_of_the_highest_epoch_stands(parts: list) -> Non
             assert status == (SUCCESS if SUCCESS in given_then else FAILED_TO_EDIT)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(parts=answers)
 def test_compaction_changes_no_reading_makes_the_plain_one_right_and_is_done_once(parts: list) -> None:
@@ -126,6 +127,7 @@ def test_compaction_changes_no_reading_makes_the_plain_one_right_and_is_done_onc
         assert {path: Path(path).stat().st_ino for path in results.files(output)} == files
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(parts=answers.filter(bool), survived=st.integers(0, 20))
 def test_a_kill_during_compaction_changes_no_answer_and_the_next_one_finishes(parts: list, survived: int) -> None:

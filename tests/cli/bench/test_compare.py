@@ -10,6 +10,8 @@ from retouch.cli.bench import compare
 from retouch.cli.bench.subjects import subject
 from retouch.schema import Batch
 
+pytestmark = pytest.mark.slow
+
 
 def test_ratios_are_of_our_batches_and_of_further_ways_against_each_of_ours() -> None:
     one = subject("blended_diffusion", "embedded", steps=2)

@@ -184,6 +184,7 @@ def test_a_folder_of_diffusers_comes_with_its_components_and_nothing_else(place:
     assert weights.resolve(folder).digest != found.digest
 
 
+@pytest.mark.slow
 def test_several_processes_of_a_node_fetch_a_file_once(tmp_path: Path, moto_s3: str) -> None:
     uri = storage.join(moto_s3, "net.bin")
     storage.write_bytes(uri, b"net" * 1000)
