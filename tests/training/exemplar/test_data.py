@@ -1,4 +1,4 @@
-"""Samples by number: the same whoever makes them, and every unusable row named."""
+"""Samples by number: the same in any thread and worker, and every unusable row named."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def test_a_manifest_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({}, "no column 'boxes'"),
         ({"boxes": pa.array([[1.0, 2.0, 3.0, 4.0]])}, "expected a list of lists of numbers"),
         ({"boxes": pa.array(["1 2 3 4"])}, "expected a list of lists of numbers"),
     ],
 )
-def test_a_manifest_without_lists_of_boxes_is_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+def test_a_manifest_without_lists_of_boxes_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table({"image": ["a.png"], **columns}), tmp_path / "boxes.parquet")
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=message):
         read_rows(str(tmp_path / "boxes.parquet"))
 
 

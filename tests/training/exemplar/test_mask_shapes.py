@@ -49,7 +49,7 @@ def test_a_sample_is_cut_as_the_original_cut_it_from_the_same_draws(
     number: int, case: Mapping[str, Any], kind: str
 ) -> None:
     tensors, entry = golden(FILE)
-    said = entry["tolerance"]
+    tolerances = entry["tolerance"]
     ref = {
         name.split(".", 3)[3]: value for name, value in tensors.items() if name.startswith(f"out.case{number}.{kind}.")
     }
@@ -61,11 +61,13 @@ def test_a_sample_is_cut_as_the_original_cut_it_from_the_same_draws(
     if kind == "bezier":
         jitter = int(ref["randint_lo_hi_value"][:, 1][4])
         points = outline(draws, box, wide, "published", jitter)
-        assert_within(torch.tensor(points, dtype=torch.float64), ref["polygon"], said["polygon, boxes"].split(" / ")[0])
+        assert_within(
+            torch.tensor(points, dtype=torch.float64), ref["polygon"], tolerances["polygon, boxes"].split(" / ")[0]
+        )
         plain = np.array([point for side in curves(box, wide, PUBLISHED_POINTS) for point in without_repeats(side)])
-        assert_within(torch.from_numpy(plain), ref["curve_points"], said["polygon, boxes"].split(" / ")[0])
+        assert_within(torch.from_numpy(plain), ref["curve_points"], tolerances["polygon, boxes"].split(" / ")[0])
         hole, wanted = filled(points, width, height), ref["mask_u8"].numpy() < 128
-        assert (hole & wanted).sum() / (hole | wanted).sum() >= float(said["mask_u8"].split(">= ")[1].split()[0])
+        assert (hole & wanted).sum() / (hole | wanted).sum() >= float(tolerances["mask_u8"].split(">= ")[1].split()[0])
     else:
         hole = box_hole(wide, width, height)
     x0, y0, x1, y1 = square_window(draws, wide, width, height)
@@ -76,7 +78,7 @@ def test_a_sample_is_cut_as_the_original_cut_it_from_the_same_draws(
     np.testing.assert_array_equal((keep * 255).byte(), ref["cropped_mask_u8"])
     size = (case["image_size"],) * 2
     small = F.interpolate(keep[None], size, mode="bilinear", align_corners=False, antialias=False)[0]
-    assert (small - ref["inpaint_mask"]).abs().max() <= tolerance(said["inpaint_mask"]).absolute
+    assert (small - ref["inpaint_mask"]).abs().max() <= tolerance(tolerances["inpaint_mask"]).absolute
 
 
 boxes = st.tuples(st.integers(20, 200), st.integers(20, 200), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.2, 0.5))

@@ -266,7 +266,7 @@ def few(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("spoilt", "message"),
     [
         (broken, "cannot train on row 'row-003'"),
         (gone, "cannot train on row 'row-003'"),
@@ -276,12 +276,12 @@ def few(folder: Path) -> Path:
     ],
 )
 def test_rows_that_cannot_be_learned_from_stop_it_with_the_rows_key(
-    files: dict[str, str], tmp_path: Path, spoilt: Callable[[Path], Path], said: str
+    files: dict[str, str], tmp_path: Path, spoilt: Callable[[Path], Path], message: str
 ) -> None:
     write_rows(tmp_path)
     with pytest.raises(ManifestError) as error:
         tune(task(tmp_path, files, spoilt(tmp_path), texts=None), "cpu")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "target cat" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -296,7 +296,7 @@ def test_rows_without_columns_of_text_are_asked_for_them(files: dict[str, str], 
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "said"),
+    ("changes", "kind", "message"),
     [
         ({"texts": Texts("red", "red")}, ConfigError, "both texts are the same to CLIP"),
         ({"texts": Texts("red", "a very long text")}, ConfigError, "give shorter texts, or templates: none"),
@@ -307,11 +307,11 @@ def test_rows_without_columns_of_text_are_asked_for_them(files: dict[str, str], 
     ],
 )
 def test_a_target_that_cannot_be_reached_is_one_line(
-    home: Path, files: dict[str, str], tmp_path: Path, changes: dict[str, Any], kind: type[StopRun], said: str
+    home: Path, files: dict[str, str], tmp_path: Path, changes: dict[str, Any], kind: type[StopRun], message: str
 ) -> None:
     with pytest.raises(kind) as error:
         tune(task(tmp_path, files, home / "manifest.parquet", **changes), "cpu")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -21,7 +21,7 @@ NINE = params(iterations=3, lr_every=2)  # 5 images, 2 at once: 3 batches a pass
 
 
 def nothing(_: Trainer) -> None:
-    """Told of a batch."""
+    """Called after a batch."""
 
 
 def ran(p: FinetuneParams, identity: Any = None, **options: Any) -> Trainer:
