@@ -230,7 +230,7 @@ def test_the_command_exits_with_0_1_and_2_and_saves_the_image(
     assert Path(image).read_bytes() == image_of(output).read_bytes()
     code, text = ended(output, "row-003", "--save", str(tmp_path / "none.png"))
     assert (code, (tmp_path / "none.png").exists()) == (0, False)
-    assert "no image to save" in text
+    assert "no image saved: the row failed again" in text
     code, text = ended(output, KEY, "--set", "seed=9")
     assert code == 1
     assert text.startswith(f"{KEY}: different: ")
