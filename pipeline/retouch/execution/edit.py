@@ -57,8 +57,8 @@ def run(
         executor: Ray, or this process.
         address: of a running Ray cluster; None starts one here.
         limit: edit only the manifest's first ``limit`` rows.
-        retry_failed: edit rows that failed again.
-        retry_errors: edit rows that failed with one of these ``error_type`` again.
+        retry_failed: edit failed rows again.
+        retry_errors: edit rows again whose failure has one of these ``error_type``.
         console: where progress is printed; stderr if None.
         progress: how, see ``progress.Reporter``.
         lease_seconds: after which a run that shows no sign of life may be taken over.
@@ -73,16 +73,17 @@ def run(
     reporter, watch = Reporter(console or Console(stderr=True), progress), Stopwatch()
     table = prices.load(price_table)
     plan = make_plan(job, limit=limit, retry_failed=retry_failed, retry_errors=retry_errors)
-    again = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
+    retries = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
     refuse_another_job(plan)
-    plan, baseline = incremental.find_baseline(plan, again)
+    plan, baseline = incremental.find_baseline(plan, retries)
     for note in baseline.notes():
         reporter.message(note)
     with lease.held(job.output, after=plan.write.epoch - 1, seconds=lease_seconds) as held:
-        edit_run = EditRun(plan_under_lease(plan, held.epoch), baseline, held, table, reporter, watch)
+        plan = plan_under_lease(plan, held.epoch)
+        edit_run = EditRun(plan, baseline, held, table, reporter, watch)
         edit_run.prepare(executor)
-        with tracking(job.name, plan.total, edit_run.plan.total - edit_run.plan.left, reporter) as tracker:
-            edit_run.execute(execution(executor, address), tracker)
+        with tracking(job.name, plan.total, plan.total - plan.left, reporter) as tracker:
+            edit_run.execute(executor_function(executor, address), tracker)
             summary = edit_run.finalize(tracker)
     return replace(summary, timing=watch.phases())  # includes the gallery, which shows the phases before it
 
@@ -247,7 +248,7 @@ class EditRun:
         )
 
 
-def execution(name: Executor, address: str | None) -> Execute:
+def executor_function(name: Executor, address: str | None) -> Execute:
     """Return what executes a plan: this process, or Ray."""
     if name == "local":
         from retouch.execution.executors import local

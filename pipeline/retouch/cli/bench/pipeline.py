@@ -225,14 +225,14 @@ def _plain(plan: Plan, place: Path, count: int) -> dict[str, Any]:
 
 def _simulated(plan: Plan, count: int, *, declared: bool) -> dict[str, Any]:
     """Run the executor in this process. Return the rate while all actors edit, and the seconds until they all do."""
-    from retouch.execution.edit import execution
+    from retouch.execution.edit import executor_function
     from retouch.execution.executors.ray.cluster import cluster
 
     summed: dict[str, float] = {}
     blocks: list[_Block] = []
     asked = time.time()
     with cluster(None, None if declared else count, 1.0, gpus=count if declared else None):
-        execute = execution("ray", os.environ.get("RAY_ADDRESS", "auto"))
+        execute = executor_function("ray", os.environ.get("RAY_ADDRESS", "auto"))
         for rows in execute(plan, RunObserver(totals=summed)):
             worker = rows[WORKER][0].as_py()
             blocks.append(_Block((worker["host"], worker["pid"]), rows.num_rows, worker["began"], time.time()))

@@ -23,7 +23,7 @@ import pyarrow as pa
 from retouch import storage
 from retouch.errors import ConfigError
 from retouch.execution import tracing
-from retouch.execution.edit import execution
+from retouch.execution.edit import executor_function
 from retouch.execution.lifecycle import Executor
 from retouch.execution.plan import Plan
 from retouch.execution.planning.forecast import Measured, Start, Stratum
@@ -103,7 +103,7 @@ def probe(plan: Plan, strata: Strata, *, executor: Executor = "ray", address: st
         observer = RunObserver(lambda pool: pools.append((time.perf_counter(), pool)))
         blocks: list[_Block] = []
         began = time.perf_counter()
-        for rows in execution(executor, address)(_probe_plan(plan, queues, folder), observer):
+        for rows in executor_function(executor, address)(_probe_plan(plan, queues, folder), observer):
             blocks += _blocks(rows, of_key, time.perf_counter())
         ended = time.perf_counter()
         edited = [block for block in blocks if block.edited]
