@@ -36,5 +36,5 @@ def test_shards_on_ray_give_the_numbers_of_this_process_and_what_it_lacks_is_sai
     assert there["metrics"] == here["metrics"]
     wrong = jobs[0].ray.model_copy(update={"resources": {"nothing_has_this": 1.0}})
     (Path(made) / "0.png").write_bytes(png(picture(9)))
-    with pytest.raises(StopRun, match="wants 1 nothing_has_this"):
+    with pytest.raises(StopRun, match="needs 1 nothing_has_this"):
         evaluate(jobs[1].model_copy(update={"ray": wrong}), executor="ray", console=quiet)

@@ -134,6 +134,6 @@ def run_error(error: Exception) -> RetouchError:
     for found in (error, *failures.values()):
         cause = getattr(found, "cause", None)  # what a worker raised, of Ray's RayTaskError
         if isinstance(cause, StopRun | Interrupted | Unavailable):
-            return cause
+            return type(cause)(str(cause).partition("\n")[0])  # Ray Data appends lines about its own retries
     last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return Interrupted(f"Ray stopped the run: {last_line[:300]}; run the same command again to resume")
