@@ -24,7 +24,7 @@ print("exit", int(code), *sorted(SLOW_TO_IMPORT & set(sys.modules)))
 def test_imports_of_a_file_are_followed_through_this_repository(tmp_path: Path) -> None:
     file = tmp_path / "test_x.py"
     file.write_text(
-        "import json\nfrom typing import TYPE_CHECKING\nfrom retouch.models.clip import load_clip\n"
+        "import json\nfrom typing import TYPE_CHECKING\nfrom tests.helpers.tiny_clip import random_clip\n"
         "if TYPE_CHECKING:\n    import ray\ndef later() -> None:\n    import playwright\n"
     )
     assert {"json", "torch", "open_clip"} <= imported_packages(file)
