@@ -5,6 +5,8 @@ Those on a cluster are in ``tests/execution/executors/ray/test_two_nodes.py``.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -118,3 +120,15 @@ def test_the_log_of_a_job_that_has_ended_is_written_too() -> None:
     written: list[str] = []
     assert follow(Client([["done\n"]]), FIRST, written.append).status == "SUCCEEDED"
     assert written == ["done\n"]
+
+
+@pytest.mark.usefixtures("_quick")
+def test_ctrl_c_ends_the_following_at_once() -> None:
+    client = Client([["one\n", "two\n"], ["three\n"]])
+
+    def write(text: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(client, FIRST, write)
+    assert client.connections == [["three\n"]]
