@@ -162,5 +162,5 @@ def test_the_command_trains(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["run", str(tmp_path / "job.yaml"), "--executor", "local"])
     assert found.exit_code == 0, found.output
     assert f"networks: {tmp_path / 'out'}/networks" in found.output
-    with pytest.raises(ConfigError, match="is a training, which has no rows"):
+    with pytest.raises(ConfigError, match="is of kind train, which has no rows"):
         CliRunner().invoke(app, ["run", str(tmp_path / "job.yaml"), "--limit", "3"], catch_exceptions=False)

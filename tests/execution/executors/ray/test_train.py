@@ -138,9 +138,9 @@ def test_workers_follow_what_the_cluster_has(spec: Any, there: Any, wanted: Any)
 
 
 def test_workers_that_can_never_be_placed_are_refused() -> None:
-    with pytest.raises(StopRun, match="4 workers want 4 CPU and the cluster has 2"):
+    with pytest.raises(StopRun, match="4 workers need 4 CPU and the cluster has 2"):
         _scaling(WorkersSpec(workers=4), {"CPU": 2})
-    with pytest.raises(StopRun, match="1 workers want 1 GPU and the cluster has 0"):
+    with pytest.raises(StopRun, match="1 workers need 1 GPU and the cluster has 0"):
         _scaling(WorkersSpec(gpus_per_worker=1), {"CPU": 2})
 
 
