@@ -6,6 +6,7 @@ The published code blackens flagged images; here the caller decides.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from retouch.errors import WeightsError
 from retouch.models.checkpoint import load_strictly, read_state_dict, reason
 from retouch.models.exemplar_encoder import POSITION_IDS
-from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD
+from retouch.models.paint_by_example import CLIP_MEAN, CLIP_STD, weights_file
 
 # Added to all other scores if a special-care concept is present, so that they are judged more strictly.
 SPECIAL_CARE = 0.01
@@ -75,6 +76,18 @@ def load_safety(path: str, device: str = "cpu") -> SafetyChecker:
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     module.to(device).eval().requires_grad_(requires_grad=False)
     return SafetyChecker(module, int(config.vision_config.image_size))
+
+
+def safety_file(weights: Mapping[str, str]) -> str | None:
+    """Return the checker of a job's weights: the role ``safety``, or a diffusers folder's own; None if there is none.
+
+    Raises:
+        WeightsError: the folder's own has no weights.
+    """
+    if "safety" in weights:
+        return weights["safety"]
+    folder = Path(weights.get("model_index", "")).parent / "safety_checker"
+    return weights_file(folder) if "model_index" in weights and folder.is_dir() else None
 
 
 def _scores(embedded: Tensor, concepts: Tensor, thresholds: Tensor) -> list[float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -34,8 +33,8 @@ from retouch.editors.runtime import (
 )
 from retouch.errors import ConfigError, EditError, Filtered
 from retouch.models.clip import Clip, load_clip
-from retouch.models.paint_by_example import PaintByExampleNetworks, load_networks, weights_file
-from retouch.models.safety import SafetyChecker, load_safety
+from retouch.models.paint_by_example import PaintByExampleNetworks, load_networks
+from retouch.models.safety import SafetyChecker, load_safety, safety_file
 from retouch.schema import Batch, EditResult, Mask, Pixels
 
 
@@ -68,7 +67,7 @@ class PaintByExample(registry.PaintByExample):
             networks.unet.to(memory_format=torch.channels_last)
         networks = replace(networks, unet=compiled(networks.unet, params.compile))
         clip = load_clip(weights["clip"], device) if "clip" in weights else None
-        checker = _safety_file(weights) if params.safety_checker else None
+        checker = safety_file(weights) if params.safety_checker else None
         return cls(networks, params, device, clip, load_safety(checker, device) if checker else None)
 
     def prepare_exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
@@ -146,13 +145,6 @@ def _check_steps(networks: PaintByExampleNetworks, params: exemplar_params.Param
     """Raise ConfigError for impossible steps, before the first pass."""
     if params.sampler in ("plms", "ddim"):
         latent_diffusion_path(named(networks.schedule), params.steps)
-
-
-def _safety_file(weights: Mapping[str, str]) -> str | None:
-    if "safety" in weights:
-        return weights["safety"]
-    folder = Path(weights.get("model_index", "")).parent / "safety_checker"
-    return weights_file(folder) if "model_index" in weights and folder.is_dir() else None
 
 
 def _box(image: Tensor, mask: Mask) -> Tensor:
