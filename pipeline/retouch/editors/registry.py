@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Self, cast
 
 from retouch.editors.blended_diffusion import params as blended_params
+from retouch.editors.blended_latent import params as latent_params
 from retouch.editors.diffusionclip import params as diffusionclip_params
 from retouch.editors.paint_by_example import params as exemplar_params
 from retouch.schema import Batch, EditResult
@@ -46,6 +47,22 @@ class BlendedDiffusion(_Declared):
     rank_by: ClassVar[str | None] = "clip_distance"
     columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64"}
     _module = "retouch.editors.blended_diffusion.editor"
+
+
+class BlendedLatent(_Declared):
+    """Edits the masked region towards a text, with any Stable Diffusion or SDXL folder (Avrahami et al. 2023).
+
+    Weights: ``model_index``, a text-to-image folder in diffusers' layout; ``clip`` to rank candidates by their
+    similarity to the prompt; ``safety``, a safety checker, unless the folder brings its own. ``prompt_tokens_cut``:
+    tokens of the prompt that the text encoder did not read.
+    """
+
+    version: ClassVar[str] = "1"
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt"})
+    Params: ClassVar[type] = latent_params.Params
+    rank_by: ClassVar[str | None] = "clip_distance"
+    columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64", "prompt_tokens_cut": "int32"}
+    _module = "retouch.editors.blended_latent.editor"
 
 
 class PaintByExample(_Declared):
