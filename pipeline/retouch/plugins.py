@@ -46,7 +46,8 @@ class Editor(Protocol):
         native size (without it they are resized to ``image_size``); ``memory`` is a cache for values that are expensive
         to compute and do not change pixels; ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
         found without a forward pass, for ``retouch check`` on the CPU. ``Params`` may have a property ``needs``: the
-        ``inputs`` without which a row cannot be edited.
+        ``inputs`` without which a row cannot be edited; and a class attribute ``decides_nothing``: the fields that
+        change no pixel, such as a server's address, which are no part of a fingerprint.
         """
 
 

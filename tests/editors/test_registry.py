@@ -12,6 +12,7 @@ import pytest
 from retouch.editors.blended_diffusion import editor
 from retouch.editors.blended_latent import editor as blended_latent
 from retouch.editors.diffusionclip import editor as diffusionclip
+from retouch.editors.endpoint import editor as endpoint
 from retouch.editors.paint_by_example import editor as paint_by_example
 from retouch.plugins import find
 
@@ -23,7 +24,12 @@ SHIPPED = {
     "blended_diffusion": editor.BlendedDiffusion,
     "blended_latent": blended_latent.BlendedLatent,
     "diffusionclip": diffusionclip.DiffusionClip,
+    "endpoint": endpoint.Endpoint,
     "paint_by_example": paint_by_example.PaintByExample,
+}
+PARAMS: dict[str, dict[str, Any]] = {
+    "diffusionclip": {"t_0": 301, "n_inv": 4, "n_gen": 3},
+    "endpoint": {"url": "http://localhost:8000/v1", "model": "m"},
 }
 PLAN = """
 import sys
@@ -73,7 +79,7 @@ def test_loading_the_declared_class_gives_the_editor() -> None:
         if name == "blended_latent":
             continue  # of a diffusers folder, which this family is none
         declared: Any = find("editors", name)
-        params = {"t_0": 301, "n_inv": 4, "n_gen": 3} if name == "diffusionclip" else {}
+        params = PARAMS.get(name, {})
         roles = {"unet", "clip"} if name == "blended_diffusion" else set(files)
         weights = {role: file for role, file in files.items() if role in roles}
         weights["tuned"] = files["unet"]  # DiffusionCLIP wants one of its own size

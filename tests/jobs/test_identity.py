@@ -51,6 +51,24 @@ def test_where_and_how_a_job_runs_is_no_part_of_its_identity() -> None:
     assert pixel_identity(edit_job(ray={"batch_size": 5}), "2", WEIGHTS) != pixel_identity(here, "2", WEIGHTS)
 
 
+def test_the_address_of_a_server_is_no_part_of_the_identity_and_its_model_is() -> None:
+    def served(**params: Any) -> EditJob:
+        given = {"url": "http://a/v1", "model": "m", "concurrency": 4, **params}
+        return edit_job(editor={"name": "endpoint", "weights": {}, "params": given})
+
+    here, moved, other = served(), served(url="http://b/v1", concurrency=1), served(model="n")
+    assert job_identity(here, {}) == job_identity(moved, {}) != job_identity(other, {})
+    assert pixel_identity(here, "1", {}) == pixel_identity(moved, "1", {}) != pixel_identity(other, "1", {})
+    record = {"job": here.model_dump(mode="json"), "decides": job_identity(here, {}), "editor_version": "1"}
+    assert recorded_identity(record) == pixel_identity(moved, "1", {})
+
+
+def test_the_record_of_an_editor_that_is_not_installed_can_be_read() -> None:
+    job = edit_job(editor={"name": "of_a_colleague", "weights": "w", "params": {"url": "u"}})
+    record = {"job": job.model_dump(mode="json"), "decides": job_identity(job, {}), "editor_version": "1"}
+    assert recorded_identity(record)["params"] == {"url": "u"}
+
+
 def test_a_record_of_another_kind_of_job_is_refused() -> None:
     evaluate = {"kind": "evaluate", "name": "n", "results": "r", "output": "o", "metrics": ["fid"]}
     with pytest.raises(OutputError, match=r"run\.json is of a job of kind evaluate"):

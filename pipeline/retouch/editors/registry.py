@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, cast
 from retouch.editors.blended_diffusion import params as blended_params
 from retouch.editors.blended_latent import params as latent_params
 from retouch.editors.diffusionclip import params as diffusionclip_params
+from retouch.editors.endpoint import params as endpoint_params
 from retouch.editors.paint_by_example import params as exemplar_params
 from retouch.schema import Batch, EditResult
 
@@ -94,3 +95,17 @@ class DiffusionClip(_Declared):
     rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; metrics compare them
     columns: ClassVar[Mapping[str, str]] = {}
     _module = "retouch.editors.diffusionclip.editor"
+
+
+class Endpoint(_Declared):
+    """Sends each row to an OpenAI-compatible server's ``/images/edits``: vLLM-Omni, SGLang-Diffusion, a hosted model.
+
+    It has no weights. ``reproducible`` is false: the server decides what a row looks like.
+    """
+
+    version: ClassVar[str] = "1"
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt"})
+    Params: ClassVar[type] = endpoint_params.Params
+    rank_by: ClassVar[str | None] = None
+    columns: ClassVar[Mapping[str, str]] = {"reproducible": "bool"}
+    _module = "retouch.editors.endpoint.editor"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from retouch.errors import OutputError
+from retouch import plugins
+from retouch.errors import OutputError, PluginError
 from retouch.jobs.config import EditJob, parse_job
 from retouch.redaction import redacted_all
 
@@ -34,6 +35,7 @@ _NOT_IN_QUALITY: Final = {"rounds"}
 def job_identity(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """Return what all runs on one output must have in common, credentials redacted."""
     dumped = job.model_dump(mode="json", include=set(IDENTITY_FIELDS), exclude={"quality": _NOT_IN_QUALITY})
+    dumped["editor"]["params"] = _without_ignored(job.editor.name, dumped["editor"]["params"])
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # so that a new signature of the same address does not make another job
 
@@ -43,7 +45,7 @@ def pixel_identity(job: EditJob, editor_version: str, weights_sha256: Mapping[st
     return {
         "editor": job.editor.name,
         "version": editor_version,
-        "params": job.editor.params,
+        "params": _without_ignored(job.editor.name, job.editor.params),
         "weights": dict(weights_sha256),
         "seed": job.seed,
         "candidates": job.candidates,
@@ -75,3 +77,14 @@ def recorded_identity(record: Mapping[str, Any], origin: str = "run.json") -> di
     if not isinstance(job, EditJob):
         raise OutputError(f"{origin} is of a job of kind {job.kind}, which has no rows; give an edit job's output")
     return pixel_identity(job, record.get("editor_version", ""), then.get("weights_sha256", {}))
+
+
+def _without_ignored(editor: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an editor's params without those that change no pixel, such as the address of a server."""
+    try:
+        ignored: frozenset[str] = getattr(
+            getattr(plugins.find("editors", editor), "Params", None), "decides_nothing", frozenset()
+        )
+    except PluginError:  # the record of a run with an editor that is not installed here
+        return dict(params)
+    return {name: value for name, value in params.items() if name not in ignored}

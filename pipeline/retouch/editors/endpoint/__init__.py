@@ -1,0 +1,1 @@
+"""Images edited by an OpenAI-compatible server, one request per row; open ``editor.py`` first."""
