@@ -147,6 +147,8 @@ pieces = st.sampled_from(["://", "@", ":", "/", "?", "&", "=", "token", "sig", "
 @settings(max_examples=300, deadline=None)
 @given(text=st.lists(pieces, max_size=30).map("".join))
 @example("s3://***@***@a")
+@example("token://&://@@")
+@example("token://&://@b@")
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     assert redacted(redacted(text)) == redacted(text)
 

@@ -166,7 +166,8 @@ def _without_userinfo(text: str) -> str:
             hidden.update(form for form in (part, unquote(part)) if len(form) >= SHORTEST)
         return f"{scheme}://{MASK}@"
 
-    text = _USERINFO.sub(masked, text)
+    while (again := _USERINFO.sub(masked, text)) != text:  # a mask may complete another address, as in s3://a:/@b@c
+        text = again
     for part in sorted(hidden, key=len, reverse=True)[:_MAX_QUOTED]:
         text = text.replace(part, MASK)
     return text
