@@ -9,6 +9,7 @@ An address is one of::
                                every component that it names; sharded or not
     s3://bucket/folder         either of them anywhere; the files that are loaded are fetched
     path/to/file, s3://...     one file; its role is unet unless a mapping {role: address} names another
+    {controlnet: path/to/folder}  the folder of one component, with config.json, where a role is one: controlnet, ...
     hf://owner/repo/file       from the Hugging Face Hub, hf://owner/repo@revision/file to pin it; without a file, the
                                repository as a diffusers folder
     open_clip:...              a name that open_clip itself resolves; passed through
@@ -38,7 +39,7 @@ from typing import Any, Final
 from retouch import storage
 from retouch.errors import StorageError, WeightsError
 from retouch.jobs.config import Weights
-from retouch.models.weights.diffusers_folder import INDEX_FILE
+from retouch.models.weights.diffusers_folder import CONFIG_FILE, INDEX_FILE
 from retouch.models.weights.fetch import (
     PASSED_THROUGH,
     diffusers_folder,
@@ -55,6 +56,7 @@ FAMILY_FILE: Final = "family.json"
 INDEX_ROLE: Final = "model_index"
 DEFAULT_ROLE: Final = "unet"
 FAMILY_ROLE: Final = "family"
+COMPONENT_ROLES: Final = frozenset({"controlnet", "image_encoder"})  # may be folders with config.json
 EMBEDDED: Final = Path(__file__).parents[1] / "embedded"
 
 
@@ -118,7 +120,7 @@ def _roles(spec: Weights) -> Iterator[_Role]:
         if role == INDEX_ROLE:
             yield _of_index(_single(spec, role))
         elif role != FAMILY_ROLE:
-            yield _Role(role, one_file(addresses))
+            yield _of_component(role, addresses) or _Role(role, one_file(addresses))
 
 
 def _of_address(address: str) -> Iterator[_Role]:
@@ -144,6 +146,14 @@ def _of_index(address: str) -> _Role:
     if (folder := _diffusers_folder(address)) is not None:
         return folder
     raise WeightsError(f"weights folder {address} has no {INDEX_FILE}; give a diffusers folder")
+
+
+def _of_component(role: str, addresses: str | Sequence[str]) -> _Role | None:
+    """Return a role that is the folder of one component, such as a ControlNet; None if it is a file."""
+    if role not in COMPONENT_ROLES or not isinstance(addresses, str):
+        return None
+    folder = diffusers_folder(addresses, CONFIG_FILE) if _may_be_folder(addresses) else None
+    return None if folder is None else _Role(role, str(folder.path / CONFIG_FILE), folder.files)
 
 
 def _family_folder(address: str) -> Path | None:

@@ -1,4 +1,7 @@
-"""Which files of a diffusers folder a loader reads: one format, one variant, all shards, named components only."""
+"""Which files of a diffusers folder, or of one component's folder, a loader reads.
+
+One format, one variant, all shards, named components only.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Final
 from retouch.errors import WeightsError
 
 INDEX_FILE: Final = "model_index.json"
+CONFIG_FILE: Final = "config.json"  # of one component: a ControlNet, an image encoder, ...
 # Configurations, vocabularies, SentencePiece models and chat templates.
 CARDS: Final = ("*.json", "*.txt", "*.model", "*.jinja")
 _STEM: Final = "(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
@@ -36,7 +40,7 @@ class _WeightFile:
     is_index: bool
 
 
-def select(names: Iterable[str], index: bytes, address: str, variant: str | None = None) -> dict[str, str]:
+def select(names: Iterable[str], index: bytes | None, address: str, variant: str | None = None) -> dict[str, str]:
     """Return the files to load, in order, each with the name under which a loader that knows no variant finds it.
 
     Of every component that ``model_index.json`` names: its cards and its weights, safetensors rather than pickles. A
@@ -44,26 +48,27 @@ def select(names: Iterable[str], index: bytes, address: str, variant: str | None
 
     Args:
         names: all files of the folder, relative to it.
-        index: content of its ``model_index.json``.
+        index: content of its ``model_index.json``; None for the folder of one component.
         address: of the folder, for errors.
         variant: ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``; None for files without a variant.
 
     Raises:
         WeightsError: the index is broken, no component has the variant, or shards lack their index.
     """
-    components: dict[str, list[str]] = {name: [] for name in _components(index, address)}
+    components: dict[str, list[str]] = {name: [] for name in ([""] if index is None else _components(index, address))}
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         if folder in components and file:
             components[folder].append(name)
-    found = {INDEX_FILE: INDEX_FILE}
+    found = {} if index is None else {INDEX_FILE: INDEX_FILE}
     variants: set[str] = set()
     for folder, files in components.items():
         weights = [weight for name in files if (weight := _weight_file(name)) is not None]
         variants |= {weight.variant for weight in weights if weight.variant is not None}
         cards = (name for name in files if _weight_file(name) is None and _is_card(name.rpartition("/")[2]))
         found |= {name: name for name in cards}
-        found |= {weight.name: weight.plain for weight in _chosen(weights, variant, f"{address}: {folder}")}
+        where = f"{address}: {folder}" if folder else address
+        found |= {weight.name: weight.plain for weight in _chosen(weights, variant, where)}
     if variant is not None and variant not in variants:
         raise WeightsError(
             f"weights folder {address}: no component has the variant {variant!r}; "
@@ -130,7 +135,8 @@ def _weight_file(name: str) -> _WeightFile | None:
     is_index, is_shard = file.endswith(".json"), parts.get("shard") is not None
     plain = f"{parts['stem']}.{parts['format']}" + (".index.json" if is_index else "")
     variant = parts["variant"] or parts["old"]
-    return _WeightFile(name, name if is_shard else f"{folder}/{plain}", parts["format"], variant, is_shard, is_index)
+    plain = name if is_shard else f"{folder}/{plain}" if folder else plain
+    return _WeightFile(name, plain, parts["format"], variant, is_shard, is_index)
 
 
 def _chosen(weights: list[_WeightFile], variant: str | None, where: str) -> list[_WeightFile]:

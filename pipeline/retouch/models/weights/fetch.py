@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from retouch import storage
 from retouch.errors import StorageError, WeightsError
+from retouch.models.weights.diffusers_folder import CONFIG_FILE as CONFIG_FILE
 from retouch.models.weights.diffusers_folder import INDEX_FILE as INDEX_FILE
 from retouch.models.weights.diffusers_folder import check_shards, local_names, select
 from retouch.storage import downloads, local
@@ -33,9 +34,10 @@ _HUB: Final = re.compile(r"^hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(
 
 @dataclass(frozen=True)
 class Folder:
-    """A diffusers folder on this machine."""
+    """A diffusers folder, or one component's, on this machine."""
 
     path: Path
+    mark: str  # its first file: model_index.json or config.json
     files: tuple[str, ...]  # what a loader reads, relative to the path
 
 
@@ -157,11 +159,13 @@ def fetched_folder(address: str, files: Mapping[str, str]) -> Path:
     return found[storage.join(address, next(iter(files)))].parents[kept.count("/")]
 
 
-def diffusers_folder(address: str) -> Folder | None:
+def diffusers_folder(address: str, mark: str = INDEX_FILE) -> Folder | None:
     """Bring the loaded files of a diffusers folder to this machine; None if the address is no such folder.
 
     Args:
         address: of a local or remote folder or a Hub repository, with ``#variant=NAME`` if one is asked for.
+        mark: the file that such a folder has: ``INDEX_FILE``, or ``CONFIG_FILE`` for the folder of one component, which
+            in a Hub repository may be a subfolder.
 
     Raises:
         WeightsError: it cannot be fetched, or a file that it needs is missing.
@@ -169,17 +173,17 @@ def diffusers_folder(address: str) -> Folder | None:
     """
     plain, variant = split_variant(address)
     if plain.startswith("hf://"):
-        found = _hub_folder(plain, variant)
+        found = _hub_folder(plain, variant, mark)
     elif (folder := storage.local_path(plain)) is not None:
-        found = _local_folder(folder, variant)
+        found = _local_folder(folder, variant, mark)
     else:
-        found = _remote_folder(plain, variant)
+        found = _remote_folder(plain, variant, mark)
     if found is not None:
         check_shards(found.path, found.files)
     return found
 
 
-def remote_selection(address: str, variant: str | None) -> dict[str, str]:
+def remote_selection(address: str, variant: str | None, mark: str = INDEX_FILE) -> dict[str, str]:
     """Return what ``select`` chooses of a remote diffusers folder.
 
     Raises:
@@ -187,35 +191,37 @@ def remote_selection(address: str, variant: str | None) -> dict[str, str]:
         StorageError: the store did not answer after bounded retries.
     """
     names = (file[len(address) :].lstrip("/") for file in storage.list_files(address))
-    return select(names, storage.read_bytes(storage.join(address, INDEX_FILE)), address, variant)
+    index = storage.read_bytes(storage.join(address, INDEX_FILE)) if mark == INDEX_FILE else None
+    return select(names, index, address, variant)
 
 
-def _remote_folder(address: str, variant: str | None) -> Folder | None:
-    if not storage.exists(storage.join(address, INDEX_FILE)):
+def _remote_folder(address: str, variant: str | None, mark: str) -> Folder | None:
+    if not storage.exists(storage.join(address, mark)):
         return None
-    files = remote_selection(address, variant)
-    return Folder(fetched_folder(address, files), tuple(sorted(files.values())))
+    files = remote_selection(address, variant, mark)
+    return Folder(fetched_folder(address, files), mark, tuple(sorted(files.values())))
 
 
-def _local_folder(folder: Path, variant: str | None) -> Folder | None:
-    if not (folder / INDEX_FILE).is_file():
+def _local_folder(folder: Path, variant: str | None, mark: str) -> Folder | None:
+    if not (folder / mark).is_file():
         return None
-    return _without_variants(folder, local_selection(folder, variant))
+    return _without_variants(folder, local_selection(folder, variant, mark), mark)
 
 
-def local_selection(folder: Path, variant: str | None) -> dict[str, str]:
+def local_selection(folder: Path, variant: str | None, mark: str = INDEX_FILE) -> dict[str, str]:
     """Return what ``select`` chooses of a local diffusers folder. Raises WeightsError if a needed file is missing."""
-    return select(local_names(folder), (folder / INDEX_FILE).read_bytes(), str(folder), variant)
+    index = (folder / INDEX_FILE).read_bytes() if mark == INDEX_FILE else None
+    return select(local_names(folder), index, str(folder), variant)
 
 
-def _without_variants(folder: Path, files: Mapping[str, str]) -> Folder:
+def _without_variants(folder: Path, files: Mapping[str, str], mark: str = INDEX_FILE) -> Folder:
     """Return the folder itself, or a folder of links under plain names if a chosen file is a variant.
 
     So a loader needs to know no variant, and cannot read another file than the chosen one.
     """
     kept = tuple(sorted(files.values()))
     if all(name == plain for name, plain in files.items()):
-        return Folder(folder, kept)
+        return Folder(folder, mark, kept)
     links = _place(str(folder), json.dumps(files, sort_keys=True), folder.name)
     for name, plain in files.items():
         if (links / plain).is_symlink():
@@ -223,7 +229,7 @@ def _without_variants(folder: Path, files: Mapping[str, str]) -> Folder:
         with local.temporary_name(links / plain) as rough:
             rough.symlink_to(folder.absolute() / name)
             os.replace(rough, links / plain)
-    return Folder(links, kept)
+    return Folder(links, mark, kept)
 
 
 def sidecar(address: str) -> str:
@@ -268,26 +274,29 @@ def _from_hub(address: str) -> Path:
     return path
 
 
-def _hub_folder(address: str, variant: str | None) -> Folder | None:
+def _hub_folder(address: str, variant: str | None, mark: str) -> Folder | None:
     """Download a Hub repository's loaded files to the Hub client's own cache."""
     parts = _HUB.match(address)
-    if parts is None or parts["file"]:
+    if parts is None or (parts["file"] and (mark == INDEX_FILE or Path(parts["file"]).suffix)):
         return None
     from huggingface_hub import get_cached_repo_tree
 
+    inside = f"{parts['file'].rstrip('/')}/" if parts["file"] else ""
     try:
         # The index first: it decides which files are needed. It also resolves the revision to a commit.
-        snapshot = _snapshot(parts["repo"], parts["revision"], [INDEX_FILE])
-        if not (snapshot / INDEX_FILE).is_file():
-            raise WeightsError(f"weights {address}: the repository has no {INDEX_FILE}; name a file: {address}/FILE")
+        snapshot = _snapshot(parts["repo"], parts["revision"], [inside + mark])
+        if not (snapshot / inside / mark).is_file():
+            raise WeightsError(f"weights {address}: the repository has no {inside}{mark}; name a file: {address}/FILE")
         names = [file.path for file in get_cached_repo_tree(parts["repo"], revision=snapshot.name)]
-        files = select(names, (snapshot / INDEX_FILE).read_bytes(), address, variant)
-        _snapshot(parts["repo"], snapshot.name, list(files))
+        names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+        index = (snapshot / INDEX_FILE).read_bytes() if mark == INDEX_FILE else None
+        files = select(names, index, address, variant)
+        _snapshot(parts["repo"], snapshot.name, [inside + name for name in files])
     except WeightsError:
         raise
     except Exception as error:
         raise _not_from_hub(address, error) from None
-    return _without_variants(snapshot, files)
+    return _without_variants(snapshot / inside, files, mark)
 
 
 def _snapshot(repo: str, revision: str | None, names: Sequence[str]) -> Path:

@@ -78,7 +78,12 @@ def _of_address(role: str, address: str, pin: str | None = None) -> Iterator[Ent
         elif plain.startswith("embedded:"):
             yield from _of_folder(role, plain, weights.EMBEDDED / plain.removeprefix("embedded:"), None)
         elif (path := storage.local_path(plain)) is not None:
-            yield from _of_folder(role, plain, path, variant) if path.is_dir() else [_local(role, plain, path, pin)]
+            if not path.is_dir():
+                yield _local(role, plain, path, pin)
+            elif role in weights.COMPONENT_ROLES and (path / fetch.CONFIG_FILE).is_file():
+                yield from _of_component(role, plain, path, variant)
+            else:
+                yield from _of_folder(role, plain, path, variant)
         else:
             yield from _remote(role, plain, pin, variant)
     except (StorageError, WeightsError, OSError) as error:
@@ -98,6 +103,11 @@ def _of_folder(role: str, address: str, folder: Path, variant: str | None) -> It
         return
     for name, plain in fetch.local_selection(folder, variant).items():
         yield _local(f"{weights.INDEX_ROLE}/{plain}", address, folder / name)
+
+
+def _of_component(role: str, address: str, folder: Path, variant: str | None) -> Iterator[Entry]:
+    for name, plain in fetch.local_selection(folder, variant, fetch.CONFIG_FILE).items():
+        yield _local(f"{role}/{plain}", address, folder / name)
 
 
 def _of_hub(role: str, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
@@ -121,7 +131,8 @@ def _remote(role: str, address: str, pin: str | None, variant: str | None) -> It
             names = (file[len(address) :].lstrip("/") for file in storage.list_files(address))
             files = {name: name for name in names}
         else:
-            files = fetch.remote_selection(address, variant)
+            mark = fetch.CONFIG_FILE if role in weights.COMPONENT_ROLES else fetch.INDEX_FILE
+            files = fetch.remote_selection(address, variant, mark)
         found, main = fetch.folder_places(address, files), None
     else:
         found, main = fetch.places(address, pin), address
