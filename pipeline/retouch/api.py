@@ -80,6 +80,8 @@ class LoadedEditor:
         *,
         bbox: Sequence[float] | None = None,
         exemplar: ImageLike | None = None,
+        control: ImageLike | None = None,
+        negative_prompt: str | None = None,
         source_prompt: str | None = None,
         checkpoint: str | None = None,
         landmarks: Sequence[float] | None = None,
@@ -96,6 +98,8 @@ class LoadedEditor:
             prompt: what to paint; with an empty one, some editors fill the region from its surroundings.
             bbox: x0, y0, x1, y1 in pixels, instead of a mask.
             exemplar: an image of what to paint, for editors that read one.
+            control: an image that guides the structure, as large as ``image``, for editors that read one.
+            negative_prompt: what not to paint, for editors that read one.
             source_prompt: what the image shows, for editors and metrics that read it.
             checkpoint: the tuned network: a role of the weights, or a file's address.
             landmarks: x0, y0, x1, y1, ... of the face to edit with ``fit="face"``.
@@ -120,6 +124,8 @@ class LoadedEditor:
             "bbox": bbox,
             "prompt": prompt,
             "exemplar": None if exemplar is None else image_cell(exemplar, "exemplar"),
+            "control": None if control is None else image_cell(control, "control"),
+            "negative_prompt": negative_prompt,
             "source_prompt": source_prompt,
             "checkpoint": checkpoint,
             "landmarks": landmarks,

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from retouch import plugin_path, validation
 from retouch.errors import ConfigError, EditError, PluginError
 from retouch.schema import Batch, EditResult, Pixels
+
+# Request columns that an editor may read besides the image.
+INPUTS: Final = frozenset({"mask", "exemplar", "control", "prompt", "negative_prompt", "source_prompt", "checkpoint"})
 
 Kind = Literal["editors", "metrics", "set_metrics", "sinks"]
 KINDS: tuple[Kind, ...] = ("editors", "metrics", "set_metrics", "sinks")
@@ -29,11 +32,11 @@ class Editor(Protocol):
     """Edits batches of uint8 images; owns its networks and their device memory."""
 
     version: ClassVar[str]  # increase it if the pixels change
-    inputs: ClassVar[frozenset[str]]  # of mask, exemplar, prompt, source_prompt and checkpoint: those it reads
+    inputs: ClassVar[frozenset[str]]  # the request columns it reads, of INPUTS
     Params: ClassVar[type]  # a frozen dataclass; its fields are the job's ``editor.params``
     rank_by: ClassVar[str | None]  # key of EditResult.metrics that ranks candidates; lower is better
     columns: ClassVar[Mapping[str, str]]  # keys of EditResult.metrics that become result columns: name to Arrow type
-    image_size: int  # height and width of its batches; known after load
+    image_size: int  # height and width of its batches, or of the largest if it has ``sizes``; known after load
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:
@@ -44,7 +47,9 @@ class Editor(Protocol):
 
         Optional members: ``prepare_exemplar(exemplar [h,w,3] uint8, params) -> [H,W,3] uint8`` gets exemplars at their
         native size (without it they are resized to ``image_size``); ``memory`` is a cache for values that are expensive
-        to compute and do not change pixels; ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
+        to compute and do not change pixels; ``sizes(height, width) -> (H, W)`` is the network's size for a part of an
+        image of that size in pixels, for networks that are not square; ``max_batch`` is the largest number of entries
+        that a call takes, such as 1 (None: any); ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
         found without a forward pass, for ``retouch check`` on the CPU. ``Params`` may have a property ``needs``: the
         ``inputs`` without which a row cannot be edited; and a class attribute ``decides_nothing``: the fields that
         change no pixel, such as a server's address, which are no part of a fingerprint.

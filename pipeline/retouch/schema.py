@@ -23,7 +23,9 @@ REQUEST_COLUMNS: Final = (
     "bbox",
     "landmarks",
     "prompt",
+    "negative_prompt",
     "exemplar",
+    "control",
     "source_prompt",
     "checkpoint",
     "seed",
@@ -79,7 +81,7 @@ def results_schema(metrics: Mapping[str, pa.DataType], caller: pa.Schema) -> pa.
 
 @dataclass(frozen=True)
 class Batch:
-    """Input of an editor: B entries (rows x candidates) at the network's size.
+    """Input of an editor: B entries (rows x candidates) at one network size.
 
     Entries share only the shape, ``checkpoint`` and ``params``; the result of entry i may depend on entry i only.
     """
@@ -89,6 +91,8 @@ class Batch:
     prompt: Sequence[str]  # "" if the manifest has none
     seed: Sequence[int]  # one per entry, 0..2**63-1
     exemplar: Pixels | None = None  # [B, h, w, 3] uint8, at the editor's exemplar size, else H x W
+    control: Pixels | None = None  # [B, H, W, 3] uint8, the same part of the control image as of the image
+    negative_prompt: Sequence[str] | None = None  # "" for an entry without one; None if no entry has one
     source_prompt: Sequence[str] | None = None
     checkpoint: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # overrides of the editor's Params, the same for all B

@@ -14,7 +14,7 @@ from retouch.manifests.samples import Sample
 
 def row(key: str, **sample: Any) -> Row:
     image, mask = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool)
-    return Row(Sample(key, "f", **sample), None, image, mask, None, None)
+    return Row(Sample(key, "f", **sample), None, image, mask, exemplar=None, control=None, checkpoint=None)
 
 
 def spec(candidates: int) -> EngineSpec:

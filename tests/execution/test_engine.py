@@ -372,3 +372,49 @@ def test_a_seed_belongs_to_run_key_and_candidate() -> None:
 def test_importing_the_engine_leaves_ray_out() -> None:
     code = "import sys, retouch.execution.engine; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Wide(Painter):
+    """Sees the image's own shape at half its size, with up to two entries per call; inverts what it sees."""
+
+    max_batch: ClassVar[int] = 2
+    shapes: ClassVar[list[tuple[int, ...]]] = []
+
+    def sizes(self, height: int, width: int) -> tuple[int, int]:
+        return height // 2, width // 2
+
+    def edit_batch(self, batch: Batch) -> list[EditResult]:
+        self.shapes.append(batch.image.shape)
+        return [EditResult(255 - image, {"distance": 0.0}) for image in batch.image]
+
+
+def test_an_editor_with_sizes_sees_rectangles_and_rows_of_one_size_share_a_pass() -> None:
+    Wide.shapes.clear()
+    upright = replace(sample("tall"), source=np.zeros((40, 20, 3), np.uint8), mask=np.ones((40, 20), bool))
+    samples = [sample("a"), upright, sample("b"), sample("c")]
+    spec = replace(SPEC, editor=f"{__name__}:Wide", candidates=1, metrics=(), fit="resize")
+    answers = Engine(spec, "cpu").edit(samples)
+    assert [answer.kept[0].image.shape for answer in answers] == [(10, 12, 3), (20, 10, 3), (10, 12, 3), (10, 12, 3)]
+    assert Wide.shapes == [(2, 10, 12, 3), (2, 10, 12, 3), (2, 20, 10, 3)]
+
+
+def test_a_control_image_is_cut_as_the_image_is_and_texts_reach_the_editor() -> None:
+    seen: list[Batch] = []
+
+    class Recording(Painter):
+        def edit_batch(self, batch: Batch) -> list[EditResult]:
+            seen.append(batch)
+            return super().edit_batch(batch)
+
+    engine = Engine(replace(SPEC, candidates=1, fit="crop", metrics=()), "cpu")
+    engine.editor = Recording.load(PainterParams(), {}, "cpu")
+    first = sample("a")
+    assert first.source is not None
+    engine.edit(
+        [replace(first, control=255 - first.source, negative_prompt="grey"), replace(sample("b"), control=None)]
+    )
+    with_control = next(batch for batch in seen if batch.control is not None)
+    assert with_control.control is not None
+    assert np.abs(with_control.control.astype(int) + with_control.image - 255).max() <= 1  # each is rounded
+    assert with_control.negative_prompt == ["grey"] * 4
+    assert next(batch for batch in seen if batch.control is None).negative_prompt is None

@@ -221,7 +221,7 @@ def test_params_with_unusual_values_reach_the_sample_as_written() -> None:
 def test_a_region_smaller_than_the_network_is_scaled_up_and_back() -> None:
     mask = square() > 0
     region = regions.fit_region(mask, 64)
-    seen = region.extract(picture(0), 64)
+    seen = region.extract(picture(0), (64, 64))
     back = region.composite(picture(0), seen, mask)
     assert regions.changed_outside(picture(0), back, mask) == 0
 

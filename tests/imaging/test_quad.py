@@ -41,7 +41,7 @@ def scenes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Quad, int]:
 def test_outside_of_mask_and_square_every_pixel_stays(scene: tuple) -> None:
     source, mask, quad, size = scene
     before = source.copy()
-    seen = quad.extract(source, size)
+    seen = quad.extract(source, (size, size))
     assert seen.shape == (size, size, 3)
     output = quad.composite(source, 255 - seen, mask)
     assert np.array_equal(source, before)
@@ -65,7 +65,7 @@ def test_deep_inside_lies_the_edit_alone(scene: tuple) -> None:
 @given(scene=scenes())
 def test_the_network_is_given_a_mask_wherever_square_and_mask_meet(scene: tuple) -> None:
     _, mask, quad, size = scene
-    seen = quad.extract_mask(mask, size)
+    seen = quad.extract_mask(mask, (size, size))
     assert seen.shape == (size, size)
     if (mask & quad.footprint(mask.shape)).any():
         assert seen.any()
@@ -83,10 +83,10 @@ def test_the_footprint_of_an_upright_square_is_the_pixels_whose_middles_it_holds
 def test_an_upright_square_of_the_networks_size_is_copied_bit_for_bit() -> None:
     source = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     quad = square(24.5, 19.5, 16)
-    assert np.array_equal(quad.extract(source, 16), source[12:28, 17:33])
+    assert np.array_equal(quad.extract(source, (16, 16)), source[12:28, 17:33])
     mask = np.random.default_rng(1).random((40, 50)) < 0.5
-    assert np.array_equal(quad.extract_mask(mask, 16), mask[12:28, 17:33])
-    assert np.array_equal(quad.composite(source, quad.extract(source, 16), whole((40, 50))), source)
+    assert np.array_equal(quad.extract_mask(mask, (16, 16)), mask[12:28, 17:33])
+    assert np.array_equal(quad.composite(source, quad.extract(source, (16, 16)), whole((40, 50))), source)
 
 
 def quarters(size: int) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_a_pattern_that_lies_turned_in_the_image_comes_out_upright(degrees: int,
     canvas = Image.new("RGB", (300, 300))
     canvas.paste(Image.fromarray(quarters(120)), (90, 90))
     turned = np.asarray(canvas.rotate(-degrees, Image.Resampling.BICUBIC))  # Pillow turns anticlockwise
-    seen = square(149.5, 149.5, 120, degrees).extract(turned, size).astype(int)
+    seen = square(149.5, 149.5, 120, degrees).extract(turned, (size, size)).astype(int)
     sure = np.ones((size, size), bool)  # but for the lines between the quarters and the edge
     near = max(2, size // 20)
     for line in (slice(0, near), slice(size // 2 - near, size // 2 + near), slice(size - near, size)):
@@ -118,7 +118,7 @@ def test_stripes_finer_than_the_network_sees_become_grey_and_no_pattern() -> Non
     stripes = np.zeros((800, 800, 3), np.uint8)
     stripes[:, ::2] = 255
     for degrees in (0, 20, 45):
-        seen = square(400, 400, 480, degrees).extract(stripes, 32)
+        seen = square(400, 400, 480, degrees).extract(stripes, (32, 32))
         assert np.abs(seen.astype(int) - 127.5).max() < 16
 
 
@@ -129,7 +129,7 @@ def test_an_edit_that_changes_nothing_changes_a_photo_by_little(side: int, size:
     photo = data.astronaut()
     for degrees in (0, 17, 45):
         quad = square(256, 200, side, degrees)
-        back = quad.composite(photo, quad.extract(photo, size), whole(photo.shape[:2]))
+        back = quad.composite(photo, quad.extract(photo, (size, size)), whole(photo.shape[:2]))
         covered = quad.footprint(photo.shape[:2])
         assert np.abs(back.astype(int) - photo)[covered].mean() < bound
 
@@ -150,12 +150,12 @@ def test_beyond_the_border_the_network_sees_a_mirror_image_that_fades_and_nothin
     source = np.full((100, 100, 3), 40, np.uint8)
     source[:, :5] = 200
     quad = square(-0.5, 49.5, 80)  # its left half lies outside
-    seen = quad.extract(source, 80)
+    seen = quad.extract(source, (80, 80))
     assert np.array_equal(seen[:, 40:], source[10:90, :40])
     assert (np.abs(seen[:, 39].astype(int) - 200) < 10).all()
     far = 40 - math.ceil(FADE * 80)
     assert (seen[:, :far] == 40).all()
-    mask = quad.extract_mask(whole((100, 100)), 80)
+    mask = quad.extract_mask(whole((100, 100)), (80, 80))
     assert not mask[:, :40].any()
     assert mask[:, 40:].all()
 
@@ -163,13 +163,13 @@ def test_beyond_the_border_the_network_sees_a_mirror_image_that_fades_and_nothin
 def test_a_mask_between_the_networks_pixels_still_reaches_it() -> None:
     mask = np.zeros((200, 200), bool)
     mask[103, 121] = True
-    seen = square(100, 100, 160, 30).extract_mask(mask, 8)
+    seen = square(100, 100, 160, 30).extract_mask(mask, (8, 8))
     assert seen.sum() == 1
 
 
 def test_an_image_of_one_pixel_can_be_mirrored_too() -> None:
     source = np.full((1, 1, 3), 77, np.uint8)
-    assert (square(0, 0, 9, 12).extract(source, 16) == 77).all()
+    assert (square(0, 0, 9, 12).extract(source, (16, 16)) == 77).all()
 
 
 def test_a_quad_survives_pickling() -> None:

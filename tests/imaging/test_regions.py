@@ -37,7 +37,7 @@ def test_outside_the_mask_every_pixel_stays_and_inside_lies_the_edit(scene: tupl
     source, mask, size, mode = scene
     region = fit_region(mask, size, mode=mode)
     before = source.copy()
-    edited = 255 - region.extract(source, size)
+    edited = 255 - region.extract(source, (size, size))
     output = region.composite(source, edited, mask)
     assert np.array_equal(source, before)
     assert np.array_equal(output[~mask], source[~mask])
@@ -64,7 +64,7 @@ def test_a_region_lies_in_the_image_and_holds_the_whole_mask(scene: tuple) -> No
 @given(scene=scenes())
 def test_the_network_is_never_given_an_empty_mask(scene: tuple) -> None:
     _, mask, size, mode = scene
-    seen = fit_region(mask, size, mode=mode).extract_mask(mask, size)
+    seen = fit_region(mask, size, mode=mode).extract_mask(mask, (size, size))
     assert seen.shape == (size, size)
     assert seen.any()
 
@@ -76,7 +76,7 @@ def test_a_small_mask_in_a_large_image_is_cropped_square_at_native_size() -> Non
     assert (region.width, region.height) == (64, 64)
     assert region == Region(436, 173, 500, 237)  # centred on the mask, then moved inside the right border
     source = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
-    assert np.array_equal(region.extract(source, 64), source[region.slices])
+    assert np.array_equal(region.extract(source, (64, 64)), source[region.slices])
 
 
 def test_context_grows_the_crop_with_the_mask() -> None:
@@ -109,7 +109,7 @@ def test_resize_sees_the_whole_of_any_image() -> None:
 def test_an_image_of_the_networks_size_goes_through_untouched() -> None:
     source = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     region = fit_region(whole((16, 16)), 16)
-    assert np.array_equal(region.extract(source, 16), source)
+    assert np.array_equal(region.extract(source, (16, 16)), source)
     assert np.array_equal(resize(source, 16, 16), source)
     assert np.array_equal(region.composite(np.zeros_like(source), source, whole((16, 16))), source)
 

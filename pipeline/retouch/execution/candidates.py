@@ -24,9 +24,10 @@ class Row:
 
     sample: Sample
     region: regions.View
-    image: Pixels  # [S, S, 3]
-    mask: Any  # [S, S] bool
+    image: Pixels  # [H, W, 3] at the network's size
+    mask: Any  # [H, W] bool
     exemplar: Pixels | None
+    control: Pixels | None  # [H, W, 3]
     checkpoint: str | None  # a role of the job's weights, or a local file
     rounds: int = 0  # of candidates, begun so far
     kept: list[KeptCandidate] = field(default_factory=list)
@@ -85,15 +86,25 @@ def batch_of(some: Sequence[Entry], shape: int = 0) -> Batch:
     """Return entries as a batch, padded to ``shape`` with the last one, so that kernels see one shape only."""
     padded = [*some, *[some[-1]] * (shape - len(some))]
     rows = [entry.row for entry in padded]
-    exemplars = [row.exemplar for row in rows if row.exemplar is not None]
-    sources = [row.sample.source_prompt for row in rows]
     return Batch(
         image=np.stack([row.image for row in rows]),
         mask=np.stack([row.mask for row in rows]),
         prompt=[row.sample.prompt for row in rows],
         seed=[entry.seed for entry in padded],
-        exemplar=np.stack(exemplars) if exemplars else None,
-        source_prompt=[source or "" for source in sources] if any(sources) else None,
+        exemplar=_stacked([row.exemplar for row in rows]),
+        control=_stacked([row.control for row in rows]),
+        source_prompt=_texts([row.sample.source_prompt for row in rows]),
+        negative_prompt=_texts([row.sample.negative_prompt for row in rows]),
         checkpoint=rows[0].checkpoint,
         params=rows[0].sample.params,
     )
+
+
+def _stacked(images: Sequence[Pixels | None]) -> Pixels | None:
+    """Return images as one array; None if there are none. Rows of a pass all have one, or none has."""
+    found = [image for image in images if image is not None]
+    return np.stack(found) if found else None
+
+
+def _texts(cells: Sequence[str | None]) -> list[str] | None:
+    return [cell or "" for cell in cells] if any(cells) else None

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from retouch import plugins
 from retouch.errors import ConfigError, EditError, LoadError, StorageError
 from retouch.execution import check_hints as hints
 from retouch.execution import stages, timeouts
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK: Final = 32  # rows in memory with their pixels
 LARGE: Final = 16_000  # pixels per side; some image formats cannot hold larger images
 # For a manifest without a job: files of all columns are read.
-ALL_INPUTS: Final = DecodeSpec(frozenset({"mask", "exemplar", "prompt"}), seconds=DeadlineSpec().decode)
+ALL_INPUTS: Final = DecodeSpec(plugins.INPUTS, seconds=DeadlineSpec().decode)
 JOBS: Final = (".yaml", ".yml", ".json")
 _SHOWN: Final = 3  # keys per error class that the report shows
 _MAX_KEY_LENGTH: Final = 60  # characters of a key that the report shows
@@ -203,7 +204,7 @@ def _decode(requests: Sequence[Mapping[str, Any]], spec: DecodeSpec) -> list[tup
 
 
 def _decode_row(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, list[str]]:
-    columns = [name for name in IMAGE_COLUMNS if name != "exemplar" or name in spec.inputs]
+    columns: list[str] = [name for name in IMAGE_COLUMNS if name in {"image", "mask", *spec.inputs}]
     # Each file is fetched once, for decoding and for the hints.
     fetched = {**request, **{name: _bytes_if_readable(request.get(name), name) for name in columns}}
     sample = decode.decode(fetched, spec)

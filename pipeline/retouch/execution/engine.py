@@ -21,6 +21,7 @@ from retouch.execution.candidates import Entry, Row, batch_of, next_entries
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import framing, regions
+from retouch.imaging.quad import Quad
 from retouch.jobs.config import MetricSpec
 from retouch.manifests.samples import Failure, Sample
 from retouch.models import weights
@@ -61,7 +62,9 @@ class Engine:
         self.budget = quality_gate.budget(spec.quality)  # rounds that a row may take
         self.face_detector = framing.detector_for(spec.fit, resolved.files)
         self.metrics = [_load_metric(metric, spec, device) for metric in spec.metrics]
-        self.shape = spec.batch_size  # entries per pass; halved while they do not fit into the device's memory
+        # Entries per pass; halved while they do not fit into the device's memory.
+        self.full_shape = min(spec.batch_size, getattr(self.editor, "max_batch", None) or spec.batch_size)
+        self.shape = self.full_shape
         self._good_passes, self._grow_after = 0, GROW_AFTER
         self._preparing = InFlight(spec.output, "prepare", spec.seconds)
         self._editing = InFlight(spec.output, "edit", spec.seconds)
@@ -116,21 +119,34 @@ class Engine:
         try:
             if sample.params:
                 plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
-            size = self.editor.image_size
             region = framing.frame(
                 sample.source,
                 sample.mask,
-                size,
+                self.editor.image_size,
                 self.spec.fit,
                 landmarks=sample.landmarks,
                 detector=self.face_detector,
             )
-            exemplar = None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params)
-            seen = region.extract(sample.source, size)
-            mask = region.extract_mask(sample.mask, size)
-            return Row(sample, region, seen, mask, exemplar, self._local(sample.checkpoint))
+            size = self._network_size(region)
+            return Row(
+                sample,
+                region,
+                image=region.extract(sample.source, size),
+                mask=region.extract_mask(sample.mask, size),
+                exemplar=None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params),
+                control=None if sample.control is None else region.extract(sample.control, size),
+                checkpoint=self._local(sample.checkpoint),
+            )
         except Exception as error:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
+
+    def _network_size(self, region: regions.View) -> regions.Size:
+        """Return height and width of the network's input for a part of an image: square unless the editor says else."""
+        sizes = getattr(self.editor, "sizes", None)
+        if sizes is None or isinstance(region, Quad):
+            return self.editor.image_size, self.editor.image_size
+        height, width = sizes(*region.shape)
+        return int(height), int(width)
 
     def _exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
         """Resize an exemplar, or call the editor's ``prepare_exemplar``, which gets it at native size."""
@@ -153,10 +169,17 @@ class Engine:
 
         Passes with the same checkpoint follow each other, the current one first, so that it is loaded once.
         """
-        buckets: dict[tuple[str | None, str, bool, str], list[Row]] = {}
+        buckets: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
             alone = row.sample.key if row.alone else ""
-            bucket = (row.checkpoint, json.dumps(row.sample.params, sort_keys=True), row.exemplar is not None, alone)
+            bucket = (
+                row.checkpoint,
+                json.dumps(row.sample.params, sort_keys=True),
+                row.exemplar is not None,
+                row.control is not None,
+                row.image.shape,
+                alone,
+            )
             buckets.setdefault(bucket, []).append(row)
         order = list(dict.fromkeys([self._current_checkpoint, *(checkpoint for checkpoint, *_ in buckets)]))
         for bucket in sorted(buckets, key=lambda bucket: order.index(bucket[0])):
@@ -200,10 +223,10 @@ class Engine:
 
     def _grow(self) -> None:
         """Count a good pass; after enough of them try a larger shape, since the shortage may have been temporary."""
-        if self.shape < self.spec.batch_size:
+        if self.shape < self.full_shape:
             self._good_passes += 1
             if self._good_passes >= self._grow_after:
-                self.shape, self._good_passes = min(self.shape * 2, self.spec.batch_size), 0
+                self.shape, self._good_passes = min(self.shape * 2, self.full_shape), 0
 
     def _edit_halves(self, entries: list[Entry]) -> None:
         middle = (len(entries) + 1) // 2

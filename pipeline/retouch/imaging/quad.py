@@ -44,42 +44,49 @@ class Quad:
         """Return the side in native pixels; of a parallelogram the longer one."""
         return float(max(np.hypot(*self._edges[:, 0]), np.hypot(*self._edges[:, 1])))
 
-    def extract(self, pixels: Pixels, size: int) -> Pixels:
-        """Return the square upright at the network's size, [size, size, 3].
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return height and width in native pixels, rounded."""
+        return round(self.side), round(self.side)
+
+    def extract(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+        """Return the square upright at the network's size, [S, S, 3].
 
         Averaged without aliasing: first over cells if the square is over four times the network's size, then over
         samples at most one cell apart. Outside the image lies its fading mirror image (``FADE``).
 
         Args:
             pixels: [H, W, 3].
-            size: S.
+            size: (S, S).
         """
-        cell = max(1, math.floor(self.side / size / 2))
+        side = _square(size)
+        cell = max(1, math.floor(self.side / side / 2))
         near, start = self._surroundings(pixels, cell)
-        samples = size * max(1, math.ceil(self.side / cell / size))
+        samples = side * max(1, math.ceil(self.side / cell / side))
         step = self._edges / samples / cell
         offset = (self._origin + 0.5) / cell - start
         coefficients = (*step[0], offset[0], *step[1], offset[1])
         seen = _warped(near, (samples, samples), coefficients)
-        return np.asarray(seen.reduce(samples // size)).copy()
+        return np.asarray(seen.reduce(samples // side)).copy()
 
-    def extract_mask(self, mask: Mask, size: int) -> Mask:
-        """Return the mask upright at the network's size, [size, size], by NEAREST; False outside the image.
+    def extract_mask(self, mask: Mask, size: tuple[int, int]) -> Mask:
+        """Return the mask upright at the network's size, [S, S], by NEAREST; False outside the image.
 
         A mask so thin that NEAREST misses all of it keeps one pixel, so that every row edits something.
         """
-        middles = (np.arange(size) + 0.5) / size
+        side = _square(size)
+        middles = (np.arange(side) + 0.5) / side
         across, down = np.meshgrid(middles, middles)
         x, y = (np.floor(place + 0.5) for place in self._at(across, down))
         height, width = mask.shape
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        seen = np.zeros((size, size), dtype=bool)
+        seen = np.zeros((side, side), dtype=bool)
         seen[inside] = mask[y[inside].astype(int), x[inside].astype(int)]
         rows, columns = np.nonzero(mask & self.footprint((height, width)))
         if len(rows) and not seen.any():
             middle = len(rows) // 2
             u, v = self._inverse(columns[middle], rows[middle])
-            seen[int(v * size), int(u * size)] = True
+            seen[int(v * side), int(u * side)] = True
         return seen
 
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
@@ -201,3 +208,11 @@ def _beyond(before: int, length: int, total: int) -> Array:
     """Return how many cells each of ``total`` is away from the ``length`` cells that start at ``before``."""
     places = np.arange(total)
     return np.maximum(0, np.maximum(before - places, places - (before + length - 1))).astype(np.float64)
+
+
+def _square(size: tuple[int, int]) -> int:
+    """Return the side of a square network size. Raises ValueError for another one."""
+    height, width = size
+    if height != width:
+        raise ValueError(f"a quad is extracted at a square size, not {height}x{width}")
+    return height

@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 
 from retouch.schema import Mask, Pixels
 
+Size = tuple[int, int]  # height, width
 Plane = npt.NDArray[np.uint8]  # [H, W]
 CONTEXT: Final = 0.5  # fraction of the mask's longer side, added on every side: the network sees twice the mask's width
 
@@ -23,22 +24,26 @@ CONTEXT: Final = 0.5  # fraction of the mask's longer side, added on every side:
 class View(Protocol):
     """A part of an image: what the network sees, and where its edit goes. Must be picklable."""
 
-    def extract(self, pixels: Pixels, size: int) -> Pixels:
-        """Return the part's pixels at the network's size, [size, size, 3]."""
+    @property
+    def shape(self) -> Size:
+        """Return height and width in native pixels."""
 
-    def extract_mask(self, mask: Mask, size: int) -> Mask:
-        """Return the part's mask at the network's size, [size, size]; False outside the image.
+    def extract(self, pixels: Pixels, size: Size) -> Pixels:
+        """Return the part's pixels at the network's size (H, W), [H, W, 3]."""
+
+    def extract_mask(self, mask: Mask, size: Size) -> Mask:
+        """Return the part's mask at the network's size, [H, W]; False outside the image.
 
         A mask with a pixel inside the part keeps at least one.
         """
 
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
-        """Return the source [H, W, 3] with ``edited`` [S, S, 3] inside mask and footprint, at native size.
+        """Return the source [H, W, 3] with ``edited`` [h, w, 3] inside mask and footprint, at native size.
 
         All other pixels equal the source's, bit for bit.
         """
 
-    def footprint(self, size: tuple[int, int]) -> Mask:
+    def footprint(self, size: Size) -> Mask:
         """Return which pixels of an image of (H, W) the part covers; ``composite`` changes no others."""
 
 
@@ -62,25 +67,30 @@ class Region:
         return self.y1 - self.y0
 
     @property
+    def shape(self) -> Size:
+        """Return height and width in native pixels."""
+        return self.height, self.width
+
+    @property
     def slices(self) -> tuple[slice, slice]:
         """Return the index of this rectangle in an array [H, W, ...]."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
-    def extract(self, pixels: Pixels, size: int) -> Pixels:
+    def extract(self, pixels: Pixels, size: Size) -> Pixels:
         """Scale with LANCZOS; an exact copy if no scaling is needed."""
-        return resize(np.ascontiguousarray(pixels[self.slices]), size, size)
+        return resize(np.ascontiguousarray(pixels[self.slices]), *size)
 
-    def extract_mask(self, mask: Mask, size: int) -> Mask:
+    def extract_mask(self, mask: Mask, size: Size) -> Mask:
         """Scale with NEAREST; a mask so thin that NEAREST misses all of it keeps one pixel."""
         part = mask[self.slices].copy()
-        if part.shape == (size, size):
+        if part.shape == size:
             return part
-        plane = Pillow.fromarray(part.astype(np.uint8)).resize((size, size), Pillow.Resampling.NEAREST)
+        plane = Pillow.fromarray(part.astype(np.uint8)).resize((size[1], size[0]), Pillow.Resampling.NEAREST)
         scaled = np.asarray(plane).astype(bool)
         if part.any() and not scaled.any():
             rows, columns = np.nonzero(part)
             middle = len(rows) // 2
-            scaled[rows[middle] * size // part.shape[0], columns[middle] * size // part.shape[1]] = True
+            scaled[rows[middle] * size[0] // part.shape[0], columns[middle] * size[1] // part.shape[1]] = True
         return scaled
 
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:

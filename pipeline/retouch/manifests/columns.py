@@ -15,7 +15,7 @@ from retouch.errors import ManifestError
 from retouch.redaction import redacted, redacted_all
 from retouch.schema import REQUEST_COLUMNS, RESULT_FIELDS
 
-IMAGE_COLUMNS: Final = ("image", "mask", "exemplar")
+IMAGE_COLUMNS: Final = ("image", "mask", "exemplar", "control")
 IMAGE_STRUCT: Final = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 RENAMED: Final = "input_{}"  # new name of a caller's column that would hide a column of the results
 _REDACT_BATCH: Final = 1000  # texts checked together, since hardly any holds a credential
@@ -31,7 +31,7 @@ def image_source(cell: Any) -> str | bytes | None:
 def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     """Return a request column in its type.
 
-    ``image``, ``mask``, ``exemplar``: string, large_binary or ``IMAGE_STRUCT``; ``bbox``: list<double>;
+    ``image``, ``mask``, ``exemplar``, ``control``: string, large_binary or ``IMAGE_STRUCT``; ``bbox``: list<double>;
     ``landmarks``: list<double>, points flattened; ``seed``: int64; ``params``: string holding JSON; the others:
     string.
 

@@ -13,13 +13,14 @@ from retouch.imaging import codec, regions
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.columns import image_source
 from retouch.manifests.samples import Sample, failed_to_load
+from retouch.schema import Pixels
 
 
 @dataclass(frozen=True)
 class DecodeSpec:
     """How a row's files become pixels: settings of the decode stage."""
 
-    inputs: frozenset[str]  # what the editor reads, of mask, exemplar, prompt, source_prompt, checkpoint
+    inputs: frozenset[str]  # what the editor reads, as in ``plugins.Editor.inputs``
     mask: MaskSpec = field(default_factory=MaskSpec)
     needs: frozenset[str] = frozenset()  # columns that a row without params of its own must fill
     params: Mapping[str, Any] = field(default_factory=dict)  # the job's; a row's own take precedence
@@ -50,19 +51,20 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
     _check_needs(request, params, spec)
     image = codec.decode_image(bytes_of(request["image"], "image"))
     size = image.pixels.shape[:2]
-    exemplar = request.get("exemplar") if "exemplar" in spec.inputs else None
     return Sample(
         key=request["key"],
         fingerprint=request["fingerprint"],
         prompt=request.get("prompt") or "",
         source_prompt=request.get("source_prompt"),
+        negative_prompt=request.get("negative_prompt"),
         checkpoint=request.get("checkpoint"),
         seed=seed,
         params=params,
         source=image.pixels,
         alpha=image.alpha,
         mask=_mask(request, (size[0], size[1]), spec),
-        exemplar=None if exemplar is None else codec.decode_image(bytes_of(exemplar, "exemplar"), "exemplar").pixels,
+        exemplar=_picture(request, "exemplar", spec),
+        control=_control(request, (size[0], size[1]), spec),
         landmarks=request.get("landmarks"),
     )
 
@@ -95,6 +97,26 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     if not mask.any():
         raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
     return mask
+
+
+def _picture(request: Mapping[str, Any], column: str, spec: DecodeSpec) -> Pixels | None:
+    """Return the image [h, w, 3] of another column; None if the editor does not read it or the cell is empty."""
+    cell = request.get(column) if column in spec.inputs else None
+    return None if cell is None else codec.decode_image(bytes_of(cell, column), column).pixels
+
+
+def _control(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Pixels | None:
+    """Return the control image, scaled to the image's size (H, W). Raise LoadError if its shape is another one."""
+    control = _picture(request, "control", spec)
+    if control is None or control.shape[:2] == size:
+        return control
+    height, width = control.shape[:2]
+    if abs(height * size[1] - width * size[0]) > max(height, width, *size):  # over a pixel after scaling
+        raise LoadError(
+            f"the control image is {width}x{height} and the image {size[1]}x{size[0]}, of another shape; "
+            "make it from the same image"
+        )
+    return regions.resize(control, *size)
 
 
 def bytes_of(cell: Any, column: str) -> bytes:

@@ -22,8 +22,9 @@ from retouch.schema import REQUEST_COLUMNS
 
 BBOX: Final = pa.list_(pa.float64())
 ABSOLUTE: Final = "some addresses are absolute: their files are not below the manifest's folder"
-_TEXTS: Final = ("key", "image", "prompt", "source_prompt", "checkpoint", "params")  # of a CSV, never parsed as numbers
-_REFUSED: Final = ("mask", "exemplar", "bbox", "landmarks")  # not accepted from a CSV
+# Columns of a CSV that are never parsed as numbers.
+_TEXTS: Final = ("key", "image", "prompt", "negative_prompt", "source_prompt", "checkpoint", "params")
+_REFUSED: Final = ("mask", "exemplar", "control", "bbox", "landmarks")  # not accepted from a CSV
 
 
 def from_folder(

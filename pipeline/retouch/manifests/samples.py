@@ -51,6 +51,7 @@ class Sample:
     fingerprint: str
     prompt: str = ""
     source_prompt: str | None = None
+    negative_prompt: str | None = None
     checkpoint: str | None = None
     seed: int | None = None  # the row's own seed; the run's where None
     params: Mapping[str, Any] = field(default_factory=dict)  # this row's overrides
@@ -58,6 +59,7 @@ class Sample:
     alpha: Any = None  # [H, W] uint8 where the image file has an alpha channel
     mask: Mask | None = None  # [H, W] at native size; all True where the row has neither mask nor bbox
     exemplar: Pixels | None = None  # [h, w, 3] at its own size
+    control: Pixels | None = None  # [H, W, 3], as large as the source
     landmarks: Sequence[float] | None = None  # x0, y0, x1, y1, ... of a face, native pixels, as the manifest has them
     failure: Failure | None = None
 

@@ -164,8 +164,7 @@ def _batch(row: ImageRef, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels
     """
     if row.request is None:
         raise EditError("the manifest has no row of this key")
-    inputs = frozenset({"mask", "exemplar", "prompt", "source_prompt"})
-    sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(inputs, mask))
+    sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(plugins.INPUTS, mask))
     if sample.failure is not None or sample.source is None or sample.mask is None:
         raise EditError(f"its source: {sample.failure.message if sample.failure else 'no pixels'}")
     if sample.source.shape != edited.shape:

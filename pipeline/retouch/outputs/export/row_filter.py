@@ -17,7 +17,7 @@ from retouch.schema import FAILED_QUALITY, RESULT_FIELDS, SUCCESS
 from retouch.validation import nearest
 
 WITH_IMAGE: Final = (SUCCESS, FAILED_QUALITY)  # statuses of rows that have an image
-TEXTS: Final = ("prompt", "source_prompt")  # columns of the manifest that the results do not have
+TEXTS: Final = ("prompt", "negative_prompt", "source_prompt")  # columns of the manifest that the results do not have
 NOT_DONE: Final = "not answered yet"
 NOT_WHERE: Final = "not --where"
 # Those of our own columns that are useful outside of the run; metrics and the caller's columns all are.

@@ -226,8 +226,8 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
             )
         except Exception as error:
             raise _unreadable(task, sample, str(error)) from error
-        images.append(view.extract(sample.source, size))
-        masks.append(view.extract_mask(sample.mask, size))
+        images.append(view.extract(sample.source, (size, size)))
+        masks.append(view.extract_mask(sample.mask, (size, size)))
         texts.append(task.texts or _texts_of(task, request))
     return TrainingImages(np.stack(images), np.stack(masks), tuple(texts))
 
