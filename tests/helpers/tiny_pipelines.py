@@ -289,7 +289,12 @@ def sd_controlnet() -> Any:
             norm_num_groups=8,
         )
     )
-    for part in (*control.controlnet_down_blocks, control.controlnet_mid_block):  # zero convolutions would hide it
+    last = control.controlnet_cond_embedding.conv_out
+    for part in (
+        *control.controlnet_down_blocks,
+        control.controlnet_mid_block,
+        last,
+    ):  # zero convolutions would hide it
         torch.nn.init.normal_(part.weight, std=0.5)
     return diffusers.StableDiffusionControlNetInpaintPipeline(
         vae=vae(),
@@ -477,7 +482,7 @@ def qwen(kind: str) -> Any:
             patch_size=2,
             in_channels=16,
             out_channels=4,
-            num_layers=1,
+            num_layers=2,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=32,

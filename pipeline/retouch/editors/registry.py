@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, cast
 
 from retouch.editors.blended_diffusion import params as blended_params
 from retouch.editors.blended_latent import params as latent_params
+from retouch.editors.diffusers import params as diffusers_params
 from retouch.editors.diffusionclip import params as diffusionclip_params
 from retouch.editors.endpoint import params as endpoint_params
 from retouch.editors.paint_by_example import params as exemplar_params
@@ -79,6 +80,25 @@ class PaintByExample(_Declared):
     rank_by: ClassVar[str | None] = "exemplar_distance"
     columns: ClassVar[Mapping[str, str]] = {"exemplar_distance": "float64"}
     _module = "retouch.editors.paint_by_example.editor"
+
+
+class Diffusers(_Declared):
+    """Runs any edit pipeline of diffusers: text inpainting, instructions, LoRAs, ControlNets.
+
+    Weights: a diffusers folder (role ``model_index``); ``lora`` or ``lora.NAME``, files; ``controlnet``, a folder;
+    ``clip`` to rank candidates by their similarity to the prompt.
+    """
+
+    version: ClassVar[str] = "0.42"  # minor version of diffusers, with which pixels change
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "negative_prompt", "control"})
+    Params: ClassVar[type] = diffusers_params.Params
+    rank_by: ClassVar[str | None] = "clip_distance"
+    columns: ClassVar[Mapping[str, str]] = {
+        "clip_distance": "float64",
+        "network_size": "string",  # width x height of the pipeline's image
+        "prompt_tokens_cut": "int32",  # tokens of the prompt that no text encoder reads
+    }
+    _module = "retouch.editors.diffusers.editor"
 
 
 class DiffusionClip(_Declared):

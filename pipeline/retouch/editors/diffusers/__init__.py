@@ -1,0 +1,1 @@
+"""Any edit pipeline of diffusers over a dataset: text inpainting, instructions, exemplars, ControlNets."""

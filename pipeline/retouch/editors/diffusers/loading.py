@@ -1,0 +1,356 @@
+"""Build a pipeline of diffusers from a job's weights, and settle scheduler, LoRAs, memory, attention and caches.
+
+Nothing here runs code of a repository: a class is one of diffusers' own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from retouch import validation
+from retouch.editors.diffusers.families import Family, family_of
+from retouch.editors.diffusers.params import Params
+from retouch.errors import ConfigError, RetouchError, WeightsError
+
+IMAGE_ARGUMENTS: Final = ("image", "images", "input_image", "reference_image")
+MASK_ARGUMENTS: Final = ("mask_image", "mask")
+LORA: Final = "lora"  # role of one adapter; ``lora.NAME`` of several
+SCHEDULERS: Final[Mapping[str, str]] = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++_single": "DPMSolverSinglestepScheduler",
+    "edm_euler": "EDMEulerScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "flow_euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+    "kdpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+# Step caches: class of its settings, and whether what it skips depends on all rows of a call.
+CACHES: Final[Mapping[str, tuple[str, bool]]] = {
+    "first_block": ("FirstBlockCacheConfig", True),
+    "magcache": ("MagCacheConfig", False),
+    "taylorseer": ("TaylorSeerCacheConfig", False),
+    "pyramid": ("PyramidAttentionBroadcastConfig", False),
+}
+# Extras that bring packages which diffusers asks for by name.
+EXTRAS: Final[Mapping[str, str]] = {
+    "accelerate": "diffusers",
+    "peft": "diffusers",
+    "sentencepiece": "diffusers",
+    "protobuf": "diffusers",
+    "bitsandbytes": "quantization",
+    "gguf": "quantization",
+    "torchao": "quantization",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pipeline, ready to be called."""
+
+    pipe: Any
+    family: Family
+    adapters: tuple[str, ...]  # names of its LoRAs
+    rows_per_call: int | None  # None: as many as given
+
+    @property
+    def name(self) -> str:
+        """Name of the pipeline's class."""
+        return type(self.pipe).__name__
+
+    @cached_property
+    def arguments(self) -> Mapping[str, inspect.Parameter]:
+        """Arguments of the pipeline's call."""
+        return _arguments(type(self.pipe))
+
+    @property
+    def image_argument(self) -> str:
+        """Name of the argument for the source image."""
+        return next(name for name in IMAGE_ARGUMENTS if name in self.arguments)
+
+    @property
+    def mask_argument(self) -> str | None:
+        """Name of the argument for the mask; None if the pipeline edits whole images."""
+        return next((name for name in MASK_ARGUMENTS if name in self.arguments), None)
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that is run at each step."""
+        return getattr(self.pipe, "transformer", None) or getattr(self.pipe, "unet", None)
+
+    def default(self, argument: str) -> Any:
+        """Return the pipeline's default for an argument of its call; None if it has no such argument."""
+        found = self.arguments.get(argument)
+        return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
+def load(params: Params, weights: Mapping[str, str], device: str) -> Loaded:
+    """Return the pipeline of a job.
+
+    Raises:
+        ConfigError: params that the pipeline cannot follow.
+        WeightsError: weights that are missing, of another family, or need a package that is not installed.
+    """
+    if "model_index" not in weights:
+        raise WeightsError(
+            "diffusers needs a folder with model_index.json: name it as the job's weights, or in role model_index"
+        )
+    import diffusers
+
+    quiet()
+    index = Path(weights["model_index"])
+    with as_weights_error(f"diffusers folder {index.parent}"):
+        pipe = _from_folder(diffusers, index, params, weights)
+    family = family_of(type(pipe).__name__)
+    _check_class(type(pipe), params)
+    if params.scheduler is not None:
+        pipe.scheduler = _scheduler(diffusers, pipe.scheduler, params.scheduler)
+    _refuse_random_scheduler(pipe)
+    adapters = _load_loras(pipe, weights, params)
+    rows_per_call = None if family.batches and params.rows_per_call == "auto" else 1
+    if params.cache is not None:
+        rows_per_call = _enable_cache(diffusers, pipe, family, params.cache) or rows_per_call
+    _place(pipe, params, device)
+    return Loaded(pipe, family, adapters, rows_per_call)
+
+
+def quiet() -> None:
+    """Turn diffusers' and transformers' progress bars and per-call log lines off; errors stay."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+@contextmanager
+def as_weights_error(what: str) -> Iterator[None]:
+    """Raise what a library says of weights as one WeightsError, naming the extra that a missing package comes with."""
+    try:
+        yield
+    except RetouchError:
+        raise
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        lowered = text.lower()
+        needed = next((package for package in EXTRAS if package in lowered), None)
+        if needed is not None and (isinstance(error, ImportError) or "install" in lowered or "required" in lowered):
+            extra = EXTRAS[needed]
+            raise WeightsError(f"{what}: needs the package {needed}; install retouch[{extra}]") from None
+        raise WeightsError(f"{what} does not load: {text[:400]}") from None
+
+
+def pipeline_name(index: Path) -> str:
+    """Return the class that a ``model_index.json`` names. Raises WeightsError if it names none of diffusers' own."""
+    try:
+        named = json.loads(index.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index} names no pipeline class: {error!r}") from None
+    if not isinstance(named, str):
+        raise WeightsError(f"{index} names code of its repository, {named}; such pipelines are not run")
+    return named
+
+
+def _from_folder(diffusers: Any, index: Path, params: Params, weights: Mapping[str, str]) -> Any:
+    """Return the pipeline of a folder in the class that fits the task."""
+    name = params.pipeline or pipeline_name(index)
+    found = getattr(diffusers, name, None)
+    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
+        known = [x for x in dir(diffusers) if x.endswith("Pipeline")]
+        near = validation.nearest(name, known)
+        raise WeightsError(
+            f"{index.parent} needs the pipeline {name}, which diffusers {diffusers.__version__} lacks{near}"
+        )
+    if name == "PaintByExamplePipeline":
+        raise WeightsError(f"{index.parent} is Paint by Example's; take editor.name: paint_by_example")
+    keywords: dict[str, Any] = {"dtype": getattr(torch, params.precision), "local_files_only": True}
+    if "controlnet" in weights:
+        keywords["controlnet"] = _component(diffusers, weights["controlnet"], params)
+    if not params.safety_checker and "safety_checker" in inspect.signature(found.__init__).parameters:
+        keywords |= {"safety_checker": None, "requires_safety_checker": False}
+    if params.quantization is not None:
+        keywords["quantization_config"] = _quantization(diffusers, params.quantization)
+    return _loader(diffusers, found, params, "controlnet" in weights).from_pretrained(str(index.parent), **keywords)
+
+
+def _loader(diffusers: Any, found: type, params: Params, has_control: bool) -> Any:
+    """Return the class that loads the folder: its own, or one that finds the same networks' pipeline for the task."""
+    if params.pipeline is not None:
+        return found
+    names = _arguments(found)
+    masks, images = any(n in names for n in MASK_ARGUMENTS), any(n in names for n in IMAGE_ARGUMENTS)
+    if params.task == "auto" and images and not has_control:
+        return found
+    if params.task == "edit":
+        return found if images and not masks else diffusers.AutoPipelineForImage2Image
+    return found if masks and not has_control else diffusers.AutoPipelineForInpainting
+
+
+def _component(diffusers: Any, config: str, params: Params) -> Any:
+    """Return one network from its own folder, whose config.json is given."""
+    folder = Path(config).parent
+    with as_weights_error(f"weights folder {folder}"):
+        return diffusers.AutoModel.from_pretrained(
+            str(folder), dtype=getattr(torch, params.precision), local_files_only=True
+        )
+
+
+def _quantization(diffusers: Any, settings: Mapping[str, Any]) -> Any:
+    rest = {name: value for name, value in settings.items() if name not in ("backend", "components")}
+    try:
+        return diffusers.PipelineQuantizationConfig(
+            quant_backend=settings["backend"],
+            quant_kwargs=rest,
+            components_to_quantize=settings.get("components"),
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"quantization: {' '.join(str(error).split())}") from None
+
+
+def _check_class(pipeline: type, params: Params) -> None:
+    """Raise if a pipeline cannot edit images, is not reproducible, or lacks an argument that the job sets."""
+    names = _arguments(pipeline)
+    if "prompt" not in names or not any(name in names for name in IMAGE_ARGUMENTS):
+        raise WeightsError(f"{pipeline.__name__} takes no image and prompt, so it edits nothing; give an edit pipeline")
+    if "generator" not in names:
+        raise WeightsError(f"{pipeline.__name__} takes no generator, so its edits cannot be reproduced")
+    if params.negative_prompt and "negative_prompt" not in names:
+        raise ConfigError(f"negative_prompt: {pipeline.__name__} has none; leave it out")
+    for argument in params.given_arguments():
+        if argument not in names:
+            near = validation.nearest(argument, names)
+            raise ConfigError(
+                f"{pipeline.__name__} has no argument {argument}{near}; its arguments: {', '.join(names)}"
+            )
+
+
+def _arguments(pipeline: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a pipeline's call."""
+    call: Callable[..., Any] = pipeline.__call__
+    return {
+        name: found
+        for name, found in inspect.signature(call).parameters.items()
+        if name != "self" and found.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+
+
+def _scheduler(diffusers: Any, current: Any, wanted: str | Mapping[str, Any]) -> Any:
+    """Return another scheduler with the configuration of the weights' own and the job's settings."""
+    settings = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    name = settings.pop("name")
+    found = getattr(diffusers, SCHEDULERS.get(name, name), None)
+    if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
+        near = validation.nearest(name, SCHEDULERS)
+        raise ConfigError(f"scheduler {name!r} is not known{near}; known: {', '.join(SCHEDULERS)}")
+    if found is not type(current) and found not in current.compatibles:
+        fitting = [ours for ours, theirs in SCHEDULERS.items() if theirs in {c.__name__ for c in current.compatibles}]
+        raise ConfigError(f"scheduler {name!r} does not fit {type(current).__name__}; fitting: {', '.join(fitting)}")
+    known = inspect.signature(found.__init__).parameters
+    if unknown := sorted(set(settings) - set(known)):
+        raise ConfigError(validation.unknown(f"scheduler.{unknown[0]}", list(known)))
+    try:
+        changed: Any = found
+        return changed.from_config(current.config, **settings)
+    except (ImportError, ValueError, NotImplementedError) as error:
+        raise ConfigError(f"scheduler {name!r}: {' '.join(str(error).split())}") from None
+
+
+def _refuse_random_scheduler(pipe: Any) -> None:
+    """Raise ConfigError for a scheduler that draws from the global generator, so that every run gives another image."""
+    name = type(pipe.scheduler).__name__
+    if name == "FlowMatchLCMScheduler" or pipe.scheduler.config.get("stochastic_sampling"):
+        raise ConfigError(f"scheduler: {name} draws noise that no seed controls; take flow_euler without it")
+    if name.startswith("FlowMatch") and name != "FlowMatchEulerDiscreteScheduler":
+        raise ConfigError(f"scheduler: {name} does not take these pipelines' steps; take flow_euler")
+
+
+def _load_loras(pipe: Any, weights: Mapping[str, str], params: Params) -> tuple[str, ...]:
+    """Load the files of role ``lora`` and ``lora.NAME`` as adapters."""
+    adapters = {
+        role.removeprefix(f"{LORA}.") if role != LORA else LORA: path
+        for role, path in weights.items()
+        if role == LORA or role.startswith(f"{LORA}.")
+    }
+    params.lora_scales(list(adapters))
+    for name, path in adapters.items():
+        if not hasattr(pipe, "load_lora_weights"):
+            raise WeightsError(f"{type(pipe).__name__} takes no LoRA; leave role {LORA} out")
+        with as_weights_error(f"lora {path}"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # of the adapter before
+            before = _adapter_count(pipe)
+            pipe.load_lora_weights(str(Path(path).parent), weight_name=Path(path).name, adapter_name=name)
+            if _adapter_count(pipe) == before:
+                raise WeightsError(f"lora {path} has no weights for {type(pipe).__name__}; it is of another model")
+    return tuple(adapters)
+
+
+def _adapter_count(pipe: Any) -> int:
+    return sum(len(names) for names in pipe.get_list_adapters().values())
+
+
+def _enable_cache(diffusers: Any, pipe: Any, family: Family, settings: Mapping[str, Any]) -> int | None:
+    """Turn a step cache on. Return 1 if what it skips depends on all rows of a call, else None."""
+    rest = dict(settings)
+    name = rest.pop("name")
+    if name not in CACHES:
+        raise ConfigError(f"cache {name!r} is not known{validation.nearest(name, CACHES)}: {', '.join(CACHES)}")
+    config, depends = CACHES[name]
+    network = getattr(pipe, "transformer", None)
+    if network is None or not hasattr(network, "enable_cache"):
+        raise ConfigError(f"cache: {type(pipe).__name__} has no network with step caches; leave it out")
+    if name in ("first_block", "taylorseer") and not family.offers_cache:
+        raise ConfigError(f"cache {name}: {type(pipe).__name__} does not support it in this diffusers; leave it out")
+    try:
+        network.enable_cache(getattr(diffusers, config)(**rest))
+    except (TypeError, ValueError, IndexError) as error:  # IndexError: of a network with a single block
+        raise ConfigError(f"cache {name}: {' '.join(str(error).split())}") from None
+    return 1 if depends else None
+
+
+def _place(pipe: Any, params: Params, device: str) -> None:
+    """Bring the networks to the device in the job's way."""
+    pipe.set_progress_bar_config(disable=True)
+    if params.vae_tiling:
+        pipe.vae.enable_tiling()
+    denoiser: Any = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    if params.attention is not None:
+        if not hasattr(denoiser, "set_attention_backend"):
+            raise ConfigError(f"attention: {type(pipe).__name__} has no choice of back ends; leave it out")
+        try:
+            denoiser.set_attention_backend(params.attention)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(f"attention {params.attention}: {' '.join(str(error).split())[:400]}") from None
+    with as_weights_error(f"offload {params.offload}"):
+        if params.offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif params.offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        elif params.offload == "group":
+            pipe.enable_group_offload(onload_device=torch.device(device), offload_type="leaf_level")
+        else:
+            pipe.to(device)
+    if params.compile == "whole":
+        denoiser.compile(dynamic=False)
+    elif params.compile == "blocks":
+        if not getattr(denoiser, "_repeated_blocks", None):
+            raise ConfigError(f"compile: blocks: {type(denoiser).__name__} names none; take whole")
+        denoiser.compile_repeated_blocks(dynamic=False)
