@@ -20,7 +20,9 @@ Kinds = npt.NDArray[np.int64]  # [N], indices into KINDS
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
+    """Arrays of one length, one entry per example."""
+
     def save(self, path: Path) -> None:
         """Write all arrays to one .npz."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class Pairs(_Pool):
+class Pairs(Pool):
     """Training pairs: expected images, masks, and each image's own reference."""
 
     target: Pixels  # [N, S, S, 3]
@@ -53,7 +55,7 @@ class Pairs(_Pool):
 
 
 @dataclass(frozen=True)
-class References(_Pool):
+class References(Pool):
     """References drawn on their own grounds, not cropped from a scene."""
 
     image: Pixels  # [N, S, S, 3]

@@ -52,6 +52,15 @@ class ExemplarTask:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A drawn training scene, whose first object is the one to edit."""
+
+    image: Pixels  # [S, S, 3]; the scene, and sometimes outside the mask the rim of an object that was replaced
+    mask: Mask | None  # [S, S] bool, True = edit; None: to be made around the object's box
+    scene: Scene
+
+
+@dataclass(frozen=True)
 class Pair:
     """One training example, whose scene is the expected output."""
 
@@ -73,9 +82,10 @@ def exemplar_task(seed: int, size: int = SIZE) -> ExemplarTask:
 def training_pair(seed: int, size: int = SIZE) -> Pair:
     """Return the training example of a seed: mostly a mask that its object fills, else a box or blob around one."""
     rng = np.random.default_rng((seed, 6))
-    target, box, tight, item = _tight_scene(rng, size) if rng.random() < TIGHT else _loose_scene(rng, size)
-    mask = loose_mask(rng, box, size) if tight is None else tight
-    return Pair(target, mask, own_reference(rng, target, box, size), item.shape, item.colour)
+    drawn = tight_scene(rng, size) if rng.random() < TIGHT else loose_scene(rng, size)
+    item = drawn.scene.objects[0]
+    mask = loose_mask(rng, item.box, size) if drawn.mask is None else drawn.mask
+    return Pair(drawn.image, mask, own_reference(rng, drawn.image, item.box, size), item.shape, item.colour)
 
 
 def other_reference(
@@ -156,7 +166,7 @@ def _filled(outline: np.ndarray, size: int) -> Mask:
     return inside
 
 
-def _tight_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask | None, Placed]:
+def tight_scene(rng: np.random.Generator, size: int) -> Drawn:
     """Draw an object that fills a mask like those of ``edit_task``; sometimes it replaces another one."""
     ground = random_ground(rng)
     half = float(rng.uniform(0.23, 0.35))
@@ -167,15 +177,15 @@ def _tight_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask
     other = place_shape(rng, ground, [replace(item, centre=(spot[0], spot[1]), radius=half * 1.1)], largest=0.22)
     others = [other] if other and rng.random() < 0.35 else []
     scene = render(ground, [item, *others], size)
-    mask = _rounded(rng, (spot[0], spot[1]), half, size)
+    mask = rounded_box(rng, (spot[0], spot[1]), half, size)
     target = scene.image
     if rng.random() < 0.25:  # the replaced one's rim may show outside the mask, as with a tight user's mask
         before = _visible(rng, ground, (spot[0], spot[1]), half * rng.uniform(0.8, 1.0))
         target = np.where(mask[..., None], target, render(ground, [before, *others], size).image)
-    return target, scene.objects[0].box, mask, item
+    return Drawn(target, mask, scene)
 
 
-def _loose_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask | None, Placed]:
+def loose_scene(rng: np.random.Generator, size: int) -> Drawn:
     """Draw an object anywhere, alone or next to another one."""
     ground = random_ground(rng)
     count = 1 if rng.random() < 0.7 else 2
@@ -184,7 +194,7 @@ def _loose_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, Box, Mask
         extra = place_shape(rng, ground, placed, largest=0.33 if count == 1 else 0.25)
         placed.extend([extra] if extra else [])
     scene = render(ground, placed, size)
-    return scene.image, scene.objects[0].box, None, placed[0]
+    return Drawn(scene.image, None, scene)
 
 
 def _visible(rng: np.random.Generator, ground: Ground, centre: tuple[float, float], radius: float) -> Placed:
@@ -192,7 +202,7 @@ def _visible(rng: np.random.Generator, ground: Ground, centre: tuple[float, floa
     return make_shape(rng, str(rng.choice(SHAPES)), str(rng.choice(visible_colours(ground))), centre, float(radius))
 
 
-def _rounded(rng: np.random.Generator, spot: tuple[float, float], half: float, size: int) -> Mask:
+def rounded_box(rng: np.random.Generator, spot: tuple[float, float], half: float, size: int) -> Mask:
     """Return a box around a spot, one in three with round corners."""
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
     dx, dy = np.abs(x - spot[0]) / half, np.abs(y - spot[1]) / half

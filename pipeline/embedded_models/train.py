@@ -1,8 +1,10 @@
-"""Trains the shipped family: ``python -m embedded_models.train [--part judge|clip|unet|harden|vae|exemplar|all]``.
+"""Trains the shipped networks: ``python -m embedded_models.train [--part PART]``.
 
-The order matters: judge, CLIP and UNet are trained on drawings; ``harden`` continues the CLIP on the UNet's predictions
-from noise; ``exemplar`` works on the latents of ``vae``. ``embedded_models.evaluate`` and
-``embedded_models.evaluate_exemplar`` measure the results. Run it from ``pipeline/`` or in the development environment.
+The parts are judge, clip, unet, harden, vae, exemplar, inpaint, text_to_image, or all of them. The order matters:
+judge, CLIP and UNet are trained on drawings; ``harden`` continues the CLIP on the UNet's predictions from noise;
+``exemplar`` and ``inpaint`` work on the latents of ``vae``; ``text_to_image`` starts from the networks of ``inpaint``.
+``embedded_models.evaluate``, ``evaluate_exemplar`` and ``evaluate_inpaint`` measure the results. Run it from
+``pipeline/`` or in the development environment.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 
 from embedded_models.train_clip import ClipTraining, train_clip
 from embedded_models.train_exemplar import ExemplarTraining, train_exemplar
+from embedded_models.train_inpaint import InpaintTraining, train_inpaint, train_text_to_image
 from embedded_models.train_judge import JudgeTraining, train_judge
 from embedded_models.train_unet import UNetTraining, train_unet
 from embedded_models.train_vae import VaeTraining, train_vae
@@ -50,7 +53,7 @@ FAMILY: Final = {
 class Run:
     """The options of one call."""
 
-    out: Path  # the family's folder
+    out: Path  # the family's folder; the diffusers folders go next to it
     work: Path  # drawings and resumable states; grows to about 1.1 GB
     device: str
     minutes: float | None  # for each timed part; None: the part's default
@@ -61,7 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m embedded_models.train", description=__doc__)
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--minutes", type=float, help="training time of the CLIP, the hardening or the UNet")
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder that the weights go to")
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED, help="folder of the family; diffusers folders go next to it"
+    )
     parser.add_argument("--work", type=Path, default=Path(".cache/embedded"), help="drawings and resumable states")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
@@ -104,6 +109,14 @@ def _exemplar(run: Run) -> None:
     train_exemplar(run.out, run.work, run.device, ExemplarTraining())
 
 
+def _inpaint(run: Run) -> None:
+    train_inpaint(run.out, run.work, run.device, InpaintTraining())
+
+
+def _text_to_image(run: Run) -> None:
+    train_text_to_image(run.out, run.work, run.device, InpaintTraining())
+
+
 PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "judge": _judge,
     "clip": _clip,
@@ -111,6 +124,8 @@ PARTS: Final[dict[str, Callable[[Run], None]]] = {
     "harden": _harden,
     "vae": _vae,
     "exemplar": _exemplar,
+    "inpaint": _inpaint,
+    "text_to_image": _text_to_image,
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,24 @@ def test_the_embedded_family_has_the_roles_that_it_names() -> None:
     assert {"unet", "clip"} <= set(weights.resolve("embedded:shapes").files) < set(family)
 
 
+def test_an_embedded_folder_of_diffusers_is_what_the_same_folder_is_elsewhere(tmp_path: Path) -> None:
+    found = weights.resolve("embedded:inpaint")
+    assert list(found.files) == ["model_index"]
+    assert Path(found.files["model_index"]).name == "model_index.json"
+    copied = shutil.copytree(weights.EMBEDDED / "inpaint", tmp_path / "elsewhere")
+    assert weights.resolve(str(copied)).digest == found.digest
+    assert weights.resolve({"model_index": "embedded:inpaint"}).digest == found.digest
+    (copied / "unet" / "config.json").write_text("{}")
+    assert weights.resolve(str(copied)).digest != found.digest
+
+
+def test_an_embedded_folder_joins_the_roles_of_a_family() -> None:
+    found = weights.resolve({"family": "embedded:shapes", "model_index": "embedded:text_to_image"})
+    assert {"clip", "judge", "model_index"} <= set(found.files)
+    with pytest.raises(WeightsError, match=r"embedded/shapes has no model_index\.json"):
+        weights.resolve({"model_index": "embedded:shapes"})
+
+
 def test_what_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     family(str(tmp_path / "holed"))
@@ -117,7 +136,8 @@ def test_what_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     for name, text in {"broken": "{", "listed": "[1]"}.items():
         storage.write_bytes(str(tmp_path / name / "family.json"), text.encode())
     for spec, line in [
-        ("embedded:nothing", "no embedded weights 'embedded:nothing'; the package has: "),
+        ("embedded:nothing", "no embedded weights 'embedded:nothing'; the package has: inpaint, shapes, text_to_image"),
+        ("embedded:inpaint#variant=fp16", "no component has the variant 'fp16'"),
         (str(tmp_path / "none.bin"), r"no weights at .*none\.bin; give a file"),
         ("memory://none/none.bin", "no weights at memory://none/none.bin"),
         (str(tmp_path / "bare"), r"has no family\.json and no model_index\.json"),

@@ -3,6 +3,7 @@
 An address is one of::
 
     embedded:shapes            a family that ships with the package
+    embedded:inpaint           a diffusers folder that ships with the package
     path/to/folder             a folder with family.json: {"unet": "unet.safetensors", ...}; entries that are no file
                                names describe the family
     path/to/folder             a diffusers folder, with model_index.json: that file under the role model_index, with
@@ -22,6 +23,7 @@ A role may have several addresses, tried in order: ``unet: [s3://a/x.pt, https:/
 In a mapping {role: address} the role ``family`` brings a whole family's roles, which the others replace or add to::
 
     {family: embedded:shapes, blue: runs/domains/networks/blue.safetensors}
+    {family: embedded:shapes, model_index: embedded:inpaint}
 
 ``#sha256=HEX`` after the address of a file pins its content. A ``.json`` sidecar of the same name comes with a file.
 """
@@ -58,6 +60,7 @@ DEFAULT_ROLE: Final = "unet"
 FAMILY_ROLE: Final = "family"
 COMPONENT_ROLES: Final = frozenset({"controlnet", "image_encoder"})  # may be folders with config.json
 EMBEDDED: Final = Path(__file__).parents[1] / "embedded"
+EMBEDDED_PREFIX: Final = "embedded:"
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,31 @@ def _roles(spec: Weights) -> Iterator[_Role]:
             yield _of_component(role, addresses) or _Role(role, one_file(addresses))
 
 
+def embedded_names() -> list[str]:
+    """Return the names of the folders of weights that ship with the package, families and diffusers folders alike."""
+    indices = (path for index in (FAMILY_FILE, INDEX_FILE) for path in EMBEDDED.glob(f"*/{index}"))
+    return sorted(path.parent.name for path in indices)
+
+
+def _located(address: str) -> str:
+    """Return the local path of a folder that ships with the package; any other address as it is.
+
+    Raises:
+        WeightsError: no folder of this name ships with the package.
+    """
+    plain, variant = split_variant(address)
+    if not plain.startswith(EMBEDDED_PREFIX):
+        return address
+    name = plain.removeprefix(EMBEDDED_PREFIX)
+    if name not in embedded_names():
+        known = ", ".join(embedded_names()) or "none"
+        raise WeightsError(f"no embedded weights {address!r}; the package has: {known}")
+    return f"{EMBEDDED / name}" if variant is None else f"{EMBEDDED / name}#variant={variant}"
+
+
 def _of_address(address: str) -> Iterator[_Role]:
     """Yield the roles of a family, of a diffusers folder, or of one file."""
+    address = _located(address)
     family = _family_folder(address)
     path = storage.local_path(split_variant(address)[0])
     if family is None and (folder := _diffusers_folder(address)) is not None:
@@ -142,7 +168,7 @@ def _of_address(address: str) -> Iterator[_Role]:
 
 def _of_index(address: str) -> _Role:
     """The role ``model_index``: a diffusers folder, or the index in it."""
-    address = address.removesuffix(f"/{INDEX_FILE}")
+    address = _located(address.removesuffix(f"/{INDEX_FILE}"))
     if (folder := _diffusers_folder(address)) is not None:
         return folder
     raise WeightsError(f"weights folder {address} has no {INDEX_FILE}; give a diffusers folder")
@@ -158,12 +184,6 @@ def _of_component(role: str, addresses: str | Sequence[str]) -> _Role | None:
 
 def _family_folder(address: str) -> Path | None:
     """Return a family's local folder, fetched if it is remote; None if the address is of something else."""
-    if address.startswith("embedded:"):
-        folder = EMBEDDED / address.removeprefix("embedded:")
-        if not (folder / FAMILY_FILE).is_file():
-            known = ", ".join(sorted(path.parent.name for path in EMBEDDED.glob(f"*/{FAMILY_FILE}"))) or "none"
-            raise WeightsError(f"no embedded weights {address!r}; the package has: {known}")
-        return folder
     if not _may_be_folder(address):
         return None
     path = storage.local_path(address)
@@ -181,7 +201,7 @@ def _diffusers_folder(address: str) -> _Role | None:
 
 
 def _may_be_folder(address: str) -> bool:
-    return not (address.startswith(("embedded:", *PASSED_THROUGH)) or split_pin(address)[1] or is_signed(address))
+    return not (address.startswith(PASSED_THROUGH) or split_pin(address)[1] or is_signed(address))
 
 
 def _single(spec: Mapping[str, str | Sequence[str]], role: str) -> str:

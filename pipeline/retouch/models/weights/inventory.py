@@ -50,8 +50,8 @@ def of_job(job: Job) -> list[Weights]:
 
 
 def embedded() -> list[str]:
-    """Return the addresses of the families that ship with the package."""
-    return [f"embedded:{path.parent.name}" for path in sorted(weights.EMBEDDED.glob(f"*/{weights.FAMILY_FILE}"))]
+    """Return the addresses of the families and diffusers folders that ship with the package."""
+    return [f"{weights.EMBEDDED_PREFIX}{name}" for name in weights.embedded_names()]
 
 
 def entries(spec: Weights) -> Iterator[Entry]:
@@ -75,8 +75,9 @@ def _of_address(role: str, address: str, pin: str | None = None) -> Iterator[Ent
             yield Entry(role, plain, "by name")
         elif plain.startswith("hf://"):
             yield from _of_hub(role, plain, pin, variant)
-        elif plain.startswith("embedded:"):
-            yield from _of_folder(role, plain, weights.EMBEDDED / plain.removeprefix("embedded:"), None)
+        elif plain.startswith(weights.EMBEDDED_PREFIX):
+            folder = weights.EMBEDDED / plain.removeprefix(weights.EMBEDDED_PREFIX)
+            yield from _of_folder(role, plain, folder, variant)
         elif (path := storage.local_path(plain)) is not None:
             if not path.is_dir():
                 yield _local(role, plain, path, pin)
