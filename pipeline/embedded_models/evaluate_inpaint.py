@@ -148,7 +148,7 @@ def main() -> None:
 
 def load(kind: Any, folder: Path, device: str) -> Any:
     """Return a diffusers pipeline of a folder, in float32, which prints no progress."""
-    pipeline = kind.from_pretrained(folder, local_files_only=True).to(device)
+    pipeline = kind.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
