@@ -48,15 +48,14 @@ types:  ## run mypy --strict
 arch:  ## check the import contracts
 	$(BIN)/lint-imports
 
-# Two processes, because tests mostly wait for servers; one thread each, as editors run.
+# Three processes on two cores, because tests often wait for servers and Ray; one thread each, as editors run.
 pytest:  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --no-loadscope-reorder
 
 chaos: setup-dev debian  ## run the chaos suite and the long form of other tests, up to an hour
 	@command -v faketime >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq faketime >/dev/null; } || true
 	$(BIN)/python -m tests.chaos
-	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_readme.py tests/execution/executors/ray/test_train.py \
-	  tests/execution/executors/ray/test_prefetch.py
+	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_readme.py tests/cli/bench tests/execution/executors/ray
 
 # The S3 tests use Ceph's gateway and the gallery's test Chromium; without them these tests are skipped.
 debian:

@@ -52,10 +52,10 @@ def _is_slow(item: pytest.Item) -> bool:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the files with tests that start Ray one after another in one process, and all others in the second.
+    """Run the files with tests that start Ray one after another in one process, and all others in the rest.
 
     Groups are files, because xdist's own groups need a pytest whose node ids can be changed. The README's commands take
-    half as long as all other Ray tests together and mostly use one process, so they run in the second.
+    half as long as all other Ray tests together and mostly use one process, so they are with the others.
     """
     from xdist.scheduler import LoadScopeScheduling
 

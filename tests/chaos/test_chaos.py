@@ -23,7 +23,7 @@ def assert_clean(outcome: Outcome) -> None:
 
 
 def test_commands_that_are_killed_lose_no_row_and_change_none(world: World) -> None:
-    assert_clean(faults.kill_drivers(world, 2, random.Random(3)))
+    assert_clean(faults.kill_drivers(world, 1, random.Random(3)))
 
 
 def test_of_two_commands_at_once_one_waits_and_every_row_is_answered_once(world: World) -> None:

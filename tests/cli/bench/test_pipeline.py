@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
+@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="takes two minutes: RETOUCH_LONG=1 runs it")
 @pytest.mark.ray
 def test_the_same_rows_go_through_engine_run_and_plain_script(job: str) -> None:
     engine, run, plain = measure(job, minutes=0.005, actors=[1])

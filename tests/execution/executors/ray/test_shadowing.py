@@ -17,7 +17,17 @@ MODULE = (sys.executable, "-P", "-m", "retouch")
 
 @pytest.mark.ray(own=True)
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [CONSOLE_SCRIPT, MODULE], ids=["retouch", "python -P -m retouch"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(CONSOLE_SCRIPT, id="retouch"),
+        pytest.param(
+            MODULE,
+            id="python -P -m retouch",
+            marks=pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="the same once more: RETOUCH_LONG=1"),
+        ),
+    ],
+)
 def test_a_run_imports_its_plug_in_and_none_of_the_files_that_are_called_like_libraries(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from tests.training.exemplar.tiny import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly
-long = pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="crews that start again: RETOUCH_LONG=1 runs it")
+long = pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="workers that start again: RETOUCH_LONG=1 runs it")
 STEPS = 6
 ROWS = 36  # more than six updates of four take, so that each comes once
 LATE = 4  # the update for which a worker waits until it is killed; checkpoints are at every second
@@ -111,6 +111,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path
     assert same(written(tmp_path / "out"), written(two)), "the second driver did not go on from the checkpoint"
 
 
+@long
 def test_rows_that_cannot_be_read_stop_all_workers_in_one_line_and_no_one_tries_again(
     tmp_path: Path,
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_job_waits_for_its_node_is_stopped_goes_on_grows_and_outlives_the_node
 
     first = Command(*submit, **SECRETS)
     wait_for(lambda: "for a node with 1 GPU" in first.said or first.has_ended(), lambda: first.said)
+    assert not first.has_ended(), first.said
     refused, watcher = Command(*submit, **SECRETS), Command("jobs", "logs", night, "--follow", *at)
     wait_for(lambda: "for a node with 1 GPU" in watcher.said or watcher.has_ended(), lambda: watcher.said)
     watcher.interrupt()
@@ -186,9 +187,10 @@ def test_a_job_in_a_folder_imports_its_plug_in_and_none_of_the_files_that_are_ca
     command = Command(*sent, "--address", ray.dashboard)
     assert command.code() == 0, command.said
     assert greys(folder, output) == pytest.approx([200, 50], abs=10)  # resized, so not exact
-    here = Command("run", "job.yaml", "--address", ray.address, "--set", f"output={output}-2", folder=folder)
-    assert here.code() == 0, here.said
-    assert greys(folder, f"{output}-2") == pytest.approx([200, 50], abs=10)
+    if "RETOUCH_LONG" in os.environ:  # a driver on this machine, as in test_shadowing, but on a cluster that runs
+        here = Command("run", "job.yaml", "--address", ray.address, "--set", f"output={output}-2", folder=folder)
+        assert here.code() == 0, here.said
+        assert greys(folder, f"{output}-2") == pytest.approx([200, 50], abs=10)
     assert not (folder / CAUGHT).exists(), (folder / CAUGHT).read_text()
 
 
