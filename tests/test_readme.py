@@ -31,6 +31,7 @@ SHORTENED = {
     "retouch run jobs/exemplar.yaml": "--limit 4 --executor local",
     "retouch evaluate jobs/evaluate.yaml --executor local": "--set shards=1",
 }
+HERE = ("runs/try", "runs/try-domains", "runs/try-tuned", "runs/try-training")  # outputs of commands shortened likewise
 LONG = "RETOUCH_LONG" in os.environ
 DRAWN = 32 if LONG else 8  # rows of the quickstart
 
@@ -59,7 +60,7 @@ def outputs(workplace: Path, shared_ray: str) -> dict[str, str]:
         for command in commands():
             if command in MADE:
                 continue
-            program, *arguments = shlex.split(command if LONG else f"{command} {SHORTENED.get(command, '')}")
+            program, *arguments = shlex.split(command if LONG else f"{command} {shortened(command)}")
             if program == "retouch" and printed:
                 done = in_turn.run(arguments, environment)
             else:
@@ -69,6 +70,13 @@ def outputs(workplace: Path, shared_ray: str) -> dict[str, str]:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             printed[command] = done.stdout
     return printed
+
+
+def shortened(command: str) -> str:
+    """Further options of a command, so that it takes little time."""
+    if any(f"output={output} " in f"{command} " for output in HERE) and command.startswith("retouch run"):
+        return "--executor local"
+    return SHORTENED.get(command, "")
 
 
 def started(line: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Done:

@@ -24,7 +24,7 @@ HINTS: Final[Mapping[str, str]] = {
     "mask-resized": "the mask is resized to its image, which has another size",
     "turned-alone": "EXIF rotates the image or the mask and not the other, so they may not be aligned",
     "animated": "the file contains several frames; only the first is used",
-    "prompt-blank": "the prompt is empty, so no text guides; Blended Diffusion then removes what is in the region",
+    "prompt-blank": "the prompt is empty, so no text guides: most editors then fill the region from its surroundings",
     "prompt-long": "the prompt has more than CLIP's 77 tokens: metrics truncate it, Blended Diffusion fails the row",
 }
 TOKENS: Final = 77  # of OpenAI's CLIP, start and end included

@@ -187,3 +187,21 @@ def test_two_variants_without_plain_weights_are_a_question() -> None:
     names = ["a/model.fp16.safetensors", "a/model.bf16.safetensors"]
     with pytest.raises(WeightsError, match=r"has only the variants bf16, fp16; name one: \.\.\.#variant=bf16"):
         select(names, named("a"), "folder")
+
+
+@pytest.mark.parametrize("part", ["unet", "tokenizer", "scheduler"])
+def test_a_component_that_is_missing_is_named_before_a_loader_makes_one_up(
+    part: str, published: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(published, folder)
+    shutil.rmtree(folder / part)
+    with pytest.raises(WeightsError, match=f"has no file for {part}; copy the whole folder"):
+        weights.resolve(str(folder))
+
+
+def test_a_network_without_weights_is_named(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin", "original*"))
+    with pytest.raises(WeightsError, match="has no weights for unet; copy the whole folder"):
+        weights.resolve(str(folder))

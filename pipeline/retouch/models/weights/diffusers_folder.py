@@ -30,6 +30,10 @@ _WEIGHTS: Final = re.compile(
 _SHARD_INDEX: Final = re.compile(rf"{_STEM}\.{_FORMAT}(\.(?P<old>\w+))?\.index(\.(?P<variant>\w+))?\.json")
 
 
+# Classes of components that are read from configurations and vocabularies alone.
+_WITHOUT_WEIGHTS: Final = re.compile(r"(Tokenizer(Fast)?|Scheduler|Processor|FeatureExtractor)$")
+
+
 @dataclass(frozen=True)
 class _WeightFile:
     name: str  # with its folder
@@ -55,7 +59,8 @@ def select(names: Iterable[str], index: bytes | None, address: str, variant: str
     Raises:
         WeightsError: the index is broken, no component has the variant, or shards lack their index.
     """
-    components: dict[str, list[str]] = {name: [] for name in ([""] if index is None else _components(index, address))}
+    classes = {"": ""} if index is None else dict(_components(index, address))
+    components: dict[str, list[str]] = {name: [] for name in classes}
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         if folder in components and file:
@@ -64,6 +69,12 @@ def select(names: Iterable[str], index: bytes | None, address: str, variant: str
     variants: set[str] = set()
     for folder, files in components.items():
         weights = [weight for name in files if (weight := _weight_file(name)) is not None]
+        if not files or not (weights or _WITHOUT_WEIGHTS.search(classes[folder])):
+            # A library may load what is missing with random weights or an empty vocabulary, without a word.
+            lacks = "no weights" if files else "no file"
+            raise WeightsError(
+                f"weights folder {address} has {lacks} for {folder or 'its network'}; copy the whole folder"
+            )
         variants |= {weight.variant for weight in weights if weight.variant is not None}
         cards = (name for name in files if _weight_file(name) is None and _is_card(name.rpartition("/")[2]))
         found |= {name: name for name in cards}
@@ -108,8 +119,8 @@ def shard_names(path: Path) -> list[str]:
     return shards
 
 
-def _components(index: bytes, address: str) -> Iterator[str]:
-    """Yield the folders that the index names with a library and a class."""
+def _components(index: bytes, address: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders that the index names with a library and a class, and the class."""
     try:
         found = json.loads(index)
     except ValueError as error:
@@ -118,7 +129,7 @@ def _components(index: bytes, address: str) -> Iterator[str]:
         raise WeightsError(f"{INDEX_FILE} of {address} is no object")
     for name, value in found.items():
         if isinstance(value, list) and value and value[0] is not None:
-            yield name
+            yield name, str(value[-1])
 
 
 def _is_card(file: str) -> bool:
