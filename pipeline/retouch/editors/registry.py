@@ -83,14 +83,15 @@ class PaintByExample(_Declared):
 
 
 class Diffusers(_Declared):
-    """Runs any edit pipeline of diffusers: text inpainting, instructions, LoRAs, ControlNets.
+    """Runs any edit pipeline of diffusers: text inpainting, instructions, exemplars, LoRAs, ControlNets.
 
     Weights: a diffusers folder (role ``model_index``); ``lora`` or ``lora.NAME``, files; ``controlnet``, a folder;
+    ``ip_adapter``, a file, with ``image_encoder``, a folder;
     ``clip`` to rank candidates by their similarity to the prompt.
     """
 
     version: ClassVar[str] = "0.42"  # minor version of diffusers, with which pixels change
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "negative_prompt", "control"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "negative_prompt", "exemplar", "control"})
     Params: ClassVar[type] = diffusers_params.Params
     rank_by: ClassVar[str | None] = "clip_distance"
     columns: ClassVar[Mapping[str, str]] = {

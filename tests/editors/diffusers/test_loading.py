@@ -204,6 +204,70 @@ def test_a_controlnet_joins_text_to_image_weights(
     assert not np.array_equal(one, other)
 
 
+# -- exemplars --
+
+
+def ip_adapter_file(path: Path, pipe: Any, encoder: Any) -> str:
+    """Write a random IP-Adapter for a tiny pipeline's UNet. Return the path."""
+    generator = torch.Generator().manual_seed(0)
+    context, embedded = pipe.unet.config.cross_attention_dim, encoder.config.projection_dim
+    tokens = 4
+    shapes = {
+        "image_proj.proj.weight": (tokens * context, embedded),
+        "image_proj.proj.bias": (tokens * context,),
+        "image_proj.norm.weight": (context,),
+        "image_proj.norm.bias": (context,),
+    }
+    for number, name in enumerate(pipe.unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            layer = pipe.unet.get_submodule(name.removesuffix(".processor"))
+            shapes |= {f"ip_adapter.{number}.to_{x}_ip.weight": (layer.to_k.out_features, context) for x in "kv"}
+    save_file({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, str(path))
+    return str(path)
+
+
+@pytest.fixture
+def ip_adapter(tmp_path: Path) -> dict[str, str]:
+    """Weights of a tiny IP-Adapter and its image encoder."""
+    encoder, _ = tiny_pipelines.clip_vision()
+    encoder.save_pretrained(tmp_path / "image_encoder")
+    file = ip_adapter_file(tmp_path / "ip.safetensors", tiny_pipelines.build("sd_inpaint_9ch"), encoder)
+    return {"ip_adapter": file, "image_encoder": str(tmp_path / "image_encoder" / "config.json")}
+
+
+def test_an_ip_adapter_reads_each_rows_own_exemplar(editor: Callable[..., Any], ip_adapter: dict[str, str]) -> None:
+    loaded = editor("sd_inpaint_9ch", ip_adapter, exemplar_scale=1.0)
+    assert (loaded.max_batch, loaded.loaded.exemplar_side) == (1, 32)
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 30:70] = 255
+    assert loaded.prepare_exemplar(wide, {}).shape == (32, 32, 3)
+    assert loaded.prepare_exemplar(wide, {}).min() == 255
+    with pytest.raises(EditError, match="give the manifest an exemplar column"):
+        loaded.edit_batch(example())
+    exemplars = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    one = pixels(loaded.edit_batch(example(exemplar=exemplars)))
+    other = pixels(loaded.edit_batch(example(exemplar=np.stack([exemplars[0], *(255 - exemplars[1:])]))))
+    assert np.array_equal(one[0], other[0])
+    assert not np.array_equal(one[1], other[1])
+    off = pixels(loaded.edit_batch(example(exemplar=exemplars, params={"exemplar_scale": 0.0})))
+    plain = pixels(editor("sd_inpaint_9ch", rows_per_call=1).edit_batch(example()))
+    assert np.abs(off - plain).max() <= 1
+
+
+def test_an_ip_adapter_needs_its_encoder(editor: Callable[..., Any], ip_adapter: dict[str, str]) -> None:
+    with pytest.raises(WeightsError, match="ip_adapter needs role image_encoder"):
+        editor("sd_inpaint_9ch", {"ip_adapter": ip_adapter["ip_adapter"]})
+
+
+def test_a_reference_of_kontext_inpainting_is_the_rows_exemplar(editor: Callable[..., Any]) -> None:
+    loaded = editor("flux_kontext_inpaint")
+    exemplars = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    one = pixels(loaded.edit_batch(example(exemplar=exemplars)))
+    other = pixels(loaded.edit_batch(example(exemplar=np.stack([exemplars[0], *(255 - exemplars[1:])]))))
+    assert np.array_equal(one[0], other[0])
+    assert not np.array_equal(one[1], other[1])
+
+
 # -- how it is computed --
 
 

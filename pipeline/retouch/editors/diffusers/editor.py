@@ -61,6 +61,14 @@ class Diffusers(registry.Diffusers):
         sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
         return (_multiple(sides[0], multiple), _multiple(sides[1], multiple))
 
+    def prepare_exemplar(self, exemplar: Pixels, params: Mapping[str, Any]) -> Pixels:
+        """Return the middle square of an exemplar [h,w,3], at the size that its encoder takes: [S,S,3]."""
+        side = self.loaded.exemplar_side or self.image_size
+        height, width = exemplar.shape[:2]
+        short = min(height, width)
+        top, left = (height - short) // 2, (width - short) // 2
+        return resize(np.ascontiguousarray(exemplar[top : top + short, left : left + short]), side, side)
+
     def check_batch(self, batch: Batch) -> None:
         """Check that the batch can be edited, without a forward pass.
 
@@ -83,6 +91,8 @@ class Diffusers(registry.Diffusers):
             )
         if "control_image" in self.loaded.arguments and batch.control is None:
             raise EditError("the ControlNet needs a control image: give the manifest a control column")
+        if self.loaded.has_ip_adapter and batch.exemplar is None:
+            raise EditError("the IP-Adapter needs an exemplar: give the manifest an exemplar column")
         if self.ranker is not None:
             for prompt in batch.prompt:
                 self.ranker.check(prompt)
@@ -101,6 +111,8 @@ class Diffusers(registry.Diffusers):
         if self.loaded.adapters:
             scales = params.lora_scales(list(self.loaded.adapters))
             self.loaded.pipe.set_adapters(list(self.loaded.adapters), scales)
+        if self.loaded.has_ip_adapter:
+            self.loaded.pipe.set_ip_adapter_scale(params.exemplar_scale)
         rows = self.max_batch or len(batch)
         parts = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         with torch.no_grad(), deterministic_kernels(self.device):
@@ -150,6 +162,8 @@ class Diffusers(registry.Diffusers):
             given[self.loaded.mask_argument] = _pillow(batch.mask[part, :, :, None] * np.uint8(255))
         if "control_image" in self.loaded.arguments and batch.control is not None:
             given["control_image"] = _pillow(batch.control[part])
+        if batch.exemplar is not None and self.loaded.exemplar_argument is not None:
+            given[self.loaded.exemplar_argument] = _pillow(batch.exemplar[part])
         return given
 
     def _size(self, size: Sequence[int]) -> dict[str, Any]:

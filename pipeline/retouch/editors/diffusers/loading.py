@@ -24,6 +24,7 @@ from retouch.errors import ConfigError, RetouchError, WeightsError
 
 IMAGE_ARGUMENTS: Final = ("image", "images", "input_image", "reference_image")
 MASK_ARGUMENTS: Final = ("mask_image", "mask")
+IP_ADAPTER: Final = "ip_adapter"
 LORA: Final = "lora"  # role of one adapter; ``lora.NAME`` of several
 SCHEDULERS: Final[Mapping[str, str]] = {
     "ddim": "DDIMScheduler",
@@ -69,6 +70,7 @@ class Loaded:
     pipe: Any
     family: Family
     adapters: tuple[str, ...]  # names of its LoRAs
+    has_ip_adapter: bool  # an exemplar guides besides the prompt
     rows_per_call: int | None  # None: as many as given
 
     @property
@@ -90,6 +92,18 @@ class Loaded:
     def mask_argument(self) -> str | None:
         """Name of the argument for the mask; None if the pipeline edits whole images."""
         return next((name for name in MASK_ARGUMENTS if name in self.arguments), None)
+
+    @property
+    def exemplar_argument(self) -> str | None:
+        """Name of the argument for exemplars; None if none is read."""
+        if self.has_ip_adapter:
+            return "ip_adapter_image"
+        return "image_reference" if "image_reference" in self.arguments else None
+
+    @property
+    def exemplar_side(self) -> int | None:
+        """Side of the exemplars that an IP-Adapter's encoder takes, in pixels; None: the network's."""
+        return int(self.pipe.image_encoder.config.image_size) if self.has_ip_adapter else None
 
     @property
     def denoiser(self) -> Any:
@@ -125,11 +139,14 @@ def load(params: Params, weights: Mapping[str, str], device: str) -> Loaded:
         pipe.scheduler = _scheduler(diffusers, pipe.scheduler, params.scheduler)
     _refuse_random_scheduler(pipe)
     adapters = _load_loras(pipe, weights, params)
-    rows_per_call = None if family.batches and params.rows_per_call == "auto" else 1
+    has_ip_adapter = _load_ip_adapter(diffusers, pipe, weights, params)
+    # An IP-Adapter takes a list of images as several exemplars of every row.
+    batches = family.batches and params.rows_per_call == "auto" and not has_ip_adapter
+    rows_per_call = None if batches else 1
     if params.cache is not None:
         rows_per_call = _enable_cache(diffusers, pipe, family, params.cache) or rows_per_call
     _place(pipe, params, device)
-    return Loaded(pipe, family, adapters, rows_per_call)
+    return Loaded(pipe, family, adapters, has_ip_adapter, rows_per_call)
 
 
 def quiet() -> None:
@@ -206,12 +223,17 @@ def _loader(diffusers: Any, found: type, params: Params, has_control: bool) -> A
 
 
 def _component(diffusers: Any, config: str, params: Params) -> Any:
-    """Return one network from its own folder, whose config.json is given."""
+    """Return one network of diffusers or transformers from its own folder, whose config.json is given."""
+    import transformers
+
     folder = Path(config).parent
+    described = json.loads(Path(config).read_text())
+    name = described.get("_class_name") or (described.get("architectures") or [""])[0]
+    found = getattr(diffusers, name, None) or getattr(transformers, name, None)
+    if found is None:
+        raise WeightsError(f"{config} names no network of diffusers or transformers: {name or 'nothing'}")
     with as_weights_error(f"weights folder {folder}"):
-        return diffusers.AutoModel.from_pretrained(
-            str(folder), dtype=getattr(torch, params.precision), local_files_only=True
-        )
+        return found.from_pretrained(str(folder), dtype=getattr(torch, params.precision), local_files_only=True)
 
 
 def _quantization(diffusers: Any, settings: Mapping[str, Any]) -> Any:
@@ -301,6 +323,31 @@ def _load_loras(pipe: Any, weights: Mapping[str, str], params: Params) -> tuple[
             if _adapter_count(pipe) == before:
                 raise WeightsError(f"lora {path} has no weights for {type(pipe).__name__}; it is of another model")
     return tuple(adapters)
+
+
+def _load_ip_adapter(diffusers: Any, pipe: Any, weights: Mapping[str, str], params: Params) -> bool:
+    """Load the file of role ``ip_adapter``, with the network of role ``image_encoder``. Return whether there is one."""
+    if IP_ADAPTER not in weights:
+        return False
+    if not hasattr(pipe, "load_ip_adapter"):
+        raise WeightsError(f"{type(pipe).__name__} takes no IP-Adapter; leave role {IP_ADAPTER} out")
+    if getattr(pipe, "image_encoder", None) is None:
+        if "image_encoder" not in weights:
+            raise WeightsError(
+                "ip_adapter needs role image_encoder: the folder of CLIP's image tower that it comes with"
+            )
+        encoder = _component(diffusers, weights["image_encoder"], params)
+        pipe.register_modules(image_encoder=encoder)
+    side = int(pipe.image_encoder.config.image_size)
+    if getattr(pipe, "feature_extractor", None) is None:
+        from transformers import CLIPImageProcessor
+
+        crop = {"height": side, "width": side}
+        pipe.register_modules(feature_extractor=CLIPImageProcessor(size={"shortest_edge": side}, crop_size=crop))
+    path = Path(weights[IP_ADAPTER])
+    with as_weights_error(f"ip_adapter {path}"):
+        pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
+    return True
 
 
 def _adapter_count(pipe: Any) -> int:
