@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from retouch.editors.blended_diffusion import editor
 from retouch.editors.blended_latent import editor as blended_latent
+from retouch.editors.diffusers import editor as diffusers
 from retouch.editors.diffusionclip import editor as diffusionclip
 from retouch.editors.endpoint import editor as endpoint
 from retouch.editors.paint_by_example import editor as paint_by_example
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 SHIPPED = {
     "blended_diffusion": editor.BlendedDiffusion,
     "blended_latent": blended_latent.BlendedLatent,
+    "diffusers": diffusers.Diffusers,
     "diffusionclip": diffusionclip.DiffusionClip,
     "endpoint": endpoint.Endpoint,
     "paint_by_example": paint_by_example.PaintByExample,
@@ -40,7 +42,7 @@ print(make_plan(job).total, "torch" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "translate"])
+@pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "inpaint", "translate"])
 def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
     script = PLAN.format(job=job, output=tmp_path / "output")
     output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -76,7 +78,7 @@ def test_loading_the_declared_class_gives_the_editor() -> None:
 
     files = resolve("embedded:shapes").files
     for name, here in SHIPPED.items():
-        if name == "blended_latent":
+        if name in ("blended_latent", "diffusers"):
             continue  # of a diffusers folder, which this family is none
         declared: Any = find("editors", name)
         params = PARAMS.get(name, {})
