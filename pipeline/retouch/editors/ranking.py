@@ -16,16 +16,13 @@ KEPT = 10_000  # texts; a dataset with one prompt per row would grow the cache w
 class PromptDistance:
     """``clip_distance``: 0 (like the prompt) to 2, of an image's masked region, grey outside the mask.
 
-    Entries are scored alone, so that a score depends on no other entry.
+    Entries are scored alone, so that a score depends on no other entry. Of a prompt that is longer than CLIP reads, the
+    beginning counts.
     """
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
         self._texts: dict[str, Tensor] = {}
-
-    def check(self, prompt: str) -> None:
-        """Raise EditError if a prompt is longer than CLIP reads."""
-        self.clip.check_length(prompt.strip())
 
     def of(self, image: Tensor, mask: Tensor, prompt: str) -> float | None:
         """Return the distance; None for an empty prompt.
@@ -41,7 +38,7 @@ class PromptDistance:
         if text not in self._texts:
             if len(self._texts) >= KEPT:
                 self._texts.clear()
-            self._texts[text] = self.clip.encode_text([text]).float()
+            self._texts[text] = self.clip.encode_text([text], truncate=True).float()
         size = self.clip.image_size
         shown = (image.clamp(-1, 1) * mask)[None].float()
         small = F.interpolate(shown, (size, size), mode="bilinear", align_corners=False, antialias=True)

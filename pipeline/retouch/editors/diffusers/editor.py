@@ -93,9 +93,6 @@ class Diffusers(registry.Diffusers):
             raise EditError("the ControlNet needs a control image: give the manifest a control column")
         if self.loaded.has_ip_adapter and batch.exemplar is None:
             raise EditError("the IP-Adapter needs an exemplar: give the manifest an exemplar column")
-        if self.ranker is not None:
-            for prompt in batch.prompt:
-                self.ranker.check(prompt)
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         """Return one result per entry, in order; with ``clip_distance`` if the job has weights for ``clip``.
