@@ -60,7 +60,7 @@ class BlendedLatent(_Declared):
     """
 
     version: ClassVar[str] = "1"
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "negative_prompt"})
     Params: ClassVar[type] = latent_params.Params
     rank_by: ClassVar[str | None] = "clip_distance"
     columns: ClassVar[Mapping[str, str]] = {"clip_distance": "float64", "prompt_tokens_cut": "int32"}

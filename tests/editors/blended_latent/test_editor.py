@@ -127,6 +127,17 @@ def test_the_prompt_reaches_the_edit(editor: BlendedLatent) -> None:
     assert np.array_equal(first, pixels(editor, batch(1, prompt=[" a cat "])))
 
 
+def test_a_rows_negative_prompt_is_read_in_place_of_the_jobs(editor: BlendedLatent) -> None:
+    given = batch(2, prompt=["a cat"] * 2)
+    of_the_job = pixels(editor, replace(given, params={"negative_prompt": "red"}))
+    of_one_row = pixels(editor, replace(given, params={"negative_prompt": "red"}, negative_prompt=["blue", ""]))
+    assert not np.array_equal(of_one_row[0], of_the_job[0])
+    assert np.array_equal(of_one_row[1], of_the_job[1])
+    assert np.array_equal(of_one_row[0], pixels(editor, replace(given, params={"negative_prompt": "blue"}))[0])
+    with pytest.raises(ConfigError, match="negative_prompt is not read with guidance_scale 1"):
+        editor.edit_batch(replace(given, params={"guidance_scale": 1.0}, negative_prompt=["blue", ""]))
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -6,7 +6,7 @@ tensors, ``background.py`` what follows it. Every entry has its own prompt, mask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Self
 
@@ -77,12 +77,15 @@ class BlendedLatent(registry.BlendedLatent):
         return cls(networks, params, device, clip, load_safety(checker, device) if checker else None)
 
     def check_batch(self, batch: Batch) -> None:
-        """Raise ConfigError if ``batch.params`` contradict each other or the networks; no forward pass."""
+        """Raise ConfigError if ``batch.params`` contradict each other, the rows or the networks; no forward pass."""
         params = self.params.overridden(batch.params)
         refuse_changed_compile(batch.params, self.params.compile)
         if params.safety_checker and not self.params.safety_checker:
             raise ConfigError("safety_checker was not loaded: set it in the job's params, not in a row's")
-        path_of(self.networks, params.resolved())
+        resolved = params.resolved()
+        if any(batch.negative_prompt or ()) and resolved.guidance_scale == 1:
+            raise ConfigError("negative_prompt is not read with guidance_scale 1; raise it, or leave the column out")
+        path_of(self.networks, resolved)
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         """Return one result per entry, in order; with ``clip_distance`` if there are weights for ``clip`` and a prompt.
@@ -100,19 +103,19 @@ class BlendedLatent(registry.BlendedLatent):
         with torch.no_grad(), deterministic_kernels(self.device):
             prompts = [prompt.strip() for prompt in batch.prompt]
             texts = [self._text(prompt) for prompt in prompts]
-            edited = edit(
-                self.networks, source, mask, self._condition(texts, params), params, Noise(batch.seed, self.device)
-            )
+            condition = self._condition(texts, batch.negative_prompt or [""] * len(batch), params)
+            edited = edit(self.networks, source, mask, condition, params, Noise(batch.seed, self.device))
             refuse_faults(edited.image, source, "lower guidance_scale")
             image = self._with_background(edited, source, mask, params)
             scores = self._scores(image, mask, prompts, texts)
             errors = self._errors(image, mask, params)
         return [EditResult(*entry) for entry in zip(to_uint8(image), scores, errors, strict=True)]
 
-    def _condition(self, texts: list[Text], params: ResolvedParams) -> Condition:
-        """Stack what the UNet reads, the unconditional half first."""
+    def _condition(self, texts: list[Text], negatives: Sequence[str], params: ResolvedParams) -> Condition:
+        """Stack what the UNet reads, the unconditional half first; ``negatives`` are the rows' own, "" for none."""
         if params.guidance_scale != 1:
-            texts = [self._text(params.negative_prompt.strip(), negative=True)] * len(texts) + texts
+            prompts = [(own or params.negative_prompt).strip() for own in negatives]
+            texts = [self._text(prompt, negative=True) for prompt in prompts] + texts
         context = torch.stack([text.context for text in texts])
         if not self.networks.is_xl:
             return Condition(context)

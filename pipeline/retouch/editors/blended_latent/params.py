@@ -52,7 +52,7 @@ class Params:
     guidance_scale: float | None = None
     """1 needs no unconditional pass; none: by preset."""
     negative_prompt: str = ""
-    """What the unconditional pass reads."""
+    """What the unconditional pass reads, for rows whose negative_prompt is empty."""
     skip: float | None = None
     """Share of the steps, from the noisiest, that is left out: more keeps more of the source; none: by preset."""
     start: Literal["source", "noise"] | None = None
