@@ -38,7 +38,7 @@ def test_the_wheel_installs_the_package_alone(names: set[str]) -> None:
 
 def test_the_wheel_holds_every_module_and_data_file(names: set[str]) -> None:
     package = ROOT / "pipeline" / "retouch"
-    families = {name: package / "models" / "embedded" / name for name in ("shapes", "inpaint")}
+    families = {name: package / "models" / "embedded" / name for name in ("shapes", "inpaint", "text_to_image")}
     weights = [path for folder in families.values() for path in folder.rglob("*") if path.is_file()]
     assert len([path for path in weights if path.suffix == ".safetensors"]) > 10
     wanted = [*package.rglob("*.py"), *weights, *(package / name for name in DATA)]

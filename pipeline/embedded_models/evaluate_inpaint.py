@@ -202,7 +202,7 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(work: Sequence[EditTask], edits: Edits, path: Path, rows: int = 36, zoom: int = 3) -> None:
+def contact_sheet(work: Sequence[EditTask], edits: Edits, path: Path, rows: int = 36, zoom: int = 2) -> None:
     """Write source, mask and candidates (best first) of the first rows, in three columns."""
     lines = []
     for task, images, distance in zip(work[:rows], edits.images, edits.distance, strict=False):
@@ -215,7 +215,7 @@ def contact_sheet(work: Sequence[EditTask], edits: Edits, path: Path, rows: int 
     _write(np.concatenate([np.pad(part, ((0, 0), (0, 8), (0, 0))) for part in columns], axis=1), path, zoom)
 
 
-def scene_sheet(folder: Path, device: str, params: Mapping[str, Any], path: Path, zoom: int = 3) -> None:
+def scene_sheet(folder: Path, device: str, params: Mapping[str, Any], path: Path, zoom: int = 2) -> None:
     """Write samples of a 4-channel folder: one row per shape and colour, in two columns, and one of other captions."""
     pipeline = load(StableDiffusionPipeline, folder, device)
     named = [object_prompt(shape, colour) for shape in SHAPES for colour in COLOURS]
@@ -234,7 +234,7 @@ def _framed(tiles: Sequence[Pixels], axis: int) -> Pixels:
 
 
 def _write(sheet: Pixels, path: Path, zoom: int) -> None:
-    image = Image.fromarray(sheet)
+    image = Image.fromarray(sheet).quantize(256)  # a third of the file's size
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path, optimize=True)
 
 

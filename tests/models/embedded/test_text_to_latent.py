@@ -26,7 +26,7 @@ from retouch.models.embedded.files import SHIPPED
 from retouch.models.embedded.scenes import HELD_OUT, NONE, edit_task
 from safetensors import safe_open
 
-FOLDERS = {name: SHIPPED.with_name(name) for name in ("inpaint",)}
+FOLDERS = {name: SHIPPED.with_name(name) for name in ("inpaint", "text_to_image")}
 KINDS = {"inpaint": StableDiffusionInpaintPipeline, "text_to_image": StableDiffusionPipeline}
 FRESH = HELD_OUT + 1_000_000  # not among the seeds of the reported figures
 TASKS = [edit_task(FRESH + seed) for seed in range(10)]
@@ -65,7 +65,7 @@ def test_the_folders_are_small_and_hold_nothing_that_no_loader_reads() -> None:
         }
     assert set(sizes) == read
     stored = [path for path in sizes if path.suffix == ".safetensors"]
-    assert len(stored) == 3
+    assert len(stored) == 6
     for path in stored:
         with safe_open(path, framework="pt") as file:
             assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118 - no mapping
@@ -112,6 +112,10 @@ def test_nothing_removes_what_is_there() -> None:
     assert _one("inpaint", [replace(task, prompt=REMOVAL, shape=NONE, colour=NONE) for task in TASKS]) >= 0.6
 
 
+def test_the_four_channel_folder_inpaints_too() -> None:
+    assert _one("text_to_image") >= 0.4
+
+
 def test_another_scheduler_takes_the_same_folder() -> None:
     pipeline = load(StableDiffusionInpaintPipeline, FOLDERS["inpaint"], "cpu")
     seeds = list(range(len(TASKS)))
@@ -129,6 +133,18 @@ def test_no_prompt_is_refused(prompt: str) -> None:
     (edited,) = inpainted(pipeline, [task], [0], {**FAST, "num_inference_steps": 2})
     assert not np.array_equal(edited, task.scene.image)
     assert np.array_equal(edited[~task.mask], task.scene.image[~task.mask])
+
+
+def test_whole_scenes_are_of_the_ground_that_the_caption_names() -> None:
+    pipeline = load(StableDiffusionPipeline, FOLDERS["text_to_image"], "cpu")
+    tones = {}
+    for ground in ("white", "black"):
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        found = pipeline([f"a plain {ground} ground"] * 4, generator=seeds, output_type="np", **FAST).images
+        assert found.shape == (4, 32, 32, 3)
+        tones[ground] = float(found.mean())
+    assert tones["white"] > 0.75
+    assert tones["black"] < 0.25
 
 
 def test_the_folder_is_where_the_address_says() -> None:

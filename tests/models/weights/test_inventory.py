@@ -85,10 +85,10 @@ def test_a_jobs_weights_are_each_told_once(tmp_path: Path) -> None:
 
 
 def test_the_embedded_families_are_whole() -> None:
-    assert {"embedded:inpaint", "embedded:shapes"} <= set(embedded())
+    assert embedded() == ["embedded:inpaint", "embedded:shapes", "embedded:text_to_image"]
     found: dict[str, list[Entry]] = {address: list(entries(address)) for address in embedded()}
     assert {"unet", "clip", "judge"} <= {entry.role for entry in found["embedded:shapes"]}
-    for address in ("embedded:inpaint",):
+    for address in ("embedded:inpaint", "embedded:text_to_image"):
         weights = {f"model_index/{name}" for name in ("unet/config.json", "text_encoder/model.safetensors")}
         assert weights | {"model_index/model_index.json"} <= {entry.role for entry in found[address]}
     for entry in (entry for listed in found.values() for entry in listed):

@@ -122,7 +122,7 @@ def test_an_embedded_folder_of_diffusers_is_what_the_same_folder_is_elsewhere(tm
 
 
 def test_an_embedded_folder_joins_the_roles_of_a_family() -> None:
-    found = weights.resolve({"family": "embedded:shapes", "model_index": "embedded:inpaint"})
+    found = weights.resolve({"family": "embedded:shapes", "model_index": "embedded:text_to_image"})
     assert {"clip", "judge", "model_index"} <= set(found.files)
     with pytest.raises(WeightsError, match=r"embedded/shapes has no model_index\.json"):
         weights.resolve({"model_index": "embedded:shapes"})
@@ -136,7 +136,7 @@ def test_what_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     for name, text in {"broken": "{", "listed": "[1]"}.items():
         storage.write_bytes(str(tmp_path / name / "family.json"), text.encode())
     for spec, line in [
-        ("embedded:nothing", "no embedded weights 'embedded:nothing'; the package has: inpaint, shapes"),
+        ("embedded:nothing", "no embedded weights 'embedded:nothing'; the package has: inpaint, shapes, text_to_image"),
         ("embedded:inpaint#variant=fp16", "no component has the variant 'fp16'"),
         (str(tmp_path / "none.bin"), r"no weights at .*none\.bin; give a file"),
         ("memory://none/none.bin", "no weights at memory://none/none.bin"),
