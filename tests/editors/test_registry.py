@@ -42,7 +42,7 @@ print(make_plan(job).total, "torch" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "inpaint", "translate"])
+@pytest.mark.parametrize("job", ["quickstart", "photos", "exemplar", "inpaint", "translate", "blended_latent"])
 def test_a_job_is_planned_without_torch(job: str, tmp_path: Path) -> None:
     script = PLAN.format(job=job, output=tmp_path / "output")
     output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -12,6 +12,8 @@ from embedded_models.evaluate import edits, judge_accuracy, tasks, zero_shot
 from embedded_models.evaluate_domains import edited, shares
 from embedded_models.evaluate_exemplar import PARAMS, Measure
 from embedded_models.evaluate_exemplar import tasks as exemplar_tasks
+from embedded_models.evaluate_latent import PARAMS as LATENT_PARAMS
+from embedded_models.evaluate_latent import measure as measure_latent
 from embedded_models.words import BANK, CONTEXT_LENGTH, merges, vocabulary_size, write_merges
 from retouch.errors import WeightsError
 from retouch.metrics.shapes_judge import ShapesJudge
@@ -72,6 +74,11 @@ def test_a_domain_changes_what_it_says_and_leaves_the_rest(name: str) -> None:
 def test_paint_by_example_draws_what_the_exemplar_shows() -> None:
     found = Measure(SHIPPED, SHIPPED, "cpu", 1, PARAMS).edits(exemplar_tasks(FRESH, 8)).figures()
     assert found["one"] >= 0.7
+
+
+def test_blended_latent_draws_what_the_prompt_says() -> None:
+    found = measure_latent(SHIPPED.with_name("text_to_image"), tasks(FRESH, 12), 1, LATENT_PARAMS, "cpu")
+    assert found["one"] >= 0.5  # RESULTS.md has the figures
 
 
 def test_the_judge_says_whether_the_prompt_came_true() -> None:
