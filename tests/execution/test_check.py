@@ -27,6 +27,8 @@ from rich.console import Console
 from manifests import bad_files
 from tests.helpers.datasets import painter_job, png, write_dataset
 
+pytestmark = pytest.mark.slow
+
 
 def in_a_file(job: EditJob, folder: Path) -> str:
     (folder / "job.json").write_text(json.dumps(job.model_dump(mode="json")))

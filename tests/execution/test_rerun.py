@@ -25,6 +25,8 @@ from tests.helpers.datasets import painter_job, picture, png, write_dataset
 from tests.helpers.painters import Painter
 from tests.test_quickstart import short_job
 
+pytestmark = pytest.mark.slow
+
 KEY = "row-001"
 
 

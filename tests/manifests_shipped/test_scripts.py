@@ -20,6 +20,8 @@ from retouch.models.embedded.scenes import COLOURS, HELD_OUT, SHAPES, SIZE, TUNI
 from manifests import make_domains, make_photos, make_shapes
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "manifests"
 
 

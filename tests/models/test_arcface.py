@@ -12,6 +12,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from tests.helpers.golden_set import weightless
 
+pytestmark = pytest.mark.slow
+
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 

@@ -34,6 +34,8 @@ from torch import Tensor
 from tests.helpers.golden_set import key_list, weightless
 from tests.helpers.tiny_paint_by_example import TINY, tiny
 
+pytestmark = pytest.mark.slow
+
 KEYS = "keys_pbe_model_ckpt.json"
 
 # As many levels, blocks and layers as the published networks, and wider where they are: every published name is there.

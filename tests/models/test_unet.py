@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from tests.helpers.golden_set import HOME, adm_config, ddpm_config, golden, key_list, key_lists, weightless, weights_of
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = {  # key list: image size, learn_sigma, classes
     "keys_diffusionclip_afhq_ffhq.json": (256, True, 0),
     "keys_diffusionclip_celebahq_lsun.json": (256, False, 0),

@@ -41,6 +41,8 @@ from tests.helpers.image_server import (
     refusal,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 KEY = "sk-a-secret-of-the-test"
 PROMPTS = ("a cat", "two red apples", "blue", "a dog")

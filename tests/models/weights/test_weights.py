@@ -21,6 +21,8 @@ from retouch.models import weights
 
 from tests.helpers.s3_server import Endpoint
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "c" * 40
 
 
