@@ -29,6 +29,7 @@ SHORTENED = {
     "retouch run jobs/photos.yaml": "--limit 2 --executor local",
     "retouch run jobs/translate.yaml": "--limit 2 --executor local",
     "retouch run jobs/inpaint.yaml": "--limit 4 --executor local",
+    "retouch run jobs/blended_latent.yaml": "--limit 4 --executor local",
     "retouch run jobs/exemplar.yaml": "--limit 4 --executor local",
     "retouch evaluate jobs/evaluate.yaml --executor local": "--set shards=1",
 }
