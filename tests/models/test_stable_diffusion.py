@@ -183,5 +183,5 @@ def test_a_folder_without_vocabulary_is_refused(folders: dict[str, Path], tmp_pa
     folder = tmp_path / "copy"
     shutil.copytree(folders[KINDS[0]], folder)
     shutil.rmtree(folder / "tokenizer")
-    with pytest.raises(WeightsError, match="has no CLIP tokenizer"):
+    with pytest.raises(WeightsError, match="has no file for tokenizer; copy the whole folder"):
         load(folder)

@@ -11,9 +11,7 @@ import pytest
 from retouch import plugins
 from retouch.schema import Batch
 
-from tests.helpers import tiny_pipelines
-
-SIZE = tiny_pipelines.SIZE
+SIZE = 64  # of tests.helpers.tiny_pipelines, which imports diffusers and is thus imported in functions
 # Params in place of the arguments that ``tiny_pipelines.CALL`` gives, and what the editor gives itself.
 _PARAMS = {"max_sequence_length": "max_sequence_length", "controlnet_conditioning_scale": "control_scale"}
 _OWN = {"_auto_resize", "max_area"}
@@ -21,6 +19,8 @@ _OWN = {"_auto_resize", "max_area"}
 
 def params_of(kind: str, **more: Any) -> dict[str, Any]:
     """Return params for quick edits with a tiny pipeline of this kind."""
+    from tests.helpers import tiny_pipelines
+
     call = {name: value for name, value in tiny_pipelines.CALL.get(kind, {}).items() if name not in _OWN}
     params = {_PARAMS[name]: call.pop(name) for name in list(call) if name in _PARAMS}
     return {"steps": 4, "size": SIZE, "call": call, **params, **more}
@@ -28,6 +28,8 @@ def params_of(kind: str, **more: Any) -> dict[str, Any]:
 
 def example(count: int = 4, **more: Any) -> Batch:
     """Return a batch of unlike images, masks and prompts."""
+    from tests.helpers import tiny_pipelines
+
     images, masks, prompts, seeds = tiny_pipelines.inputs(count)
     return Batch(
         image=np.stack([np.asarray(image) for image in images]),
@@ -47,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     made: dict[tuple[str, int], Path] = {}
 
     def find(kind: str, seed: int = 0) -> Path:
+        from tests.helpers import tiny_pipelines
+
         if (kind, seed) not in made:
             made[kind, seed] = tmp_path_factory.mktemp(kind) / "folder"
             tiny_pipelines.save(kind, made[kind, seed], seed)
