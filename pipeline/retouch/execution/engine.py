@@ -141,7 +141,7 @@ class Engine:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
 
     def _network_size(self, region: regions.View) -> regions.Size:
-        """Return height and width of the network's input for a part of an image: square unless the editor says else."""
+        """Return the network's input size for a part of an image: square unless the editor has ``sizes``."""
         sizes = getattr(self.editor, "sizes", None)
         if sizes is None or isinstance(region, Quad):
             return self.editor.image_size, self.editor.image_size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from retouch.errors import WeightsError
 from retouch.models.checkpoint import reason
+from retouch.models.diffusers_networks import load_network
 from retouch.models.weights.diffusers_folder import INDEX_FILE
 
 CHANNELS: Final = 4  # of the latents, and of the input of a UNet that was trained on text to image
@@ -234,39 +234,13 @@ def _tower(folder: Path, named: Mapping[str, Any], name: str, device: str) -> Te
 
 
 def _component(folder: Path, named: Mapping[str, Any], name: str, device: str) -> Any:
-    """Read a network, frozen, in eval mode, float32. Every weight must be in its files."""
+    """Read a network, frozen, float32."""
     import diffusers
     import transformers
-    from safetensors import SafetensorError
 
     library, kind = named[name]
-    found: Any = getattr(diffusers if library == "diffusers" else transformers, kind)
-    place = str(folder / name)
-    more = {"low_cpu_mem_usage": False} if library == "diffusers" else {}  # else it asks for accelerate
-    try:
-        with _no_progress_bars():
-            network, info = found.from_pretrained(
-                place, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True, **more
-            )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise WeightsError(f"{place} cannot be read: {reason(error)}") from error
-    if missing := sorted(info["missing_keys"]):  # they would be random numbers
-        raise WeightsError(f"{place} lacks {len(missing)} weights (first: {missing[0]}); copy the whole folder")
-    return network.to(device).eval().requires_grad_(requires_grad=False)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar per component into a worker's log."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
+    found = getattr(diffusers if library == "diffusers" else transformers, kind)
+    return load_network(folder / name, found, torch.float32).to(device).requires_grad_(requires_grad=False)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -200,6 +200,14 @@ def test_a_component_that_is_missing_is_named_before_a_loader_makes_one_up(
         weights.resolve(str(folder))
 
 
+def test_a_tokenizer_without_vocabulary_is_named(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(published, folder)
+    (folder / "tokenizer" / "spiece.model").unlink()
+    with pytest.raises(WeightsError, match="has no vocabulary for tokenizer; copy the whole folder"):
+        weights.resolve(str(folder))
+
+
 def test_a_network_without_weights_is_named(published: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(published, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin", "original*"))

@@ -77,7 +77,7 @@ class Diffusers(registry.Diffusers):
             EditError: a row lacks an input or brings one that the pipeline does not read.
         """
         params = self.params.overridden(batch.params)
-        params.lora_scales(list(self.loaded.adapters))
+        params.lora_scales(self.loaded.adapters)
         call = self._settings(params)
         for argument in call:
             if argument not in self.loaded.arguments:
@@ -106,10 +106,10 @@ class Diffusers(registry.Diffusers):
         self.check_batch(batch)
         params = self.params.overridden(batch.params)
         if self.loaded.adapters:
-            scales = params.lora_scales(list(self.loaded.adapters))
+            scales = params.lora_scales(self.loaded.adapters)
             self.loaded.pipe.set_adapters(list(self.loaded.adapters), scales)
         if self.loaded.has_ip_adapter:
-            self.loaded.pipe.set_ip_adapter_scale(params.exemplar_scale)
+            self.loaded.pipe.set_ip_adapter_scale(1.0 if params.exemplar_scale is None else params.exemplar_scale)
         rows = self.max_batch or len(batch)
         parts = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         with torch.no_grad(), deterministic_kernels(self.device):
@@ -121,7 +121,9 @@ class Diffusers(registry.Diffusers):
         call = self._settings(params)
         given = call | self._images(batch, part) | self._size(source.shape[1:3])
         negatives = self._negatives(batch, params)[part]
-        given |= self.prompts.arguments(prompts, negatives, call | {"lora_scales": params.lora_scales(self._adapters)})
+        given |= self.prompts.arguments(
+            prompts, negatives, call | {"lora_scales": params.lora_scales(self.loaded.adapters)}
+        )
         given["generator"] = [Generator("cpu").manual_seed(derive_seed(s, "diffusers")) for s in batch.seed[part]]
         output = self.loaded.pipe(**given, output_type="np")
         edited = np.asarray(output.images)
@@ -136,17 +138,13 @@ class Diffusers(registry.Diffusers):
             for image, one_mask, prompt, error in zip(images, mask, prompts, errors, strict=True)
         ]
 
-    @property
-    def _adapters(self) -> list[str]:
-        return list(self.loaded.adapters)
-
     def _settings(self, params: Params) -> dict[str, Any]:
         """Return the arguments of a call that params decide."""
         call = params.given_arguments()
         known, family = self.loaded.arguments, self.loaded.family
         if "strength" in known and "strength" not in call and family.strength is not None and self.loaded.mask_argument:
             call["strength"] = family.strength
-        if "controlnet_conditioning_scale" in known and params.control_scale is not None:
+        if params.control_scale is not None:
             call["controlnet_conditioning_scale"] = params.control_scale
         if "_auto_resize" in known:  # Kontext would choose one of 17 sizes of its own
             call["_auto_resize"] = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from retouch import validation
 from retouch.editors.diffusers.families import Family, family_of
 from retouch.editors.diffusers.params import Params
 from retouch.errors import ConfigError, RetouchError, WeightsError
+from retouch.models.diffusers_networks import load_network
 
 IMAGE_ARGUMENTS: Final = ("image", "images", "input_image", "reference_image")
 MASK_ARGUMENTS: Final = ("mask_image", "mask")
@@ -204,8 +205,12 @@ def _from_folder(diffusers: Any, index: Path, params: Params, weights: Mapping[s
         keywords["controlnet"] = _component(diffusers, weights["controlnet"], params)
     if not params.safety_checker and "safety_checker" in inspect.signature(found.__init__).parameters:
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
+    left = None  # components that the pipeline itself loads: all of them, or those that it quantizes
     if params.quantization is not None:
         keywords["quantization_config"] = _quantization(diffusers, params.quantization)
+        left = params.quantization.get("components")
+    if params.quantization is None or left is not None:
+        keywords = _networks(diffusers, index, params, {*keywords, *(left or ())}) | keywords
     return _loader(diffusers, found, params, "controlnet" in weights).from_pretrained(str(index.parent), **keywords)
 
 
@@ -222,18 +227,32 @@ def _loader(diffusers: Any, found: type, params: Params, has_control: bool) -> A
     return found if masks and not has_control else diffusers.AutoPipelineForInpainting
 
 
+def _networks(diffusers: Any, index: Path, params: Params, without: Collection[str]) -> dict[str, Any]:
+    """Return the networks that a ``model_index.json`` names, by component, except some."""
+    import transformers
+
+    found: dict[str, Any] = {}
+    for name, value in json.loads(index.read_text()).items():
+        if name in without or not (isinstance(value, list) and len(value) == 2 and value[0] is not None):
+            continue
+        library, kind = value
+        home = {"diffusers": diffusers, "transformers": transformers}.get(library)
+        network = getattr(home or getattr(diffusers.pipelines, library, None), kind, None)
+        if inspect.isclass(network) and issubclass(network, torch.nn.Module):
+            found[name] = load_network(index.parent / name, network, getattr(torch, params.precision))
+    return found
+
+
 def _component(diffusers: Any, config: str, params: Params) -> Any:
     """Return one network of diffusers or transformers from its own folder, whose config.json is given."""
     import transformers
 
-    folder = Path(config).parent
     described = json.loads(Path(config).read_text())
     name = described.get("_class_name") or (described.get("architectures") or [""])[0]
     found = getattr(diffusers, name, None) or getattr(transformers, name, None)
     if found is None:
         raise WeightsError(f"{config} names no network of diffusers or transformers: {name or 'nothing'}")
-    with as_weights_error(f"weights folder {folder}"):
-        return found.from_pretrained(str(folder), dtype=getattr(torch, params.precision), local_files_only=True)
+    return load_network(Path(config).parent, found, getattr(torch, params.precision))
 
 
 def _quantization(diffusers: Any, settings: Mapping[str, Any]) -> Any:
@@ -257,6 +276,8 @@ def _check_class(pipeline: type, params: Params) -> None:
         raise WeightsError(f"{pipeline.__name__} takes no generator, so its edits cannot be reproduced")
     if params.negative_prompt and "negative_prompt" not in names:
         raise ConfigError(f"negative_prompt: {pipeline.__name__} has none; leave it out")
+    if params.control_scale is not None and "controlnet_conditioning_scale" not in names:
+        raise ConfigError("control_scale is set and the weights have no role controlnet; name one, or leave it out")
     for argument in params.given_arguments():
         if argument not in names:
             near = validation.nearest(argument, names)
@@ -283,9 +304,12 @@ def _scheduler(diffusers: Any, current: Any, wanted: str | Mapping[str, Any]) ->
     if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
         near = validation.nearest(name, SCHEDULERS)
         raise ConfigError(f"scheduler {name!r} is not known{near}; known: {', '.join(SCHEDULERS)}")
-    if found is not type(current) and found not in current.compatibles:
-        fitting = [ours for ours, theirs in SCHEDULERS.items() if theirs in {c.__name__ for c in current.compatibles}]
-        raise ConfigError(f"scheduler {name!r} does not fit {type(current).__name__}; fitting: {', '.join(fitting)}")
+    fitting = {type(current), *current.compatibles}
+    if diffusers.DDIMScheduler in fitting:  # LCM reads the same configuration, but neither of the two names the other
+        fitting.add(diffusers.LCMScheduler)
+    if found not in fitting:
+        names = [ours for ours, theirs in SCHEDULERS.items() if theirs in {kind.__name__ for kind in fitting}]
+        raise ConfigError(f"scheduler {name!r} does not fit {type(current).__name__}; fitting: {', '.join(names)}")
     known = inspect.signature(found.__init__).parameters
     if unknown := sorted(set(settings) - set(known)):
         raise ConfigError(validation.unknown(f"scheduler.{unknown[0]}", list(known)))
@@ -312,7 +336,7 @@ def _load_loras(pipe: Any, weights: Mapping[str, str], params: Params) -> tuple[
         for role, path in weights.items()
         if role == LORA or role.startswith(f"{LORA}.")
     }
-    params.lora_scales(list(adapters))
+    params.lora_scales(list(adapters))  # raises for a name that is no adapter's
     for name, path in adapters.items():
         if not hasattr(pipe, "load_lora_weights"):
             raise WeightsError(f"{type(pipe).__name__} takes no LoRA; leave role {LORA} out")
@@ -328,6 +352,8 @@ def _load_loras(pipe: Any, weights: Mapping[str, str], params: Params) -> tuple[
 def _load_ip_adapter(diffusers: Any, pipe: Any, weights: Mapping[str, str], params: Params) -> bool:
     """Load the file of role ``ip_adapter``, with the network of role ``image_encoder``. Return whether there is one."""
     if IP_ADAPTER not in weights:
+        if params.exemplar_scale is not None:
+            raise ConfigError(f"exemplar_scale is set and the weights have no role {IP_ADAPTER}; leave it out")
         return False
     if not hasattr(pipe, "load_ip_adapter"):
         raise WeightsError(f"{type(pipe).__name__} takes no IP-Adapter; leave role {IP_ADAPTER} out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -77,7 +77,7 @@ class Params:
     of a text-to-image pipeline inpaint."""
     size: int | Literal["auto", "aspect"] | tuple[int, int] = "auto"
     """Network's size in pixels: auto, the model's own square; aspect, about as many pixels in the image's shape; N,
-    a square; [height, width]."""
+    a square; [height, width], whatever the image's shape."""
     scheduler: str | dict[str, Any] | None = None
     """Such as unipc, or {name: dpm++, use_karras_sigmas: true} with settings of diffusers; null: the weights' own."""
 
@@ -100,8 +100,8 @@ class Params:
     """Layers of CLIP's text tower to leave out at its end."""
     lora_scale: float | dict[str, float] = 1.0
     """Of the weights of role lora; by adapter where there are several: {style: 0.8}."""
-    exemplar_scale: float = 1.0
-    """How much an IP-Adapter's exemplar counts against the prompt."""
+    exemplar_scale: float | None = None
+    """How much an IP-Adapter's exemplar counts against the prompt; null: 1."""
     control_scale: float | None = None
     """How much the ControlNet's image counts; null: the pipeline's default."""
     call: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class Params:
                 raise ConfigError(f"{name} is settled when the networks are loaded: set it in the job's params")
         return changed
 
-    def lora_scales(self, adapters: list[str]) -> list[float]:
+    def lora_scales(self, adapters: Sequence[str]) -> list[float]:
         """Return the scale of each adapter, in order.
 
         Raises:

@@ -30,8 +30,10 @@ _WEIGHTS: Final = re.compile(
 _SHARD_INDEX: Final = re.compile(rf"{_STEM}\.{_FORMAT}(\.(?P<old>\w+))?\.index(\.(?P<variant>\w+))?\.json")
 
 
-# Classes of components that are read from configurations and vocabularies alone.
-_WITHOUT_WEIGHTS: Final = re.compile(r"(Tokenizer(Fast)?|Scheduler|Processor|FeatureExtractor)$")
+# Classes of components that are read from configurations alone.
+_WITHOUT_WEIGHTS: Final = re.compile(r"(Scheduler|Processor|FeatureExtractor)$")
+_TOKENIZER: Final = re.compile(r"Tokenizer(Fast)?$")
+VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,9 @@ def select(names: Iterable[str], index: bytes | None, address: str, variant: str
     variants: set[str] = set()
     for folder, files in components.items():
         weights = [weight for name in files if (weight := _weight_file(name)) is not None]
-        if not files or not (weights or _WITHOUT_WEIGHTS.search(classes[folder])):
-            # A library may load what is missing with random weights or an empty vocabulary, without a word.
-            lacks = "no weights" if files else "no file"
-            raise WeightsError(
-                f"weights folder {address} has {lacks} for {folder or 'its network'}; copy the whole folder"
-            )
+        if lacks := _lacks(classes[folder], files, has_weights=bool(weights)):
+            part = folder or "its network"
+            raise WeightsError(f"weights folder {address} has no {lacks} for {part}; copy the whole folder")
         variants |= {weight.variant for weight in weights if weight.variant is not None}
         cards = (name for name in files if _weight_file(name) is None and _is_card(name.rpartition("/")[2]))
         found |= {name: name for name in cards}
@@ -130,6 +129,16 @@ def _components(index: bytes, address: str) -> Iterator[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, list) and value and value[0] is not None:
             yield name, str(value[-1])
+
+
+def _lacks(kind: str, files: Iterable[str], *, has_weights: bool) -> str | None:
+    """Return what a component of this class needs and has not: a library would go on with an empty vocabulary."""
+    names = [name.rpartition("/")[2] for name in files]
+    if not names:
+        return "file"
+    if _TOKENIZER.search(kind):
+        return None if any(fnmatchcase(name, known) for name in names for known in VOCABULARIES) else "vocabulary"
+    return None if has_weights or _WITHOUT_WEIGHTS.search(kind) else "weights"
 
 
 def _is_card(file: str) -> bool:
