@@ -55,8 +55,7 @@ pytest:  ## run all tests
 chaos: setup-dev debian  ## run the chaos suite and the long form of other tests, up to an hour
 	@command -v faketime >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq faketime >/dev/null; } || true
 	$(BIN)/python -m tests.chaos
-	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_readme.py tests/cli/bench \
-	  tests/editors/diffusers/test_job.py tests/execution/executors/ray
+	RETOUCH_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
 # The S3 tests use Ceph's gateway and the gallery's test Chromium; without them these tests are skipped.
 debian:

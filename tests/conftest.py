@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
@@ -38,7 +39,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--fast``, deselect slow tests."""
+    """Skip long tests without ``RETOUCH_LONG``. With ``--fast``, deselect slow tests."""
+    if "RETOUCH_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: RETOUCH_LONG=1 runs it"))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if _is_slow(item)]

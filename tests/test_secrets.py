@@ -142,7 +142,7 @@ def leaks(texts: dict[str, str]) -> dict[str, str]:
     return {name: texts[name][max(0, at - 80) : at + 40] for name, at in found.items() if at >= 0}
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", [pytest.param("local", marks=pytest.mark.long), "s3"])
 def test_a_run_leaves_and_says_no_secret(
     tmp_path: Path, service: Service, where: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Captions of drawn scenes in several phrasings, and a CLIP tokenizer that knows each of their words as one token."""
+"""Captions of drawn scenes in several phrasings, and a CLIP tokenizer with one token per word."""
 
 from __future__ import annotations
 

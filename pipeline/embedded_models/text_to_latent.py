@@ -121,5 +121,5 @@ def save_folder(networks: nn.Module, vae: AutoencoderKL, folder: Path) -> None:
 
 
 def _stored_in_half(config: Path) -> None:
-    """Have transformers load a text encoder to float32, as diffusers does with the other parts unless told a dtype."""
+    """Have transformers load a text encoder to float32, as diffusers loads the other parts without a dtype."""
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")

@@ -134,10 +134,10 @@ class LoadedEditor:
         }
         sample = decode(request, self._decode)
         with self._in_turns:
-            (answer,) = self._engine.edit([sample], candidates=candidates)
-        if answer.failure is not None:
-            raise answer.failure.error()
-        return _edited(answer)
+            (outcome,) = self._engine.edit([sample], candidates=candidates)
+        if outcome.failure is not None:
+            raise outcome.failure.error()
+        return _edited(outcome)
 
 
 def load_editor(
@@ -278,19 +278,19 @@ def results_dataset(output: str) -> pads.Dataset:
     return pads.dataset([storage.filesystem(file)[1] for file in files], format="parquet", filesystem=filesystem)
 
 
-def _edited(answer: Outcome) -> Edited:
-    sample = answer.sample
+def _edited(outcome: Outcome) -> Edited:
+    sample = outcome.sample
     assert sample.source is not None
     assert sample.mask is not None
     return Edited(
         source=sample.source,
         mask=sample.mask,
-        candidates=[_candidate(answer, kept) for kept in answer.kept],
+        candidates=[_candidate(outcome, kept) for kept in outcome.kept],
         prompt=sample.prompt,
         exemplar=sample.exemplar,
     )
 
 
-def _candidate(answer: Outcome, kept: KeptCandidate) -> Candidate:
-    made = composite(answer, kept)
+def _candidate(outcome: Outcome, kept: KeptCandidate) -> Candidate:
+    made = composite(outcome, kept)
     return Candidate(made.pixels, kept.candidate, kept.seed, dict(kept.scores), made.alpha)

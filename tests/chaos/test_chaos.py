@@ -26,6 +26,7 @@ def test_commands_that_are_killed_lose_no_row_and_change_none(world: World) -> N
     assert_clean(faults.kill_drivers(world, 1, random.Random(3)))
 
 
+@pytest.mark.long
 def test_of_two_commands_at_once_one_waits_and_every_row_is_answered_once(world: World) -> None:
     assert_clean(faults.two_at_once(world, 1))
 

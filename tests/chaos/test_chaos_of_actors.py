@@ -12,6 +12,7 @@ from tests.chaos import faults
 from tests.chaos.world import make_world
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)

@@ -85,9 +85,10 @@ class PaintByExample(_Declared):
 class Diffusers(_Declared):
     """Runs any edit pipeline of diffusers: text inpainting, instructions, exemplars, LoRAs, ControlNets.
 
-    Weights: a diffusers folder (role ``model_index``); ``lora`` or ``lora.NAME``, files; ``controlnet``, a folder;
-    ``ip_adapter``, a file, with ``image_encoder``, a folder;
-    ``clip`` to rank candidates by their similarity to the prompt.
+    Weights: a diffusers folder (role ``model_index``), or one file (``checkpoint``) with the folder of its base model
+    (``config``); ``unet``, ``transformer`` or ``vae`` in place of the folder's own; ``lora`` or ``lora.NAME``, files;
+    ``controlnet``, a folder; ``ip_adapter``, a file, with ``image_encoder``, a folder; ``redux``, a folder; ``clip`` to
+    rank candidates by their similarity to the prompt.
     """
 
     version: ClassVar[str] = "0.42"  # minor version of diffusers, with which pixels change
@@ -125,7 +126,7 @@ class Endpoint(_Declared):
     """
 
     version: ClassVar[str] = "1"
-    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "negative_prompt"})
     Params: ClassVar[type] = endpoint_params.Params
     rank_by: ClassVar[str | None] = None
     columns: ClassVar[Mapping[str, str]] = {"reproducible": "bool"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from retouch.cli.app import app
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 
 @pytest.mark.ray(own=True)
 @pytest.mark.slow
-@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="takes minutes: RETOUCH_LONG=1 runs it")
+@pytest.mark.long
 def test_without_a_command_it_prints_figures_of_engine_and_pipeline_as_json() -> None:
     done = CliRunner().invoke(app, ["bench", "--device", "cpu"])
     assert done.exit_code == 0, done.output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="takes two minutes: RETOUCH_LONG=1 runs it")
+@pytest.mark.long
 @pytest.mark.ray
 def test_the_same_rows_go_through_engine_run_and_plain_script(job: str) -> None:
     engine, run, plain = measure(job, minutes=0.005, actors=[1])
@@ -46,6 +45,7 @@ def test_the_same_rows_go_through_engine_run_and_plain_script(job: str) -> None:
     assert plain["efficiency"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_simulated_actors_answer_all_their_rows() -> None:
     (record,) = simulate("jobs/quickstart.yaml", actors=[2], latency=0.05, passes=3, declared=False)

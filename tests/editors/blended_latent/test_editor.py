@@ -80,11 +80,11 @@ def pixels(editor: BlendedLatent, given: Batch) -> np.ndarray:
         (SD, {"preset": "paper", "shrink": 1}),
         (SD, {"preset": "repo_sd2", "precision": "bfloat16"}),
         (SD, {"guidance_scale": 1.0, "pixel_blending": 0.5}),
-        (SD, {"background": "latents", "background_steps": 2}),
         (SD, {"background": "weights", "background_steps": 2}),
-        (SD, {"background": "poisson"}),
-        (XL, {"preset": "repo_sdxl"}),
-        (XL, {"negative_prompt": "blurred", "precision": "bfloat16"}),
+        (XL, {"preset": "repo_sdxl", "negative_prompt": "blurred"}),
+        pytest.param(SD, {"background": "latents", "background_steps": 2}, marks=pytest.mark.long),
+        pytest.param(SD, {"background": "poisson"}, marks=pytest.mark.long),
+        pytest.param(XL, {"precision": "bfloat16"}, marks=pytest.mark.long),
     ],
 )
 def test_it_keeps_the_contract_of_editors(folders: dict[str, Path], kind: str, params: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 import yaml
 from PIL import Image
 from retouch import storage
+from retouch.errors import WeightsError
+from retouch.execution.check import check
 from retouch.execution.edit import run
 from retouch.execution.summary import Summary
 from retouch.imaging import codec
@@ -33,12 +36,6 @@ from tests.helpers.datasets import png
 from tests.helpers.tiny_pipelines import build
 
 KINDS = ["sd_inpaint_9ch", "flux_fill", "flux_kontext"]
-
-
-def long(kind: str) -> Any:
-    """Return a parameter that only the long form of the suite has."""
-    mark = pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="another pipeline: RETOUCH_LONG=1 runs it")
-    return pytest.param(kind, marks=mark)
 
 
 SIZES = [(37, 61), (64, 64), (120, 90), (200, 333), (900, 700)]  # height, width
@@ -143,9 +140,38 @@ def test_the_shipped_pipeline_paints_what_the_prompts_say(tmp_path: Path) -> Non
     assert sum(agrees) >= 6
 
 
+def test_three_lines_are_enough_for_sdxl_and_check_names_what_is_missing(
+    folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mixed(tmp_path)
+    shutil.copytree(folder("sdxl_inpaint_9ch"), "sdxl")
+    Path("job.yaml").write_text(
+        "name: sdxl\nmanifest: rows.parquet\noutput: out\neditor: {name: diffusers, weights: sdxl}\n"
+    )
+    assert check("job.yaml").ok
+    missing = {
+        "unet/diffusion_pytorch_model.safetensors": "no weights for unet",
+        "text_encoder_2/config.json": "no config.json for text_encoder_2",
+        "tokenizer_2/tokenizer.json": "no vocabulary for tokenizer_2",
+        "vae": "no file for vae",
+        "scheduler": "no file for scheduler",
+    }
+    for name, message in missing.items():
+        whole, away = Path("sdxl") / name, Path("away")
+        whole.rename(away)
+        with pytest.raises(WeightsError, match=message):
+            check("job.yaml")
+        away.rename(whole)
+    few = load_job("job.yaml", ["editor.params.steps=2", "editor.params.size=64"])
+    assert isinstance(few, EditJob)
+    assert quiet(few, executor="local").statuses["success"] == len(SIZES) * 2
+
+
 @pytest.mark.ray(own=True)
+@pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sd_inpaint_9ch", long("flux_fill"), long("flux_kontext")])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_resumes_with_more_actors_and_gives_the_pixels_of_one_process(
     kind: str, folder: Callable[..., Path], tmp_path: Path
 ) -> None:

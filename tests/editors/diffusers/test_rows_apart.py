@@ -20,7 +20,7 @@ BATCHED = [kind for kind in KINDS if kind not in tiny_pipelines.ONE_A_CALL and n
 NEGATIVE = ["sd_inpaint_9ch", "sdxl_inpaint_9ch", "sd3_inpaint", "flux_inpaint", "z_image_inpaint"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_editor_keeps_its_contract(kind: str, precision: str, folder: Callable[..., Path]) -> None:
     if kind.startswith("qwen_edit"):

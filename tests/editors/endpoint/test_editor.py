@@ -202,6 +202,18 @@ def test_an_answer_may_be_an_address_which_does_not_get_the_key(
     assert "the image's address: status 404" in str(only_error(load(server)))
 
 
+def test_a_row_that_breaks_the_server_fails_alone_and_does_not_stop_the_run(server: ImageServer) -> None:
+    server.answer = lambda form: refusal(500, "CUDA error")
+    (result,) = load(server).edit_batch(batch(1))
+    assert type(result.error) is EditError
+    assert "status 500: CUDA error, at every attempt" in str(result.error)
+
+
+def test_a_negative_prompt_is_a_field_if_the_row_has_one(server: ImageServer) -> None:
+    load(server).edit_batch(replace(batch(2), negative_prompt=["rain", ""]))
+    assert sorted(form.fields.get("negative_prompt", b"none") for form in server.forms) == [b"none", b"rain"]
+
+
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
@@ -307,7 +319,7 @@ def test_a_server_that_hangs_is_left_after_the_timeout(server: ImageServer) -> N
         return Answer(None)
 
     server.answer = answer
-    with pytest.raises(Unavailable, match=r"no answer within 0\.2 s"):
+    with pytest.raises(Unavailable, match=r"no response within 0\.2 s"):
         load(server, timeout_seconds=0.2).edit_batch(batch(1))
 
 
@@ -325,7 +337,7 @@ def test_a_row_that_breaks_the_server_again_and_again_fails_where_others_are_ans
     bad, good = load(server).edit_batch(batch(2))
     assert good.error is None
     assert type(bad.error) is EditError
-    assert "status 500: CUDA error, while the server answered other rows" in str(bad.error)
+    assert "status 500: CUDA error, while the server edited other rows" in str(bad.error)
 
 
 @pytest.mark.parametrize(

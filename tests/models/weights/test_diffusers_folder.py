@@ -177,14 +177,14 @@ def test_one_format_and_one_variant_are_taken(files: list[str], variant: str | N
 
 
 def test_a_component_without_the_variant_gives_its_plain_weights() -> None:
-    names = ["a/model.safetensors", "b/model.safetensors", "b/model.fp16.safetensors"]
+    names = ["a/config.json", "b/config.json", "a/model.safetensors", "b/model.safetensors", "b/model.fp16.safetensors"]
     found = select(names, named("a", "b"), "folder", "fp16")
     assert found["a/model.safetensors"] == "a/model.safetensors"
     assert found["b/model.fp16.safetensors"] == "b/model.safetensors"
 
 
 def test_two_variants_without_plain_weights_are_a_question() -> None:
-    names = ["a/model.fp16.safetensors", "a/model.bf16.safetensors"]
+    names = ["a/config.json", "a/model.fp16.safetensors", "a/model.bf16.safetensors"]
     with pytest.raises(WeightsError, match=r"has only the variants bf16, fp16; name one: \.\.\.#variant=bf16"):
         select(names, named("a"), "folder")
 

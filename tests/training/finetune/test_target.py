@@ -142,6 +142,7 @@ def test_stopped_between_two_saves_or_at_one_it_ends_with_the_same_file(
     assert not state_of(found).exists()
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed_and_given_again_ends_with_the_same_file(
     home: Path, files: dict[str, str], tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ class PlainActor:
         """Return keys, PNG files and the time when the edit began, for rows of the manifest."""
         samples = unpack_rows(decode_block(rows, self.decode))
         began = time.time()
-        done = [(answer.sample.key, _encoded(answer), began) for answer in self.engine.edit(samples) if answer.kept]
+        done = [(outcome.sample.key, _encoded(outcome), began) for outcome in self.engine.edit(samples) if outcome.kept]
         return pa.Table.from_arrays(list(map(pa.array, zip(*done, strict=True))), names=["key", "image", "began"])
 
 
@@ -73,8 +73,8 @@ def edit_rows(
     return len(began), ended - min(began)
 
 
-def _encoded(answer: Outcome) -> bytes:
-    sample = answer.sample
+def _encoded(outcome: Outcome) -> bytes:
+    sample = outcome.sample
     assert sample.source is not None
     assert sample.mask is not None
-    return codec.encode(answer.region.composite(sample.source, answer.kept[0].image, sample.mask))
+    return codec.encode(outcome.region.composite(sample.source, outcome.kept[0].image, sample.mask))

@@ -91,8 +91,9 @@ class Diffusers(registry.Diffusers):
             )
         if "control_image" in self.loaded.arguments and batch.control is None:
             raise EditError("the ControlNet needs a control image: give the manifest a control column")
-        if self.loaded.has_ip_adapter and batch.exemplar is None:
-            raise EditError("the IP-Adapter needs an exemplar: give the manifest an exemplar column")
+        if (self.loaded.has_ip_adapter or self.loaded.redux is not None) and batch.exemplar is None:
+            kind = "IP-Adapter" if self.loaded.has_ip_adapter else "Redux"
+            raise EditError(f"{kind} needs an exemplar: give the manifest an exemplar column")
 
     def edit_batch(self, batch: Batch) -> list[EditResult]:
         """Return one result per entry, in order; with ``clip_distance`` if the job has weights for ``clip``.
@@ -124,6 +125,9 @@ class Diffusers(registry.Diffusers):
         given |= self.prompts.arguments(
             prompts, negatives, call | {"lora_scales": params.lora_scales(self.loaded.adapters)}
         )
+        if self.loaded.redux is not None and batch.exemplar is not None:
+            tokens = [self._exemplar_tokens(exemplar, params) for exemplar in batch.exemplar[part]]
+            given["prompt_embeds"] = torch.cat([given["prompt_embeds"], torch.cat(tokens)], dim=1)
         given["generator"] = [Generator("cpu").manual_seed(derive_seed(s, "diffusers")) for s in batch.seed[part]]
         output = self.loaded.pipe(**given, output_type="np")
         edited = np.asarray(output.images)
@@ -160,6 +164,13 @@ class Diffusers(registry.Diffusers):
         if batch.exemplar is not None and self.loaded.exemplar_argument is not None:
             given[self.loaded.exemplar_argument] = _pillow(batch.exemplar[part])
         return given
+
+    def _exemplar_tokens(self, exemplar: Pixels, params: Params) -> Any:
+        """Return Redux' tokens [1,T,C] of an exemplar [S,S,3], encoded alone."""
+        redux = self.loaded.redux
+        image = redux.encode_image(_pillow(exemplar[None]), self.device, 1)
+        scale = 1.0 if params.exemplar_scale is None else params.exemplar_scale
+        return redux.image_embedder(image).image_embeds * scale
 
     def _size(self, size: Sequence[int]) -> dict[str, Any]:
         height, width = int(size[0]), int(size[1])

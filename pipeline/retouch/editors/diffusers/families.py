@@ -31,11 +31,11 @@ class Family:
 
 _SD: Final = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED: Final = (*_SD, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-_FLUX: Final = ("prompt_embeds", "pooled_prompt_embeds", "")
+FLUX_EMBEDS: Final = ("prompt_embeds", "pooled_prompt_embeds", "")
 
 _stable_diffusion = Family(True, 8, embeds=_SD, negative="together")
 _sdxl = Family(True, 8, embeds=_POOLED, negative="together")
-_flux = Family(True, 16, strength=1.0, embeds=_FLUX, negative="again")
+_flux = Family(True, 16, strength=1.0, embeds=FLUX_EMBEDS, negative="again")
 # Prompts of a call are padded to its longest, and a mask of ones becomes none, which is another kernel.
 _qwen = Family(False, 16, 1024, strength=1.0, empty_negative=" ", offers_cache=True)
 
@@ -48,7 +48,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "StableDiffusionXLControlNetInpaintPipeline": _sdxl,
     "StableDiffusionXLInstructPix2PixPipeline": _sdxl,
     "StableDiffusion3InpaintPipeline": Family(True, 16, strength=1.0, embeds=_POOLED, negative="together"),
-    "FluxFillPipeline": Family(True, 16, embeds=_FLUX),
+    "FluxFillPipeline": Family(True, 16, embeds=FLUX_EMBEDS),
     "FluxInpaintPipeline": _flux,
     "FluxKontextPipeline": _flux,
     "FluxKontextInpaintPipeline": _flux,

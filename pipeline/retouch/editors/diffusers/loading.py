@@ -12,20 +12,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from retouch import validation
-from retouch.editors.diffusers.families import Family, family_of
+from retouch.editors.diffusers.families import FLUX_EMBEDS, Family, family_of
 from retouch.editors.diffusers.params import Params
 from retouch.errors import ConfigError, RetouchError, WeightsError
 from retouch.models.diffusers_networks import load_network
+from retouch.models.weights.diffusers_folder import CONFIG_FILE
 
 IMAGE_ARGUMENTS: Final = ("image", "images", "input_image", "reference_image")
 MASK_ARGUMENTS: Final = ("mask_image", "mask")
 IP_ADAPTER: Final = "ip_adapter"
+REDUX: Final = "redux"  # FLUX's encoder of exemplars, whose tokens follow the prompt's
+CHECKPOINT: Final = "checkpoint"  # all networks in one file, with their configurations in role ``config``
+COMPONENTS: Final = ("transformer", "unet", "vae")  # roles that replace the folder's own network
 LORA: Final = "lora"  # role of one adapter; ``lora.NAME`` of several
 SCHEDULERS: Final[Mapping[str, str]] = {
     "ddim": "DDIMScheduler",
@@ -73,6 +78,7 @@ class Loaded:
     adapters: tuple[str, ...]  # names of its LoRAs
     has_ip_adapter: bool  # an exemplar guides besides the prompt
     rows_per_call: int | None  # None: as many as given
+    redux: Any = None  # FluxPriorReduxPipeline: exemplars become further tokens of the prompt
 
     @property
     def name(self) -> str:
@@ -103,8 +109,9 @@ class Loaded:
 
     @property
     def exemplar_side(self) -> int | None:
-        """Side of the exemplars that an IP-Adapter's encoder takes, in pixels; None: the network's."""
-        return int(self.pipe.image_encoder.config.image_size) if self.has_ip_adapter else None
+        """Side of the exemplars that IP-Adapter's or Redux' encoder takes, in pixels; None: the network's."""
+        owner = self.pipe if self.has_ip_adapter else self.redux
+        return None if owner is None else int(owner.image_encoder.config.image_size)
 
     @property
     def denoiser(self) -> Any:
@@ -124,14 +131,10 @@ def load(params: Params, weights: Mapping[str, str], device: str) -> Loaded:
         ConfigError: params that the pipeline cannot follow.
         WeightsError: weights that are missing, of another family, or need a package that is not installed.
     """
-    if "model_index" not in weights:
-        raise WeightsError(
-            "diffusers needs a folder with model_index.json: name it as the job's weights, or in role model_index"
-        )
+    index = Path(weights[_index_role(weights)])
     import diffusers
 
     quiet()
-    index = Path(weights["model_index"])
     with as_weights_error(f"diffusers folder {index.parent}"):
         pipe = _from_folder(diffusers, index, params, weights)
     family = family_of(type(pipe).__name__)
@@ -146,8 +149,30 @@ def load(params: Params, weights: Mapping[str, str], device: str) -> Loaded:
     rows_per_call = None if batches else 1
     if params.cache is not None:
         rows_per_call = _enable_cache(diffusers, pipe, family, params.cache) or rows_per_call
+    redux = _load_redux(diffusers, family, weights, params)
+    if params.exemplar_scale is not None and not (has_ip_adapter or redux):
+        raise ConfigError(
+            f"exemplar_scale is set and the weights have no role {IP_ADAPTER} or {REDUX}; name one, or leave it out"
+        )
     _place(pipe, params, device)
-    return Loaded(pipe, family, adapters, has_ip_adapter, rows_per_call)
+    if redux is not None:
+        redux.to(device)
+    return Loaded(pipe, family, adapters, has_ip_adapter, rows_per_call, redux)
+
+
+def _index_role(weights: Mapping[str, str]) -> str:
+    """Return the role of the pipeline's folder: config if one file has its networks. Raises WeightsError if none is."""
+    role = "config" if CHECKPOINT in weights else "model_index"
+    if role in weights:
+        return role
+    if CHECKPOINT in weights:
+        raise WeightsError(
+            f"{CHECKPOINT} needs role config: the diffusers folder of its base model, of which only the configurations "
+            "and vocabularies are read"
+        )
+    raise WeightsError(
+        "diffusers needs a folder with model_index.json: name it as the job's weights, or in role model_index"
+    )
 
 
 def quiet() -> None:
@@ -205,6 +230,11 @@ def _from_folder(diffusers: Any, index: Path, params: Params, weights: Mapping[s
         keywords["controlnet"] = _component(diffusers, weights["controlnet"], params)
     if not params.safety_checker and "safety_checker" in inspect.signature(found.__init__).parameters:
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
+    keywords |= {
+        name: _replacement(diffusers, index, name, weights[name], params) for name in COMPONENTS if name in weights
+    }
+    if CHECKPOINT in weights:
+        return _from_checkpoint(diffusers, found, index, params, weights, keywords)
     left = None  # components that the pipeline itself loads: all of them, or those that it quantizes
     if params.quantization is not None:
         keywords["quantization_config"] = _quantization(diffusers, params.quantization)
@@ -212,6 +242,65 @@ def _from_folder(diffusers: Any, index: Path, params: Params, weights: Mapping[s
     if params.quantization is None or left is not None:
         keywords = _networks(diffusers, index, params, {*keywords, *(left or ())}) | keywords
     return _loader(diffusers, found, params, "controlnet" in weights).from_pretrained(str(index.parent), **keywords)
+
+
+def _from_checkpoint(
+    diffusers: Any, found: Any, index: Path, params: Params, weights: Mapping[str, str], keywords: dict[str, Any]
+) -> Any:
+    """Return the pipeline of one file in the original authors' layout, in the class that fits the task."""
+    control = {name: keywords.pop(name) for name in ("controlnet",) if name in keywords}
+    if params.quantization is not None:
+        raise ConfigError(f"quantization: role {CHECKPOINT} is not quantized; give a diffusers folder, or leave it out")
+    _require_accelerate(weights[CHECKPOINT])
+    dtype = keywords.pop("dtype")
+    with _as_missing(weights[CHECKPOINT]):
+        pipe = found.from_single_file(weights[CHECKPOINT], config=str(index.parent), **keywords)
+    for name, network in pipe.components.items():
+        if isinstance(network, torch.nn.Module):
+            _refuse_missing(network, f"{weights[CHECKPOINT]}: {name}")
+    pipe.to(dtype=dtype)
+    loader = _loader(diffusers, found, params, bool(control))
+    return pipe if loader is found else loader.from_pipe(pipe, **control)
+
+
+def _replacement(diffusers: Any, index: Path, name: str, path: str, params: Params) -> Any:
+    """Return a component from its own folder or file, in diffusers' or the original authors' layout, or GGUF."""
+    if Path(path).name == CONFIG_FILE:
+        return _component(diffusers, path, params)
+    named = json.loads(index.read_text()).get(name)
+    if named is None:
+        raise WeightsError(f"{index.parent} has no {name}; leave role {name} out")
+    _require_accelerate(path)
+    dtype = getattr(torch, params.precision)
+    more = {}
+    if is_quantized := path.endswith(".gguf"):
+        more = {"quantization_config": diffusers.GGUFQuantizationConfig(compute_dtype=dtype), "torch_dtype": dtype}
+    with as_weights_error(f"{name} {path}"), _as_missing(path):
+        network = getattr(diffusers, named[1]).from_single_file(
+            path, config=str(index.parent), subfolder=name, local_files_only=True, **more
+        )
+    _refuse_missing(network, path)
+    return network if is_quantized else network.to(dtype)
+
+
+def _require_accelerate(path: str) -> None:
+    # Without it diffusers fills weights that the file lacks with random numbers, and nothing tells them apart.
+    if find_spec("accelerate") is None:
+        raise WeightsError(f"{path}: needs the package accelerate; install retouch[diffusers]")
+
+
+@contextmanager
+def _as_missing(where: str) -> Iterator[None]:
+    """Raise a WeightsError that names the file if torch refuses to move a weight that no file has filled."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise WeightsError(f"{where} lacks weights of this pipeline ({error}); take another file") from None
+
+
+def _refuse_missing(network: torch.nn.Module, where: str) -> None:
+    if missing := [name for name, value in network.named_parameters() if value.is_meta]:
+        raise WeightsError(f"{where} lacks {len(missing)} weights (first: {missing[0]}); take another file")
 
 
 def _loader(diffusers: Any, found: type, params: Params, has_control: bool) -> Any:
@@ -352,8 +441,6 @@ def _load_loras(pipe: Any, weights: Mapping[str, str], params: Params) -> tuple[
 def _load_ip_adapter(diffusers: Any, pipe: Any, weights: Mapping[str, str], params: Params) -> bool:
     """Load the file of role ``ip_adapter``, with the network of role ``image_encoder``. Return whether there is one."""
     if IP_ADAPTER not in weights:
-        if params.exemplar_scale is not None:
-            raise ConfigError(f"exemplar_scale is set and the weights have no role {IP_ADAPTER}; leave it out")
         return False
     if not hasattr(pipe, "load_ip_adapter"):
         raise WeightsError(f"{type(pipe).__name__} takes no IP-Adapter; leave role {IP_ADAPTER} out")
@@ -374,6 +461,18 @@ def _load_ip_adapter(diffusers: Any, pipe: Any, weights: Mapping[str, str], para
     with as_weights_error(f"ip_adapter {path}"):
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
     return True
+
+
+def _load_redux(diffusers: Any, family: Family, weights: Mapping[str, str], params: Params) -> Any:
+    """Return the pipeline of role ``redux``, which encodes exemplars for FLUX; None without that role."""
+    if REDUX not in weights:
+        return None
+    if family.embeds != FLUX_EMBEDS:
+        raise WeightsError(f"{REDUX} guides FLUX pipelines with a prompt only; leave role {REDUX} out")
+    index = Path(weights[REDUX])
+    with as_weights_error(f"{REDUX} {index.parent}"):
+        networks = _networks(diffusers, index, params, ())
+        return diffusers.FluxPriorReduxPipeline.from_pretrained(str(index.parent), local_files_only=True, **networks)
 
 
 def _adapter_count(pipe: Any) -> int:

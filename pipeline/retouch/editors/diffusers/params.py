@@ -101,7 +101,7 @@ class Params:
     lora_scale: float | dict[str, float] = 1.0
     """Of the weights of role lora; by adapter where there are several: {style: 0.8}."""
     exemplar_scale: float | None = None
-    """How much an IP-Adapter's exemplar counts against the prompt; null: 1."""
+    """How much an exemplar counts against the prompt (IP-Adapter, Redux); null: 1."""
     control_scale: float | None = None
     """How much the ControlNet's image counts; null: the pipeline's default."""
     call: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Requests to ``/images/edits`` of an OpenAI-compatible server: form, retries, and what its answers mean."""
+"""Requests to ``/images/edits`` of an OpenAI-compatible server: form, retries, and what its responses mean."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from retouch.redaction import MASK, redacted
 FIRST_WAIT: Final = 1.0  # seconds, doubled at each retry
 LONGEST_WAIT: Final = 60.0
 LONGEST_RETRY_AFTER: Final = 300.0  # seconds; a server that asks for more is one that is unavailable
-MAX_BYTES: Final = 128 << 20  # of an answer: a PNG of 4096 x 4096 in base64
+MAX_BYTES: Final = 128 << 20  # of a response: a PNG of 4096 x 4096 in base64
 MAX_QUOTED: Final = 300  # characters of a server's message in an error
 
+INTERNAL_ERROR: Final = 500
 _TRANSIENT: Final = frozenset({408, 409, 425, 429})  # and all from 500
 _REFUSED: Final = frozenset({401, 403, 404, 405})  # wrong key, wrong address: of no row
 _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -39,19 +40,21 @@ class Request:
     image: bytes  # PNG
     mask: bytes | None  # PNG, in the server's convention
     prompt: str
+    negative_prompt: str  # empty: the field is not sent
     seed: int | None
 
 
 class _RetryableError(Exception):
     """A failure that may pass: throttling, a server's error, a connection that broke or timed out."""
 
-    def __init__(self, text: str, after: float | None = None) -> None:
+    def __init__(self, text: str, after: float | None = None, status: int | None = None) -> None:
         super().__init__(text)
         self.after = after  # seconds, if the server asks for a wait
+        self.status = status  # of the response to the edit; None without one
 
 
 class Client:
-    """A server, and how often it has answered.
+    """A server, and how many edits it has returned.
 
     Args:
         params: address, fields and limits.
@@ -61,7 +64,7 @@ class Client:
     def __init__(self, params: Params, key: str | None) -> None:
         self.params, self._key = params, key
         self.address = f"{params.url.rstrip('/')}/images/edits"
-        self._answered = 0
+        self._edited = 0
 
     def edit(self, requests: Sequence[Request], params: Params) -> list[bytes | RowError]:
         """Return each request's image file, or its row's error.
@@ -94,8 +97,8 @@ class Client:
         return [task.result() for task in tasks]
 
     async def _persistently(self, session: aiohttp.ClientSession, request: Request, params: Params) -> bytes:
-        """Send a request until it is answered or refused, or the attempts are used up."""
-        before = self._answered
+        """Send a request until it succeeds or is refused, or the attempts are used up."""
+        before = self._edited
         try:
             async for attempt in stamina.retry_context(
                 wait_of,
@@ -109,21 +112,23 @@ class Client:
                     telemetry.count("retries.endpoint")
                 with attempt:
                     found = await self._once(session, request, params)
-                    self._answered += 1
+                    self._edited += 1
                     return found
         except _RetryableError as error:
-            if self._answered > before:  # the server is well, so the row is the reason
-                raise EditError(f"{error}, while the server answered other rows") from None
+            if self._edited > before:  # the server is well, so the row is the reason
+                raise EditError(f"{error}, while the server edited other rows") from None
+            if error.status == INTERNAL_ERROR:  # the server runs, and this request makes it fail each time
+                raise EditError(f"{error}, at every attempt") from None
             raise Unavailable(f"{error}; resume when the server is well") from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _once(self, session: aiohttp.ClientSession, request: Request, params: Params) -> bytes:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        status, answered, body = await self._exchange(
-            session, "POST", self.address, data=_form(request, params), headers=headers, allow_redirects=False
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        status, headers, body = await self._exchange(
+            session, "POST", self.address, data=_form(request, params), headers=key, allow_redirects=False
         )
         if status != 200:
-            raise self._error(status, answered, body)
+            raise self._error(status, headers, body)
         return await self._image(session, body)
 
     async def _exchange(
@@ -140,18 +145,18 @@ class Client:
                 return response.status, response.headers, bytes(body)
         except TimeoutError:
             seconds = f"{self.params.timeout_seconds:g}"
-            raise _RetryableError(self._line(f"no answer within {seconds} s")) from None
+            raise _RetryableError(self._line(f"no response within {seconds} s")) from None
         except (aiohttp.ClientError, OSError) as error:
             raise _RetryableError(self._line(f"{type(error).__name__}: {error}")) from None
 
     async def _image(self, session: aiohttp.ClientSession, body: bytes) -> bytes:
-        """Return the image file that an answer holds or points to."""
+        """Return the image file that a response holds or points to."""
         if len(body) > MAX_BYTES:
-            raise EditError(self._line(f"the answer is over {MAX_BYTES >> 20} MB"))
+            raise EditError(self._line(f"the response is over {MAX_BYTES >> 20} MB"))
         try:
             data = json.loads(body)["data"]
         except (ValueError, KeyError, TypeError):
-            raise EditError(self._line("the answer is no JSON object with data")) from None
+            raise EditError(self._line("the response is no JSON object with data")) from None
         item = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
         if item.get("respect_moderation") is False:
             raise Filtered(self._line("the server's moderation withheld the edit"))
@@ -159,10 +164,10 @@ class Client:
             try:
                 return base64.b64decode(encoded, validate=True)
             except binascii.Error:
-                raise EditError(self._line("b64_json of the answer is no base64")) from None
+                raise EditError(self._line("b64_json of the response is no base64")) from None
         if isinstance(address := item.get("url"), str) and address.startswith(("http://", "https://")):
             return await self._download(session, address)
-        raise EditError(self._line("the answer has no image, neither b64_json nor url"))
+        raise EditError(self._line("the response has no image, neither b64_json nor url"))
 
     async def _download(self, session: aiohttp.ClientSession, address: str) -> bytes:
         # Without the key: the address may be another host's.
@@ -183,7 +188,7 @@ class Client:
             hint = f"look at the variable {self.params.api_key_env}" if status in (401, 403) else "look at url"
             return Unavailable(f"{line}; {hint}")
         if status >= 500 or status in _TRANSIENT:
-            return _RetryableError(line, retry_after(headers))
+            return _RetryableError(line, retry_after(headers), status)
         if code in _POLICY:
             return Filtered(line)
         return EditError(line)
@@ -230,6 +235,7 @@ def _form(request: Request, params: Params) -> aiohttp.FormData:
         form.add_field(params.mask_field, request.mask, filename="mask.png", content_type="image/png")
     texts: dict[str, Any] = {"prompt": request.prompt, "model": params.model, "n": 1}
     texts["size"] = f"{params.size}x{params.size}"
+    texts |= {"negative_prompt": request.negative_prompt} if request.negative_prompt else {}
     texts |= {} if request.seed is None else {"seed": request.seed}
     texts |= {} if params.response_format is None else {"response_format": params.response_format}
     for name, value in {**texts, **params.fields}.items():

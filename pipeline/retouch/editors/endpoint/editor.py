@@ -1,6 +1,6 @@
 """Edits rows by an OpenAI-compatible server: vLLM-Omni, SGLang-Diffusion, or a hosted model.
 
-Turns uint8 batches into requests and answers into pixels; ``client.py`` sends them. What an answer looks like is the
+Turns uint8 batches into requests and responses into pixels; ``client.py`` sends them. What a response looks like is the
 server's: rows have ``reproducible`` false.
 """
 
@@ -56,21 +56,23 @@ class Endpoint(registry.Endpoint):
         """
         self.check_batch(batch)
         params = self.params.overridden(batch.params)
-        rows = zip(batch.image, batch.mask, batch.prompt, batch.seed, strict=True)
-        keys = [(_request(*row, params), row[3]) for row in rows]
+        negatives = batch.negative_prompt or [""] * len(batch)
+        rows = zip(batch.image, batch.mask, batch.prompt, negatives, batch.seed, strict=True)
+        keys = [(_request(*row, params), row[-1]) for row in rows]
         waiting = list(dict.fromkeys(key for key in keys if key[0].prompt))
         with ThreadPoolExecutor(1) as thread:  # a loop may run in this one, as in a notebook
             found = thread.submit(self.client.edit, [request for request, _ in waiting], params).result()
-        answers = dict(zip(waiting, found, strict=True))
+        responses = dict(zip(waiting, found, strict=True))
         empty = EditError("the prompt is empty; the server needs one")
-        return [_result(answers.get(key, empty), image, params) for key, image in zip(keys, batch.image, strict=True)]
+        return [_result(responses.get(key, empty), image, params) for key, image in zip(keys, batch.image, strict=True)]
 
 
-def _request(image: Pixels, mask: Mask, prompt: str, seed: int, params: EndpointParams) -> Request:
+def _request(image: Pixels, mask: Mask, prompt: str, negative: str, seed: int, params: EndpointParams) -> Request:
     return Request(
         codec.encode(image),
         _mask_file(image, mask, params),
         prompt.strip(),
+        negative.strip(),
         seed % 2**31 if params.seed else None,
     )
 
@@ -83,19 +85,19 @@ def _mask_file(image: Pixels, mask: Mask, params: EndpointParams) -> bytes | Non
     return codec.encode(image, alpha=np.where(mask, 0, 255).astype(np.uint8))
 
 
-def _result(answer: bytes | RowError, source: Pixels, params: EndpointParams) -> EditResult:
-    if isinstance(answer, RowError):
-        return EditResult(source, REPRODUCIBLE, answer)
+def _result(response: bytes | RowError, source: Pixels, params: EndpointParams) -> EditResult:
+    if isinstance(response, RowError):
+        return EditResult(source, REPRODUCIBLE, response)
     try:
-        return EditResult(_pixels(answer, params), REPRODUCIBLE)
+        return EditResult(_pixels(response, params), REPRODUCIBLE)
     except RowError as error:
         return EditResult(source, REPRODUCIBLE, error)
 
 
-def _pixels(answer: bytes, params: EndpointParams) -> Pixels:
-    """Return an answer's pixels at the size that was asked for. Raises EditError."""
+def _pixels(response: bytes, params: EndpointParams) -> Pixels:
+    """Return a response's pixels at the size that was asked for. Raises EditError."""
     try:
-        pixels = codec.decode_image(answer, "the server's image").pixels
+        pixels = codec.decode_image(response, "the server's image").pixels
     except LoadError as error:
         raise EditError(str(error)) from None
     height, width = pixels.shape[:2]

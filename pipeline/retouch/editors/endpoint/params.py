@@ -18,7 +18,7 @@ RESERVED = frozenset({"image", "image[]", "mask", "prompt", "model", "n", "size"
 @with_config(use_attribute_docstrings=True)
 @dataclass(frozen=True)
 class Params:
-    """How rows are sent to a server, and what is expected of its answers.
+    """How rows are sent to a server, and what is expected of its responses.
 
     Raises:
         ConfigError: a value out of its range.
@@ -47,17 +47,17 @@ class Params:
     seed: bool = False
     """Send each candidate's seed, below 2**31, for servers that know the field."""
     response_format: Literal["b64_json", "url"] | None = None
-    """Form of the answer; none: the server's own. Some servers refuse the field."""
+    """Form of the response; none: the server's own. Some servers refuse the field."""
     fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Further form fields, such as num_inference_steps, guidance_scale or quality."""
 
     # What is expected.
     resize: bool = False
-    """Scale an answer of another size to the one that was asked for; false: that row fails."""
+    """Scale an image of another size to the one that was asked for; false: that row fails."""
     concurrency: int = 4
     """Requests at the same time per worker, at most ray.batch_size."""
     timeout_seconds: float = 120.0
-    """Limit of one request, the download of its answer included. All attempts of a pass must fit deadlines.edit."""
+    """Limit of one request, the download of its response included. All attempts of a pass must fit deadlines.edit."""
     attempts: int = 5
     """Requests for one row before giving up, with growing waits, or those that the server asks for."""
 

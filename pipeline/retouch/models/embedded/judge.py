@@ -48,15 +48,15 @@ class JudgeNet(nn.Module):
     def judge(self, images: Pixels, masks: Mask) -> list[tuple[str, str]]:
         """Return shape and colour in each mask [B, H, W] of images [B, H, W, 3]; (none, none) for an empty mask."""
         filled = [index for index, mask in enumerate(masks) if mask.any()]
-        answers = [(NONE, NONE)] * len(images)
+        labels = [(NONE, NONE)] * len(images)
         if not filled:
-            return answers
+            return labels
         device = self.shape_head.weight.device
         crops = torch.cat([crop(images[index], masks[index]) for index in filled]).to(device)
         shapes, colours = (logits.argmax(dim=1).tolist() for logits in self(crops))
         for index, shape, colour in zip(filled, shapes, colours, strict=True):
-            answers[index] = self.shapes[shape], self.colours[colour]
-        return answers
+            labels[index] = self.shapes[shape], self.colours[colour]
+        return labels
 
 
 def load_judge(folder: Path) -> JudgeNet:

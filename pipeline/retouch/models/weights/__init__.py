@@ -11,6 +11,7 @@ An address is one of::
     s3://bucket/folder         either of them anywhere; the files that are loaded are fetched
     path/to/file, s3://...     one file; its role is unet unless a mapping {role: address} names another
     {controlnet: path/to/folder}  the folder of one component, with config.json, where a role is one: controlnet, ...
+    {config: path/to/folder}   a diffusers folder without its weights, which role checkpoint brings
     hf://owner/repo/file       from the Hugging Face Hub, hf://owner/repo@revision/file to pin it; without a file, the
                                repository as a diffusers folder
     open_clip:...              a name that open_clip itself resolves; passed through
@@ -41,7 +42,7 @@ from typing import Any, Final
 from retouch import storage
 from retouch.errors import StorageError, WeightsError
 from retouch.jobs.config import Weights
-from retouch.models.weights.diffusers_folder import CONFIG_FILE, INDEX_FILE
+from retouch.models.weights.diffusers_folder import COMPONENT, CONFIGURATIONS, INDEX_FILE, PIPELINE, Kind
 from retouch.models.weights.fetch import (
     PASSED_THROUGH,
     diffusers_folder,
@@ -58,7 +59,13 @@ FAMILY_FILE: Final = "family.json"
 INDEX_ROLE: Final = "model_index"
 DEFAULT_ROLE: Final = "unet"
 FAMILY_ROLE: Final = "family"
-COMPONENT_ROLES: Final = frozenset({"controlnet", "image_encoder"})  # may be folders with config.json
+# Roles that are folders, or may be, and what is loaded of them.
+FOLDER_ROLES: Final[Mapping[str, Kind]] = {
+    INDEX_ROLE: PIPELINE,
+    "redux": PIPELINE,
+    "config": CONFIGURATIONS,
+    **dict.fromkeys(("controlnet", "image_encoder", "transformer", "unet", "vae"), COMPONENT),
+}
 EMBEDDED: Final = Path(__file__).parents[1] / "embedded"
 EMBEDDED_PREFIX: Final = "embedded:"
 
@@ -120,8 +127,8 @@ def _roles(spec: Weights) -> Iterator[_Role]:
     if FAMILY_ROLE in spec:
         yield from _of_address(_single(spec, FAMILY_ROLE))
     for role, addresses in spec.items():
-        if role == INDEX_ROLE:
-            yield _of_index(_single(spec, role))
+        if role in FOLDER_ROLES and FOLDER_ROLES[role].has_components:
+            yield _of_index(role, _single(spec, role))
         elif role != FAMILY_ROLE:
             yield _of_component(role, addresses) or _Role(role, one_file(addresses))
 
@@ -166,20 +173,21 @@ def _of_address(address: str) -> Iterator[_Role]:
             yield _Role(role, str(found / name))
 
 
-def _of_index(address: str) -> _Role:
-    """The role ``model_index``: a diffusers folder, or the index in it."""
+def _of_index(role: str, address: str) -> _Role:
+    """Return a role that is a diffusers folder, or the index in it."""
     address = _located(address.removesuffix(f"/{INDEX_FILE}"))
-    if (folder := _diffusers_folder(address)) is not None:
-        return folder
+    folder = diffusers_folder(address, FOLDER_ROLES[role]) if _may_be_folder(address) else None
+    if folder is not None:
+        return _Role(role, str(folder.path / INDEX_FILE), folder.files)
     raise WeightsError(f"weights folder {address} has no {INDEX_FILE}; give a diffusers folder")
 
 
 def _of_component(role: str, addresses: str | Sequence[str]) -> _Role | None:
     """Return a role that is the folder of one component, such as a ControlNet; None if it is a file."""
-    if role not in COMPONENT_ROLES or not isinstance(addresses, str):
+    if FOLDER_ROLES.get(role) != COMPONENT or not isinstance(addresses, str):
         return None
-    folder = diffusers_folder(addresses, CONFIG_FILE) if _may_be_folder(addresses) else None
-    return None if folder is None else _Role(role, str(folder.path / CONFIG_FILE), folder.files)
+    folder = diffusers_folder(addresses, COMPONENT) if _may_be_folder(addresses) else None
+    return None if folder is None else _Role(role, str(folder.path / COMPONENT.mark), folder.files)
 
 
 def _family_folder(address: str) -> Path | None:

@@ -37,6 +37,24 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is loaded of a diffusers folder."""
+
+    mark: str  # the file that such a folder has
+    has_weights: bool = True  # False: the configurations and vocabularies of a pipeline whose weights are elsewhere
+
+    @property
+    def has_components(self) -> bool:
+        """Whether the mark names the folder's components."""
+        return self.mark == INDEX_FILE
+
+
+PIPELINE: Final = Kind(INDEX_FILE)
+CONFIGURATIONS: Final = Kind(INDEX_FILE, has_weights=False)
+COMPONENT: Final = Kind(CONFIG_FILE)  # a single network, such as a ControlNet
+
+
+@dataclass(frozen=True)
 class _WeightFile:
     name: str  # with its folder
     plain: str  # the name of the same file without a variant; shards keep theirs, which the shard index lists
@@ -46,7 +64,9 @@ class _WeightFile:
     is_index: bool
 
 
-def select(names: Iterable[str], index: bytes | None, address: str, variant: str | None = None) -> dict[str, str]:
+def select(
+    names: Iterable[str], index: bytes | None, address: str, variant: str | None = None, kind: Kind = PIPELINE
+) -> dict[str, str]:
     """Return the files to load, in order, each with the name under which a loader that knows no variant finds it.
 
     Of every component that ``model_index.json`` names: its cards and its weights, safetensors rather than pickles. A
@@ -57,6 +77,7 @@ def select(names: Iterable[str], index: bytes | None, address: str, variant: str
         index: content of its ``model_index.json``; None for the folder of one component.
         address: of the folder, for errors.
         variant: ``fp16`` for ``diffusion_pytorch_model.fp16.safetensors``; None for files without a variant.
+        kind: without weights if those are not wanted.
 
     Raises:
         WeightsError: the index is broken, no component has the variant, or shards lack their index.
@@ -71,14 +92,15 @@ def select(names: Iterable[str], index: bytes | None, address: str, variant: str
     variants: set[str] = set()
     for folder, files in components.items():
         weights = [weight for name in files if (weight := _weight_file(name)) is not None]
-        if lacks := _lacks(classes[folder], files, has_weights=bool(weights)):
+        if lacks := _lacks(classes[folder], files, has_weights=bool(weights) or not kind.has_weights):
             part = folder or "its network"
             raise WeightsError(f"weights folder {address} has no {lacks} for {part}; copy the whole folder")
         variants |= {weight.variant for weight in weights if weight.variant is not None}
         cards = (name for name in files if _weight_file(name) is None and _is_card(name.rpartition("/")[2]))
         found |= {name: name for name in cards}
         where = f"{address}: {folder}" if folder else address
-        found |= {weight.name: weight.plain for weight in _chosen(weights, variant, where)}
+        if kind.has_weights:
+            found |= {weight.name: weight.plain for weight in _chosen(weights, variant, where)}
     if variant is not None and variant not in variants:
         raise WeightsError(
             f"weights folder {address}: no component has the variant {variant!r}; "
@@ -138,7 +160,11 @@ def _lacks(kind: str, files: Iterable[str], *, has_weights: bool) -> str | None:
         return "file"
     if _TOKENIZER.search(kind):
         return None if any(fnmatchcase(name, known) for name in names for known in VOCABULARIES) else "vocabulary"
-    return None if has_weights or _WITHOUT_WEIGHTS.search(kind) else "weights"
+    if _WITHOUT_WEIGHTS.search(kind):
+        return None
+    if not has_weights:
+        return "weights"
+    return None if CONFIG_FILE in names else CONFIG_FILE
 
 
 def _is_card(file: str) -> bool:

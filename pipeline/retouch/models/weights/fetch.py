@@ -20,9 +20,7 @@ from typing import Any, Final
 
 from retouch import storage
 from retouch.errors import StorageError, WeightsError
-from retouch.models.weights.diffusers_folder import CONFIG_FILE as CONFIG_FILE
-from retouch.models.weights.diffusers_folder import INDEX_FILE as INDEX_FILE
-from retouch.models.weights.diffusers_folder import check_shards, local_names, select
+from retouch.models.weights.diffusers_folder import INDEX_FILE, PIPELINE, Kind, check_shards, local_names, select
 from retouch.storage import downloads, local
 from retouch.storage.file_hashes import cache_folder, file_sha256, record
 
@@ -159,13 +157,12 @@ def fetched_folder(address: str, files: Mapping[str, str]) -> Path:
     return found[storage.join(address, next(iter(files)))].parents[kept.count("/")]
 
 
-def diffusers_folder(address: str, mark: str = INDEX_FILE) -> Folder | None:
+def diffusers_folder(address: str, kind: Kind = PIPELINE) -> Folder | None:
     """Bring the loaded files of a diffusers folder to this machine; None if the address is no such folder.
 
     Args:
         address: of a local or remote folder or a Hub repository, with ``#variant=NAME`` if one is asked for.
-        mark: the file that such a folder has: ``INDEX_FILE``, or ``CONFIG_FILE`` for the folder of one component, which
-            in a Hub repository may be a subfolder.
+        kind: of the folder; that of one component may be a subfolder of a Hub repository.
 
     Raises:
         WeightsError: it cannot be fetched, or a file that it needs is missing.
@@ -173,17 +170,17 @@ def diffusers_folder(address: str, mark: str = INDEX_FILE) -> Folder | None:
     """
     plain, variant = split_variant(address)
     if plain.startswith("hf://"):
-        found = _hub_folder(plain, variant, mark)
+        found = _hub_folder(plain, variant, kind)
     elif (folder := storage.local_path(plain)) is not None:
-        found = _local_folder(folder, variant, mark)
+        found = _local_folder(folder, variant, kind)
     else:
-        found = _remote_folder(plain, variant, mark)
+        found = _remote_folder(plain, variant, kind)
     if found is not None:
         check_shards(found.path, found.files)
     return found
 
 
-def remote_selection(address: str, variant: str | None, mark: str = INDEX_FILE) -> dict[str, str]:
+def remote_selection(address: str, variant: str | None, kind: Kind = PIPELINE) -> dict[str, str]:
     """Return what ``select`` chooses of a remote diffusers folder.
 
     Raises:
@@ -191,37 +188,37 @@ def remote_selection(address: str, variant: str | None, mark: str = INDEX_FILE) 
         StorageError: the store did not answer after bounded retries.
     """
     names = (file[len(address) :].lstrip("/") for file in storage.list_files(address))
-    index = storage.read_bytes(storage.join(address, INDEX_FILE)) if mark == INDEX_FILE else None
-    return select(names, index, address, variant)
+    index = storage.read_bytes(storage.join(address, INDEX_FILE)) if kind.has_components else None
+    return select(names, index, address, variant, kind)
 
 
-def _remote_folder(address: str, variant: str | None, mark: str) -> Folder | None:
-    if not storage.exists(storage.join(address, mark)):
+def _remote_folder(address: str, variant: str | None, kind: Kind) -> Folder | None:
+    if not storage.exists(storage.join(address, kind.mark)):
         return None
-    files = remote_selection(address, variant, mark)
-    return Folder(fetched_folder(address, files), mark, tuple(sorted(files.values())))
+    files = remote_selection(address, variant, kind)
+    return Folder(fetched_folder(address, files), kind.mark, tuple(sorted(files.values())))
 
 
-def _local_folder(folder: Path, variant: str | None, mark: str) -> Folder | None:
-    if not (folder / mark).is_file():
+def _local_folder(folder: Path, variant: str | None, kind: Kind) -> Folder | None:
+    if not (folder / kind.mark).is_file():
         return None
-    return _without_variants(folder, local_selection(folder, variant, mark), mark)
+    return _without_variants(folder, local_selection(folder, variant, kind), kind)
 
 
-def local_selection(folder: Path, variant: str | None, mark: str = INDEX_FILE) -> dict[str, str]:
+def local_selection(folder: Path, variant: str | None, kind: Kind = PIPELINE) -> dict[str, str]:
     """Return what ``select`` chooses of a local diffusers folder. Raises WeightsError if a needed file is missing."""
-    index = (folder / INDEX_FILE).read_bytes() if mark == INDEX_FILE else None
-    return select(local_names(folder), index, str(folder), variant)
+    index = (folder / INDEX_FILE).read_bytes() if kind.has_components else None
+    return select(local_names(folder), index, str(folder), variant, kind)
 
 
-def _without_variants(folder: Path, files: Mapping[str, str], mark: str = INDEX_FILE) -> Folder:
+def _without_variants(folder: Path, files: Mapping[str, str], kind: Kind = PIPELINE) -> Folder:
     """Return the folder itself, or a folder of links under plain names if a chosen file is a variant.
 
     So a loader needs to know no variant, and cannot read another file than the chosen one.
     """
     kept = tuple(sorted(files.values()))
     if all(name == plain for name, plain in files.items()):
-        return Folder(folder, mark, kept)
+        return Folder(folder, kind.mark, kept)
     links = _place(str(folder), json.dumps(files, sort_keys=True), folder.name)
     for name, plain in files.items():
         if (links / plain).is_symlink():
@@ -229,7 +226,7 @@ def _without_variants(folder: Path, files: Mapping[str, str], mark: str = INDEX_
         with local.temporary_name(links / plain) as rough:
             rough.symlink_to(folder.absolute() / name)
             os.replace(rough, links / plain)
-    return Folder(links, mark, kept)
+    return Folder(links, kind.mark, kept)
 
 
 def sidecar(address: str) -> str:
@@ -274,29 +271,30 @@ def _from_hub(address: str) -> Path:
     return path
 
 
-def _hub_folder(address: str, variant: str | None, mark: str) -> Folder | None:
+def _hub_folder(address: str, variant: str | None, kind: Kind) -> Folder | None:
     """Download a Hub repository's loaded files to the Hub client's own cache."""
     parts = _HUB.match(address)
-    if parts is None or (parts["file"] and (mark == INDEX_FILE or Path(parts["file"]).suffix)):
+    if parts is None or (parts["file"] and (kind.has_components or Path(parts["file"]).suffix)):
         return None
     from huggingface_hub import get_cached_repo_tree
 
     inside = f"{parts['file'].rstrip('/')}/" if parts["file"] else ""
     try:
         # The index first: it decides which files are needed. It also resolves the revision to a commit.
-        snapshot = _snapshot(parts["repo"], parts["revision"], [inside + mark])
-        if not (snapshot / inside / mark).is_file():
-            raise WeightsError(f"weights {address}: the repository has no {inside}{mark}; name a file: {address}/FILE")
+        snapshot = _snapshot(parts["repo"], parts["revision"], [inside + kind.mark])
+        if not (snapshot / inside / kind.mark).is_file():
+            mark = f"{inside}{kind.mark}"
+            raise WeightsError(f"weights {address}: the repository has no {mark}; name a file: {address}/FILE")
         names = [file.path for file in get_cached_repo_tree(parts["repo"], revision=snapshot.name)]
         names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
-        index = (snapshot / INDEX_FILE).read_bytes() if mark == INDEX_FILE else None
-        files = select(names, index, address, variant)
+        index = (snapshot / INDEX_FILE).read_bytes() if kind.has_components else None
+        files = select(names, index, address, variant, kind)
         _snapshot(parts["repo"], snapshot.name, [inside + name for name in files])
     except WeightsError:
         raise
     except Exception as error:
         raise _not_from_hub(address, error) from None
-    return _without_variants(snapshot / inside, files, mark)
+    return _without_variants(snapshot / inside, files, kind)
 
 
 def _snapshot(repo: str, revision: str | None, names: Sequence[str]) -> Path:
@@ -318,7 +316,7 @@ def in_hub_cache(address: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def hub_folder_in_cache(address: str, variant: str | None) -> tuple[Path, dict[str, str]] | None:
+def hub_folder_in_cache(address: str, variant: str | None, kind: Kind = PIPELINE) -> tuple[Path, dict[str, str]] | None:
     """Return the snapshot of a Hub repository in the client's cache and its selected files; None if it has none.
 
     Raises:
@@ -337,7 +335,7 @@ def hub_folder_in_cache(address: str, variant: str | None) -> tuple[Path, dict[s
         names = [file.path for file in get_cached_repo_tree(parts["repo"], revision=parts["revision"])]
     except CachedRepoTreeNotFoundError:  # an older client's cache
         return None
-    return Path(index).parent, select(names, Path(index).read_bytes(), address, variant)
+    return Path(index).parent, select(names, Path(index).read_bytes(), address, variant, kind)
 
 
 def _hub_file(repo: str, name: str, revision: str | None) -> Path:

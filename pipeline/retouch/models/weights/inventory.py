@@ -12,6 +12,7 @@ from retouch.errors import StorageError, WeightsError
 from retouch.jobs.config import EditJob, EvaluateJob, Job, Weights
 from retouch.models import weights
 from retouch.models.weights import fetch
+from retouch.models.weights.diffusers_folder import PIPELINE, Kind
 from retouch.storage import downloads
 from retouch.storage.file_hashes import cache_folder, file_sha256, recorded
 
@@ -57,7 +58,7 @@ def embedded() -> list[str]:
 def entries(spec: Weights) -> Iterator[Entry]:
     """Yield every file of every role, at every address."""
     if isinstance(spec, str):
-        yield from _of_address(weights.DEFAULT_ROLE, spec)
+        yield from _of_address(None, spec)
         return
     for role, addresses in spec.items():
         several = [addresses] if isinstance(addresses, str) else addresses
@@ -66,27 +67,27 @@ def entries(spec: Weights) -> Iterator[Entry]:
             yield from _of_address(role, address, pins[0] if pins else None)
 
 
-def _of_address(role: str, address: str, pin: str | None = None) -> Iterator[Entry]:
+def _of_address(named: str | None, address: str, pin: str | None = None) -> Iterator[Entry]:
+    """Yield the files of one address. Without a role, a folder is a pipeline's and a file a UNet."""
     plain, own = fetch.split_pin(address)
     pin = pin or own
     plain, variant = fetch.split_variant(plain)
+    role = named or weights.DEFAULT_ROLE
     try:
         if plain.startswith(fetch.PASSED_THROUGH):
             yield Entry(role, plain, "by name")
         elif plain.startswith("hf://"):
-            yield from _of_hub(role, plain, pin, variant)
+            yield from _of_hub(named, plain, pin, variant)
         elif plain.startswith(weights.EMBEDDED_PREFIX):
             folder = weights.EMBEDDED / plain.removeprefix(weights.EMBEDDED_PREFIX)
-            yield from _of_folder(role, plain, folder, variant)
+            yield from _of_folder(named, plain, folder, variant)
         elif (path := storage.local_path(plain)) is not None:
-            if not path.is_dir():
-                yield _local(role, plain, path, pin)
-            elif role in weights.COMPONENT_ROLES and (path / fetch.CONFIG_FILE).is_file():
-                yield from _of_component(role, plain, path, variant)
+            if path.is_dir():
+                yield from _of_folder(named, plain, path, variant)
             else:
-                yield from _of_folder(role, plain, path, variant)
+                yield _local(role, plain, path, pin)
         else:
-            yield from _remote(role, plain, pin, variant)
+            yield from _remote(named, plain, pin, variant)
     except (StorageError, WeightsError, OSError) as error:
         yield Entry(role, plain, f"cannot be fetched: {error}", pin=pin)
 
@@ -97,28 +98,32 @@ def _local(role: str, address: str, path: Path, pin: str | None = None, state: s
     return Entry(role, address, state, path, path.stat().st_size, file_sha256(path), pin)
 
 
-def _of_folder(role: str, address: str, folder: Path, variant: str | None) -> Iterator[Entry]:
-    if (folder / weights.FAMILY_FILE).is_file() or not (folder / fetch.INDEX_FILE).is_file():
+def _of_folder(named: str | None, address: str, folder: Path, variant: str | None) -> Iterator[Entry]:
+    role, kind = _folder_role(named)
+    if (folder / weights.FAMILY_FILE).is_file() or not (folder / kind.mark).is_file():
         for name, file in weights.family_files(folder).items():
             yield _local(name, address, folder / file)
         return
-    for name, plain in fetch.local_selection(folder, variant).items():
-        yield _local(f"{weights.INDEX_ROLE}/{plain}", address, folder / name)
-
-
-def _of_component(role: str, address: str, folder: Path, variant: str | None) -> Iterator[Entry]:
-    for name, plain in fetch.local_selection(folder, variant, fetch.CONFIG_FILE).items():
+    for name, plain in fetch.local_selection(folder, variant, kind).items():
         yield _local(f"{role}/{plain}", address, folder / name)
 
 
-def _of_hub(role: str, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
-    if (found := fetch.hub_folder_in_cache(address, variant)) is not None:
+def _folder_role(named: str | None) -> tuple[str, Kind]:
+    """Return the role of a folder, which is a pipeline's if its address has no role, and what is loaded of it."""
+    role = named or weights.INDEX_ROLE
+    return role, weights.FOLDER_ROLES.get(role, PIPELINE)
+
+
+def _of_hub(named: str | None, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
+    role, kind = _folder_role(named)
+    if (found := fetch.hub_folder_in_cache(address, variant, kind)) is not None:
         folder, files = found
         for name, plain in files.items():
             path = folder / name
-            own = f"{weights.INDEX_ROLE}/{plain}"
+            own = f"{role}/{plain}"
             yield _local(own, address, path, None, "cached") if path.is_file() else Entry(own, address, "remote")
         return
+    role = named or weights.DEFAULT_ROLE
     path_or_none = fetch.in_hub_cache(address)
     if path_or_none is None:
         yield Entry(role, address, "remote", sha256=pin, pin=pin)
@@ -126,14 +131,14 @@ def _of_hub(role: str, address: str, pin: str | None, variant: str | None) -> It
         yield _local(role, address, path_or_none, pin, "cached")
 
 
-def _remote(role: str, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
+def _remote(named: str | None, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
+    role = named or weights.DEFAULT_ROLE
     if not fetch.is_signed(address) and storage.is_folder(address):
         if storage.exists(storage.join(address, weights.FAMILY_FILE)):
             names = (file[len(address) :].lstrip("/") for file in storage.list_files(address))
             files = {name: name for name in names}
         else:
-            mark = fetch.CONFIG_FILE if role in weights.COMPONENT_ROLES else fetch.INDEX_FILE
-            files = fetch.remote_selection(address, variant, mark)
+            files = fetch.remote_selection(address, variant, _folder_role(named)[1])
         found, main = fetch.folder_places(address, files), None
     else:
         found, main = fetch.places(address, pin), address

@@ -123,6 +123,7 @@ def growing_cluster() -> Iterator[str]:
                 os.kill(int(process), signal.SIGKILL)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray(own=True)
 def test_a_cluster_that_grows_is_asked_for_gpus_and_waited_for(growing_cluster: str) -> None:

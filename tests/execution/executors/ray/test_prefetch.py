@@ -49,9 +49,7 @@ def planned(tmp_path: Path, web: Web, limit: int) -> Plan:
     "slow",
     [
         False,
-        pytest.param(
-            True, marks=pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="takes a minute: RETOUCH_LONG=1")
-        ),
+        pytest.param(True, marks=pytest.mark.long),
     ],
 )
 def test_a_slow_fetch_fails_no_run_and_is_in_its_telemetry(tmp_path: Path, cold: Web, slow: bool) -> None:

@@ -24,7 +24,7 @@ MODULE = (sys.executable, "-P", "-m", "retouch")
         pytest.param(
             MODULE,
             id="python -P -m retouch",
-            marks=pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="the same once more: RETOUCH_LONG=1"),
+            marks=pytest.mark.long,
         ),
     ],
 )

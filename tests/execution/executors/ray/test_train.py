@@ -29,7 +29,6 @@ from torch import Tensor
 from tests.training.exemplar.tiny import losses, train_job, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]  # a busy machine starts crews slowly
-long = pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="workers that start again: RETOUCH_LONG=1 runs it")
 STEPS = 6
 ROWS = 36  # more than six updates of four take, so that each comes once
 LATE = 4  # the update for which a worker waits until it is killed; checkpoints are at every second
@@ -71,7 +70,7 @@ def test_two_workers_give_the_curve_of_one_with_the_doubled_batch(two: Path, tmp
     assert json.loads((two / "training.json").read_text())["samples"] == 4 * STEPS
 
 
-@long
+@pytest.mark.long
 def test_a_killed_worker_costs_no_more_than_its_last_checkpoint_and_changes_no_weight(
     two: Path, tmp_path: Path
 ) -> None:
@@ -90,7 +89,7 @@ def test_a_killed_worker_costs_no_more_than_its_last_checkpoint_and_changes_no_w
     assert same(written(tmp_path / "out"), written(two)), "the crew did not go on from its checkpoint"
 
 
-@long
+@pytest.mark.long
 def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path: Path) -> None:
     asked = job(tmp_path, 2)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(asked.model_dump(mode="json")))
@@ -111,7 +110,7 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(two: Path, tmp_path
     assert same(written(tmp_path / "out"), written(two)), "the second driver did not go on from the checkpoint"
 
 
-@long
+@pytest.mark.long
 def test_rows_that_cannot_be_read_stop_all_workers_in_one_line_and_no_one_tries_again(
     tmp_path: Path,
 ) -> None:

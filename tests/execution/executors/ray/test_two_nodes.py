@@ -194,7 +194,7 @@ def test_a_job_in_a_folder_imports_its_plug_in_and_none_of_the_files_that_are_ca
     assert not (folder / CAUGHT).exists(), (folder / CAUGHT).read_text()
 
 
-@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="the quickstart on two nodes: RETOUCH_LONG=1 runs it")
+@pytest.mark.long
 def test_the_quickstart_in_a_folder_that_is_sent_outlives_its_node(ray: Cluster, tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     submit = [
@@ -227,7 +227,7 @@ def test_a_node_that_never_comes_ends_the_run_in_one_line(ray: Cluster, tmp_path
     assert "waiting up to 3 s" in (Path(job.output) / "events.jsonl").read_text()
 
 
-@pytest.mark.skipif("RETOUCH_LONG" not in os.environ, reason="a cluster with tokens: RETOUCH_LONG=1 runs it")
+@pytest.mark.long
 def test_a_cluster_with_tokens_lets_in_who_has_the_token_and_says_what_is_missing() -> None:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
     with cluster(1, **token) as closed:
