@@ -19,6 +19,7 @@ from retouch.execution.executors import local
 from retouch.execution.plan import make_plan, plan_under_lease
 from retouch.execution.summary import Summary
 from retouch.execution.tracing import PHASES
+from retouch.imaging.regions import grown
 from retouch.jobs.config import EditJob
 from retouch.outputs import results
 from retouch.outputs.status import read_status
@@ -366,3 +367,54 @@ def test_the_summary_says_how_many_rows_came_how_far(tmp_path: Path) -> None:
     assert counts["kept"] == counts["passed the gate"] == summary.statuses[SUCCESS]
     assert told["tries"] == 14
     assert f"{counts['passed the gate']} passed the gate" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_grown_and_feathered_mask_keeps_all_pixels_outside_the_grown_one(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 4)
+    plain, soft = (
+        painter_job(tmp_path, manifest, output=str(tmp_path / name), mask=mask)
+        for name, mask in {"plain": {}, "soft": {"grow": 3, "feather": 4, "context": 1.0}}.items()
+    )
+    for job in (plain, soft):
+        assert quiet(job).statuses["success"] == 4
+    for before, row in zip(results.read(plain.output).to_pylist(), results.read(soft.output).to_pylist(), strict=True):
+        assert row["background_changed_px"] == 0
+        number = int(row["key"].removeprefix("row-"))
+        source, mask = picture(number), square() > 0
+        wide = grown(mask, 3)
+        assert wide.sum() > mask.sum()
+        edited = np.asarray(Image.open(tmp_path / "soft" / row["output"]))
+        sharp = np.asarray(Image.open(tmp_path / "plain" / before["output"]))
+        assert np.array_equal(edited[~wide], source[~wide])
+        edge = wide & ~mask
+        assert (edited[edge] != source[edge]).any()
+        colour = sharp[mask][0].astype(int)
+        away = np.abs(edited.astype(int) - colour).sum(axis=-1)
+        assert away[edge].mean() > away[grown(mask, -3)].mean()
+
+
+def test_a_mask_that_is_narrowed_away_fails_its_row(tmp_path: Path) -> None:
+    job = painter_job(tmp_path, write_dataset(tmp_path, 2), mask={"grow": -500}, max_failure_rate=1.0)
+    assert quiet(job).statuses["failed_to_load"] == 2
+    assert "mask.grow: -500 leaves nothing of the mask" in results.read(job.output).to_pylist()[0]["error_message"]
+
+
+@pytest.mark.slow
+def test_an_edit_that_the_model_shifted_is_moved_back(tmp_path: Path) -> None:
+    editor = {"name": "tests.helpers.painters:Shifter", "weights": {}, "params": {"size": 64}}
+    manifest = write_dataset(tmp_path, 2)
+    found = {}
+    for align in (False, True):
+        job = painter_job(
+            tmp_path,
+            manifest,
+            output=str(tmp_path / str(align)),
+            editor=editor,
+            metrics=["shift_px"],
+            align=align,
+            fit="resize",
+        )
+        quiet(job)
+        found[align] = results.read(job.output, ["shift_px"])["shift_px"].to_pylist()
+    assert found[False] == pytest.approx([4.0, 4.0], abs=0.2)
+    assert found[True] == pytest.approx([0.0, 0.0], abs=0.2)

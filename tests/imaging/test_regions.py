@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from retouch.imaging.regions import (
     Region,
     changed_outside,
+    edge_weights,
     fit_region,
+    grown,
     opaque_inside,
     resize,
     whole,
@@ -131,3 +133,59 @@ def test_what_is_edited_becomes_opaque() -> None:
     assert opaque_inside(alpha, mask) is not None
     assert opaque_inside(alpha, mask).tolist() == [[255, 0], [0, 0]]
     assert opaque_inside(None, mask) is None
+
+
+# -- grown and feathered masks --
+
+
+def distances(mask: np.ndarray) -> np.ndarray:
+    """Each pixel's distance to the nearest True one, by comparing all pairs."""
+    places = np.argwhere(mask)
+    rows, columns = np.indices(mask.shape)
+    return np.sqrt((rows[..., None] - places[:, 0]) ** 2 + (columns[..., None] - places[:, 1]) ** 2).min(axis=-1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(scene=scenes(), pixels=st.integers(0, 12))
+def test_a_mask_grows_by_all_pixels_within_a_distance_and_shrinks_likewise(scene: tuple, pixels: int) -> None:
+    mask = scene[1]
+    assert np.array_equal(grown(mask, pixels), distances(mask) <= pixels)
+    if not mask.all():
+        assert np.array_equal(grown(mask, -pixels), distances(~mask) > pixels)
+
+
+@settings(max_examples=150, deadline=None)
+@given(scene=scenes(), feather=st.integers(1, 9))
+def test_an_edit_fades_in_inside_the_mask_and_nothing_outside_changes(scene: tuple, feather: int) -> None:
+    source, mask, size, mode = scene
+    region = fit_region(mask, size, mode=mode)
+    soft = Region(region.x0, region.y0, region.x1, region.y1, feather)
+    edited = 255 - region.extract(source, (size, size))
+    sharp, output = region.composite(source, edited, mask), soft.composite(source, edited, mask)
+    assert np.array_equal(output[~mask], source[~mask])
+    shown = mask & region.footprint((mask.shape[0], mask.shape[1]))
+    deep = shown if shown.all() else shown & (distances(~shown) >= feather + 1)
+    assert np.array_equal(output[deep], sharp[deep])
+    low, high = np.minimum(source, sharp), np.maximum(source, sharp)
+    assert (output >= low).all()
+    assert (output <= high).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(scene=scenes(), feather=st.integers(0, 9))
+def test_the_edits_weight_rises_from_the_edge_inwards(scene: tuple, feather: int) -> None:
+    mask = scene[1]
+    weights = edge_weights(mask, feather)
+    assert (weights[~mask] == 0).all()
+    assert (weights[mask] > 0).all()
+    if not mask.all():
+        depth = distances(~mask)[mask]
+        by_depth = weights[mask][np.argsort(depth, kind="stable")]
+        assert (np.diff(by_depth) >= -1e-6).all()
+        assert (weights[mask][depth >= feather + 1] == 1).all()
+
+
+def test_a_crop_that_cuts_the_mask_fades_at_its_own_border_and_not_at_the_images() -> None:
+    source, edited = np.zeros((4, 8, 3), np.uint8), np.full((4, 4, 3), 240, np.uint8)
+    output = Region(0, 0, 4, 4, feather=2).composite(source, edited, whole((4, 8)))
+    assert output[:, :, 0].tolist() == [[240, 240, 160, 80, 0, 0, 0, 0]] * 4

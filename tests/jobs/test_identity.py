@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -73,3 +75,25 @@ def test_a_record_of_another_kind_of_job_is_refused() -> None:
     evaluate = {"kind": "evaluate", "name": "n", "results": "r", "output": "o", "metrics": ["fid"]}
     with pytest.raises(OutputError, match=r"run\.json is of a job of kind evaluate"):
         recorded_identity({"job": evaluate, "decides": {}})
+
+
+def test_fields_that_came_later_change_no_identity_until_they_are_set() -> None:
+    """The digests are those of the version before ``mask.grow``, ``mask.feather``, ``mask.context`` and ``align``."""
+
+    def digest(identity: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    plain = edit_job()
+    assert digest(pixel_identity(plain, "2", WEIGHTS)).startswith("0cf8228ea8fbf165")
+    assert digest(job_identity(plain, WEIGHTS)).startswith("6882ae310e240a81")
+    set_fields: list[dict[str, Any]] = [{"mask": {name: 1}} for name in ("grow", "feather", "context")]
+    for changes in [*set_fields, {"align": True}]:
+        job = edit_job(**changes)
+        assert pixel_identity(job, "2", WEIGHTS) != pixel_identity(plain, "2", WEIGHTS)
+        assert job_identity(job, WEIGHTS) != job_identity(plain, WEIGHTS)
+        record = {
+            "job": job.model_dump(mode="json"),
+            "decides": job_identity(job, WEIGHTS),
+            "editor_version": "2",
+        }
+        assert recorded_identity(record) == pixel_identity(job, "2", WEIGHTS)

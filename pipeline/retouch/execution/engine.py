@@ -20,7 +20,7 @@ from retouch.execution import latent_cache, quality_gate
 from retouch.execution.candidates import Entry, Row, batch_of, next_entries
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
-from retouch.imaging import framing, regions
+from retouch.imaging import alignment, framing, regions
 from retouch.imaging.quad import Quad
 from retouch.jobs.config import MetricSpec
 from retouch.manifests.samples import Failure, Sample
@@ -126,6 +126,8 @@ class Engine:
                 self.spec.fit,
                 landmarks=sample.landmarks,
                 detector=self.face_detector,
+                context=self.spec.context,
+                feather=self.spec.feather,
             )
             size = self._network_size(region)
             return Row(
@@ -250,6 +252,8 @@ class Engine:
         results = results[: len(entries)]  # without the padding
         for result in results:
             plugins.check_edited(result.image, batch.image.shape[1:], self.spec.editor)
+        if self.spec.align:
+            results = [_aligned(entry.row, result) for entry, result in zip(entries, results, strict=True)]
         edited = np.stack([result.image for result in results])
         scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
         for metric in [] if self.dry_run else self.metrics:
@@ -291,6 +295,11 @@ class Engine:
         misses = best_misses if spec.quality.mode != "score" else []
         failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
         return Outcome(row.sample, row.region, ranked[: spec.keep], failure, attempts, row.seconds)
+
+
+def _aligned(row: Row, result: EditResult) -> EditResult:
+    shift = alignment.measure(row.image, result.image, alignment.compared(row.mask))
+    return replace(result, image=alignment.moved_back(result.image, shift))
 
 
 def _deciding_round(row: Row, spec: EngineSpec) -> int | None:

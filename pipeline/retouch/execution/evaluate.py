@@ -158,7 +158,7 @@ def _shard_set(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, nu
         if kind == "results" and job.row_metrics:
             ids = [row_metric_id(metric, scorer.spec.weights) for metric in job.row_metrics]
             requests = [repr(row.request) for row in rows]
-            name = f"{place}-{metric_states.digest(ids, identities, requests, scorer.spec.mask.model_dump())}.parquet"
+            name = f"{place}-{metric_states.digest(ids, identities, requests, scorer.spec.mask.identity())}.parquet"
             scores = storage.join(job.output, "scores", name)
         shards.append(Shard(f"{kind} {place}", images.base, rows, addresses, scores))
     return _ShardedSet(images, shards)

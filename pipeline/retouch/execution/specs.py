@@ -24,6 +24,9 @@ class EngineSpec:
     keep: int = 1
     batch_size: int = 8
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
+    context: float = 0.5  # of ``regions.fit_region``
+    feather: int = 0  # pixels of the source over which an edit fades in
+    align: bool = False  # move edits back that the model has shifted
     quality: QualitySpec = field(default_factory=QualitySpec)
     latents: str | None = None  # folder of the cache of inverted images; changes no pixel
     output: str | None = None  # folder of the run, for markers of rows in flight; no markers if None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from retouch.errors import NoFace
 from retouch.imaging.faces import FaceDetector, Landmarks, ffhq_quad
 from retouch.imaging.quad import Quad
-from retouch.imaging.regions import View, fit_region
+from retouch.imaging.regions import CONTEXT, View, fit_region
 from retouch.schema import Mask, Pixels
 
 Fit = Literal["auto", "crop", "resize", "face"]
@@ -34,6 +35,8 @@ def frame(
     *,
     landmarks: Sequence[float] | None = None,
     detector: FaceDetector | None = None,
+    context: float = CONTEXT,
+    feather: int = 0,
 ) -> View:
     """Return the part of an image that the network sees.
 
@@ -45,13 +48,15 @@ def frame(
             ``regions.fit_region``'s.
         landmarks: of the row's face: x0, y0, x1, y1, ... in pixels of the source.
         detector: finds the face if there are no landmarks.
+        context: see ``regions.fit_region``.
+        feather: pixels of the source over which the edit fades in, from the mask's edge inwards.
 
     Raises:
         LoadError: landmarks that make no face.
         NoFace: no landmarks and no detector, no face found, or none that the mask lets be edited.
     """
     if fit != "face":
-        return fit_region(mask, size, mode=fit)
+        return replace(fit_region(mask, size, mode=fit, context=context), feather=feather)
     if landmarks is not None:
         faces = [Landmarks.of(landmarks)]
     elif detector is not None:
@@ -62,7 +67,7 @@ def frame(
         )
     if not faces:
         raise NoFace("no face was found; give the row landmarks, or use fit: resize")
-    return _choose(faces, mask)
+    return replace(_choose(faces, mask), feather=feather)
 
 
 def _choose(faces: list[Landmarks], mask: Mask) -> Quad:

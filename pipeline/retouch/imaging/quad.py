@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
+from retouch.imaging.regions import blended, edge_weights
 from retouch.schema import Mask, Pixels
 
 Array = npt.NDArray[np.float64]
@@ -33,6 +34,7 @@ class Quad:
     """A square, or any parallelogram, that may be rotated and may extend beyond the image."""
 
     corners: tuple[tuple[float, float], ...]  # 4 of (x, y): top left, bottom left, bottom right, top right
+    feather: int = 0  # pixels of the image over which the edit fades in, from the mask's edge inwards
 
     @classmethod
     def of(cls, corners: npt.ArrayLike | Iterable[Iterable[float]]) -> Quad:
@@ -92,7 +94,8 @@ class Quad:
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
         """Return the source with the edit warped back, at native size; bit for bit the same outside mask and footprint.
 
-        The edit fades in over ``FEATHER`` inside the square's edge to avoid a seam; the mask's edge is sharp.
+        The edit fades in over ``FEATHER`` inside the square's edge to avoid a seam, and over ``feather`` pixels inside
+        the mask's.
 
         Args:
             source: [H, W, 3].
@@ -108,6 +111,8 @@ class Quad:
         part[shown] = back[shown]
         weight = inset[fading][:, None] / FEATHER
         part[fading] = np.rint(before + weight * (back[fading] - before.astype(np.float64))).astype(np.uint8)
+        if self.feather:
+            part[shown] = blended(source[window], part, edge_weights(mask, self.feather)[window])[shown]
         return out
 
     def footprint(self, size: tuple[int, int]) -> Mask:

@@ -18,6 +18,7 @@ from retouch.schema import Mask, Pixels
 
 Size = tuple[int, int]  # height, width
 Plane = npt.NDArray[np.uint8]  # [H, W]
+Weights = npt.NDArray[np.float32]  # [H, W]
 CONTEXT: Final = 0.5  # fraction of the mask's longer side, added on every side: the network sees twice the mask's width
 
 
@@ -55,6 +56,7 @@ class Region:
     y0: int
     x1: int
     y1: int
+    feather: int = 0  # pixels over which the edit fades in, from the mask's edge inwards
 
     @property
     def width(self) -> int:
@@ -94,17 +96,64 @@ class Region:
         return scaled
 
     def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
-        """Scale the edit back with LANCZOS and copy it where the mask is True."""
+        """Scale the edit back with LANCZOS and copy it where the mask is True, or blend it over ``feather`` pixels."""
         out = source.copy()
         inside = mask[self.slices]
-        out[self.slices][inside] = resize(edited, self.height, self.width)[inside]
+        part, back = out[self.slices], resize(edited, self.height, self.width)
+        if self.feather:
+            back = blended(part, back, self._weights(mask))
+        part[inside] = back[inside]
         return out
+
+    def _weights(self, mask: Mask) -> Weights:
+        """Return ``edge_weights`` of the rectangle; its own borders count as edges unless they are the image's."""
+        height, width = mask.shape
+        left, top = min(self.x0, 1), min(self.y0, 1)
+        around = Region(self.x0 - left, self.y0 - top, min(self.x1 + 1, width), min(self.y1 + 1, height))
+        shown = (mask & self.footprint((height, width)))[around.slices]
+        return edge_weights(shown, self.feather)[top : top + self.height, left : left + self.width]
 
     def footprint(self, size: tuple[int, int]) -> Mask:
         """Return the rectangle as a mask."""
         inside = np.zeros(size, dtype=bool)
         inside[self.slices] = True
         return inside
+
+
+def edge_weights(mask: Mask, feather: int) -> Weights:
+    """Return how much of an edit each pixel shows: 0 outside the mask, rising linearly to 1 over ``feather`` pixels.
+
+    Args:
+        mask: [H, W]. The image's borders are no edges.
+        feather: pixels; 0 for a sharp edge.
+    """
+    if not feather or mask.all():
+        return mask.astype(np.float32)
+    return np.minimum(_distance(mask) / (feather + 1), 1.0)
+
+
+def grown(mask: Mask, pixels: int) -> Mask:
+    """Return the mask [H, W] with all pixels within this distance of it; of a negative one, without those of its edge.
+
+    Distances are between the centres of pixels. The image's borders are no edges.
+    """
+    if pixels == 0 or mask.all() or not mask.any():
+        return mask
+    return _distance(~mask) <= pixels if pixels > 0 else _distance(mask) > -pixels
+
+
+def blended(before: Pixels, after: Pixels, weights: Weights) -> Pixels:
+    """Return before + weights * (after - before), rounded; [H, W, 3] each, weights [H, W] in [0, 1]."""
+    mixed = before + weights[..., None] * (after.astype(np.float32) - before)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _distance(inside: Mask) -> Weights:
+    """Return each True pixel's distance to the nearest False one, in pixels; 0 for those that are False."""
+    import cv2  # slow to import
+
+    found = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(found, np.float32)
 
 
 def whole(size: tuple[int, int]) -> Mask:

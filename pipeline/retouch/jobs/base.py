@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,3 +28,16 @@ class MaskSpec(Model):
     threshold: int = Field(default=128, ge=1, le=255)
     """Smallest value that is edited. The default is half: "any non-zero pixel", as the original code has it, grows a
     JPEG q75 mask by 4.6 %."""
+    grow: int = Field(default=0, ge=-1024, le=1024)
+    """Pixels of the source by which a mask or box is widened before anything else; negative: narrowed. Pixels outside
+    the grown mask stay as they are."""
+    feather: int = Field(default=0, ge=0, le=1024)
+    """Pixels of the source over which the edit fades in, from the mask's edge inwards."""
+    context: float = Field(default=0.5, ge=0, le=16)
+    """Share of the mask's longer side that the network sees around it on every side, where it sees a crop."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide results. Those that are younger than outputs that resume are in it once set."""
+        younger = {name: type(self).model_fields[name].default for name in ("grow", "feather", "context")}
+        dumped = self.model_dump()
+        return {name: value for name, value in dumped.items() if name not in younger or value != younger[name]}

@@ -165,6 +165,9 @@ class EditJob(Model):
     composite: Literal["mask", "region"] = "mask"
     """What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
     exact, which the row records): for baselines such as the paper's algorithm 1 without its paste."""
+    align: bool = False
+    """Move an edit back that the model has shifted against its source, as measured outside the mask (metric
+    shift_px), before it is put into the source. Shifts of under half a pixel of the network stay."""
     sink: str = "files"
     """files: one file per image; tar: one shard per block."""
     latents: str | None = None

@@ -25,6 +25,7 @@ IDENTITY_FIELDS: Final = (
     "mask",
     "fit",
     "composite",
+    "align",
     "sink",
 )
 # Fields of ``quality`` that decide nothing: more rounds add candidates to rows that missed the thresholds, and change
@@ -35,6 +36,9 @@ _NOT_IN_QUALITY: Final = {"rounds"}
 def job_identity(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """Return what all runs on one output must have in common, credentials redacted."""
     dumped = job.model_dump(mode="json", include=set(IDENTITY_FIELDS), exclude={"quality": _NOT_IN_QUALITY})
+    dumped["mask"] = job.mask.identity()
+    if not job.align:  # younger than outputs that resume
+        del dumped["align"]
     dumped["editor"]["params"] = _without_ignored(job.editor.name, dumped["editor"]["params"])
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # so that a new signature of the same address does not make another job
@@ -52,9 +56,10 @@ def pixel_identity(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "keep": job.keep,
         "fit": job.fit,
         "composite": job.composite,
-        "mask": job.mask.model_dump(),
+        "mask": job.mask.identity(),
         "image_format": job.image_format,
         "quality": job.quality.model_dump(exclude=_NOT_IN_QUALITY),
+        **({"align": True} if job.align else {}),
         "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance amplifies the difference
     }
 

@@ -93,7 +93,9 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     elif bbox is not None:
         mask = codec.mask_from_bbox(bbox, size)
     else:
-        mask = regions.whole(size)
+        return regions.whole(size)
+    if mask.any() and not (mask := regions.grown(mask, spec.mask.grow)).any():
+        raise LoadError(f"mask.grow: {spec.mask.grow} leaves nothing of the mask; narrow it by less")
     if not mask.any():
         raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
     return mask

@@ -222,7 +222,13 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
             raise _unreadable(task, sample, sample.failure.message if sample.failure else "it has no pixels")
         try:
             view = framing.frame(
-                sample.source, sample.mask, size, task.fit, landmarks=sample.landmarks, detector=detector
+                sample.source,
+                sample.mask,
+                size,
+                task.fit,
+                landmarks=sample.landmarks,
+                detector=detector,
+                context=task.mask.context,
             )
         except Exception as error:
             raise _unreadable(task, sample, str(error)) from error
@@ -257,7 +263,7 @@ def _identity(task: TargetTask, params: FinetuneParams, sha256: Mapping[str, str
         "texts": None if task.texts is None else asdict(task.texts),
         "rows": hashlib.sha256(json.dumps(rows["fingerprint"].to_pylist()).encode()).hexdigest(),
         "fit": task.fit,
-        "mask": task.mask.model_dump(),
+        "mask": task.mask.identity(),
         "weights_sha256": {name: sha256[name] for name in read if name in sha256},
     }
 
