@@ -45,12 +45,12 @@ def measure(source: Pixels, edited: Pixels, outside: Mask) -> Shift | None:
     warp = np.array([[1, 0, -back[1]], [0, 1, -back[0]]], np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _PRECISION)
     try:
-        correlation, warp = cv2.findTransformECC(
+        correlation, found = cv2.findTransformECC(
             grey, other, warp, cv2.MOTION_TRANSLATION, criteria, outside.astype(np.uint8), 3
         )
     except cv2.error:  # it does not converge
         return None
-    shift = float(warp[0, 2]), float(warp[1, 2])
+    shift = float(found[0, 2]), float(found[1, 2])
     is_same = correlation >= MIN_CORRELATION and math.hypot(*shift) <= MAX_SHARE * min(grey.shape)
     return shift if is_same else None
 
