@@ -27,7 +27,7 @@ MADE = ("make demo", "make test", "make chaos")  # the first is the commands bel
 LONG = "RETOUCH_LONG" in os.environ
 # Commands on these jobs and outputs load further networks: only with RETOUCH_LONG=1. Their job files are always read.
 LONG_ONLY = ("photos", "inpaint", "blended_latent", "translate", "exemplar", "finetune", "evaluate", "runs/try")
-LONG_ONLY += ("runs/nightly", "runs/planned")
+LONG_ONLY += ("outpaint", "runs/nightly", "runs/planned")
 ROWS = {"quickstart": 32, "translate": 24, "exemplar": 32} if LONG else {"quickstart": 8}
 
 

@@ -147,6 +147,7 @@ def load_editor(
     metrics: Sequence[str] = (),
     fit: Literal["auto", "crop", "resize", "face"] = "auto",
     mask: Mapping[str, Any] | None = None,
+    canvas: Mapping[str, Any] | None = None,
     batch_size: int = 8,
     device: str | None = None,
     **params: Any,
@@ -159,6 +160,7 @@ def load_editor(
         metrics: names of metrics that score each candidate, with the same weights.
         fit: how an image is fitted to the network's size, as in a job.
         mask: how mask images are read, like the job's ``mask``: ``{"invert": True}``.
+        canvas: paint beyond the borders, like the job's ``canvas``: ``{"left": 0.25, "prompt_left": "the sea"}``.
         batch_size: candidates per forward pass. Another size may round pixels differently.
         device: ``cuda``, ``cuda:1`` or ``cpu``; None: the GPU if there is one.
         **params: parameters of the editor, as in a job's ``editor.params``.
@@ -177,6 +179,7 @@ def load_editor(
         "metrics": list(metrics),
         "fit": fit,
         "mask": dict(mask or {}),
+        "canvas": None if canvas is None else dict(canvas),
         "ray": {"batch_size": batch_size},
     }
     job = _edit_job(parse_job(data, "load_editor"))
@@ -184,6 +187,7 @@ def load_editor(
     decode_spec = DecodeSpec(
         inputs=frozenset(editor.inputs),
         mask=job.mask,
+        canvas=job.canvas,
         needs=getattr(checked, "needs", frozenset()),
         params=params,
         params_type=editor.Params,

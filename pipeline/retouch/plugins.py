@@ -49,7 +49,8 @@ class Editor(Protocol):
         native size (without it they are resized to ``image_size``); ``memory`` is a cache for values that are expensive
         to compute and do not change pixels; ``sizes(height, width) -> (H, W)`` is the network's size for a part of an
         image of that size in pixels, for networks that are not square; ``max_batch`` is the largest number of entries
-        that a call takes, such as 1 (None: any); ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
+        that a call takes, such as 1 (None: any); ``fills_masks`` is False if it does not paint masked regions anew, as
+        a job's ``canvas`` needs; ``check_batch(batch)`` raises the errors of ``edit_batch`` that can be
         found without a forward pass, for ``retouch check`` on the CPU. ``Params`` may have a property ``needs``: the
         ``inputs`` without which a row cannot be edited; and a class attribute ``decides_nothing``: the fields that
         change no pixel, such as a server's address, which are no part of a fingerprint.

@@ -6,10 +6,12 @@ import hashlib
 import json
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from retouch.errors import OutputError
 from retouch.jobs.config import EditJob, parse_job
 from retouch.jobs.identity import job_identity, pixel_identity, recorded_identity
+from retouch.manifests.fingerprints import with_fingerprints
 
 DATA: dict[str, Any] = {
     "name": "n",
@@ -97,3 +99,27 @@ def test_fields_that_came_later_change_no_identity_until_they_are_set() -> None:
             "editor_version": "2",
         }
         assert recorded_identity(record) == pixel_identity(job, "2", WEIGHTS)
+
+
+def test_fingerprints_are_those_of_outputs_that_older_versions_wrote() -> None:
+    row = pa.table({"key": ["a"], "image": [b"x"], "prompt": ["p"]})
+    # of b1cb41b, before jobs had a canvas
+    pinned = "e0069b7092d0660e5dd4de2dd03592516d1abf4691844771ab6d18c71e98273c"
+    assert with_fingerprints(row, pixel_identity(edit_job(), "2", WEIGHTS))["fingerprint"].to_pylist() == [pinned]
+    assert "canvas" not in job_identity(edit_job(), WEIGHTS)
+
+
+def test_every_part_of_a_canvas_decides_pixels() -> None:
+    variants: list[dict[str, Any]] = [
+        {"left": 2},
+        {"right": 2},
+        {"left": 1},
+        {"left": 1.0},
+        {"left": 2, "prompt_left": "sea"},
+        {"left": 2, "steps": 2},
+    ]
+    jobs = [edit_job(), *(edit_job(canvas=canvas) for canvas in variants)]
+    for identify in (lambda job: pixel_identity(job, "2", WEIGHTS), lambda job: job_identity(job, WEIGHTS)):
+        assert len({json.dumps(identify(job)) for job in jobs}) == len(jobs)
+    record = {"job": jobs[-1].model_dump(mode="json"), "decides": job_identity(jobs[-1], WEIGHTS)}
+    assert recorded_identity({**record, "editor_version": "2"}) == pixel_identity(jobs[-1], "2", WEIGHTS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from retouch.jobs.canvas import CanvasSpec
 from retouch.manifests.decode import DecodeSpec, decode
 
 from tests.helpers.datasets import picture, png
@@ -37,3 +38,39 @@ def test_an_editor_that_reads_no_control_image_needs_none_to_be_readable() -> No
     broken = decode(request(control=b"no image"), READS).failure
     assert broken is not None
     assert "control" in broken.message
+
+
+CANVAS = DecodeSpec(frozenset({"mask", "prompt", "control"}), canvas=CanvasSpec(left=4, top=0.5))
+
+
+def test_on_a_canvas_the_new_borders_are_the_mask_and_the_image_stays() -> None:
+    found = decode(request(), CANVAS)
+    assert found.source is not None
+    assert found.frame is not None
+    assert found.source.shape == (30, 28, 3)
+    assert np.array_equal(found.source[10:, 4:], picture(0))
+    assert np.array_equal(found.mask, ~found.frame.footprint((30, 28)))
+    assert decode(request(control=png(picture(1, 30, 28))), CANVAS).control.shape == (30, 28, 3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"mask": png(np.full((20, 24), 255, np.uint8))}, "the row has a mask"),
+        ({"bbox": [0, 0, 4, 4]}, "the row has a bbox"),
+        ({"image": png(np.zeros((1, 6, 3), np.uint8))}, "the canvas adds no pixel to an image of 6x1"),
+    ],
+)
+def test_a_row_that_no_canvas_suits_fails_with_its_reason(cells: dict[str, Any], words: str) -> None:
+    spec = DecodeSpec(frozenset({"mask"}), canvas=CanvasSpec(top=0.01 if "image" in cells else 2))
+    failure = decode(request(**cells), spec).failure
+    assert failure is not None
+    assert words in failure.message
+
+
+def test_a_side_with_a_prompt_of_its_own_needs_none_of_the_row() -> None:
+    needs = frozenset({"prompt"})
+    own = DecodeSpec(frozenset({"prompt"}), canvas=CanvasSpec(left=2, prompt_left="sea"), needs=needs)
+    assert decode(request(prompt=""), own).failure is None
+    shared = DecodeSpec(frozenset({"prompt"}), canvas=CanvasSpec(left=2), needs=needs)
+    assert decode(request(prompt=""), shared).failure is not None

@@ -113,6 +113,7 @@ class DiffusionClip(_Declared):
 
     version: ClassVar[str] = "1"
     inputs: ClassVar[frozenset[str]] = frozenset({"mask", "prompt", "source_prompt", "checkpoint"})
+    fills_masks: ClassVar[bool] = False  # it changes what is there
     Params: ClassVar[type] = diffusionclip_params.Params
     rank_by: ClassVar[str | None] = None  # candidates differ by noise alone; metrics compare them
     columns: ClassVar[Mapping[str, str]] = {}

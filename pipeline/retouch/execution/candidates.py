@@ -14,13 +14,29 @@ import numpy as np
 from retouch.execution.outcomes import KeptCandidate
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import regions
+from retouch.imaging.canvas import Strip
 from retouch.manifests.samples import Failure, Sample
-from retouch.schema import Batch, Pixels
+from retouch.schema import Batch, Mask, Pixels
+
+
+@dataclass(frozen=True)
+class StripPass:
+    """One pass of a row on a canvas: what the network sees, apart from the pixels, which each candidate paints."""
+
+    strip: Strip
+    view: regions.Region  # of ``strip.after``
+    mask: Mask  # [H, W] at the network's size
+    control: Pixels | None  # [H, W, 3]
+    prompt: str
 
 
 @dataclass
 class Row:
-    """A sample in the engine: the network's inputs, and the results so far."""
+    """A sample in the engine: the network's inputs, and the results so far.
+
+    A row on a canvas takes the passes of ``strips`` one after another; its image, mask and control are those of the
+    whole canvas at native size.
+    """
 
     sample: Sample
     region: regions.View
@@ -29,11 +45,17 @@ class Row:
     exemplar: Pixels | None
     control: Pixels | None  # [H, W, 3]
     checkpoint: str | None  # a role of the job's weights, or a local file
+    strips: tuple[StripPass, ...] = ()
     rounds: int = 0  # of candidates, begun so far
     kept: list[KeptCandidate] = field(default_factory=list)
     failures: list[tuple[int, Failure]] = field(default_factory=list)  # with the number of the candidate
     seconds: float = 0.0
     alone: bool = False  # shares no pass, since a worker died while it was in flight
+
+    @property
+    def network_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The network's (H, W) in each pass. Rows share passes only if these are equal."""
+        return tuple(step.mask.shape for step in self.strips) or (self.mask.shape,)
 
 
 @dataclass(frozen=True)

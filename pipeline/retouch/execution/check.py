@@ -211,7 +211,8 @@ def _decode_row(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, l
     if sample.failure is not None:
         return sample, []
     files = {name: fetched[name] for name in columns if isinstance(fetched[name], bytes)}
-    prompt = request.get("prompt") if "prompt" in spec.inputs else None
+    is_read = "prompt" in spec.inputs and (spec.canvas is None or spec.canvas.needs_prompt)
+    prompt = request.get("prompt") if is_read else None
     return sample, list(hints.hints_for_row(sample, files, prompt, spec.mask))
 
 

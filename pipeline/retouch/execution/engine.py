@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from retouch import plugins, telemetry
 from retouch.errors import ConfigError, EditError, Unavailable
-from retouch.execution import latent_cache, quality_gate
+from retouch.execution import latent_cache, outpainting, quality_gate
 from retouch.execution.candidates import Entry, Row, batch_of, next_entries
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec
@@ -27,7 +27,7 @@ from retouch.manifests.samples import Failure, Sample
 from retouch.models import weights
 from retouch.outputs.in_flight import InFlight, WorkerLoss
 from retouch.plugins import Editor, Metric
-from retouch.schema import FAILED_QUALITY, Batch, EditResult, Pixels
+from retouch.schema import FAILED_QUALITY, Batch, EditResult, Mask, Pixels
 
 GROW_AFTER: Final = 8  # good passes at a smaller shape, doubled after every shortage, until a larger one is tried
 
@@ -57,6 +57,8 @@ class Engine:
         resolved = weights.resolve(spec.weights)
         self.roles = frozenset(resolved.files)
         self.editor: Editor = editor.load(params, resolved.files, device)
+        if spec.canvas is not None:
+            outpainting.refuse_unfit(spec.editor, self.editor)
         if spec.latents is not None:
             _set_latent_cache(self.editor, spec, resolved, device)
         self.budget = quality_gate.budget(spec.quality)  # rounds that a row may take
@@ -119,6 +121,8 @@ class Engine:
         try:
             if sample.params:
                 plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
+            if sample.frame is not None:
+                return self._on_canvas(sample, sample.source, sample.mask)
             region = framing.frame(
                 sample.source,
                 sample.mask,
@@ -141,6 +145,18 @@ class Engine:
             )
         except Exception as error:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
+
+    def _on_canvas(self, sample: Sample, source: Pixels, mask: Mask) -> Row:
+        return Row(
+            sample,
+            regions.Region(0, 0, source.shape[1], source.shape[0]),
+            image=source,
+            mask=mask,
+            exemplar=None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params),
+            control=sample.control,
+            checkpoint=self._local(sample.checkpoint),
+            strips=outpainting.strip_passes(sample, self.editor.image_size, self._network_size, self.spec),
+        )
 
     def _network_size(self, region: regions.View) -> regions.Size:
         """Return the network's input size for a part of an image: square unless the editor has ``sizes``."""
@@ -179,7 +195,7 @@ class Engine:
                 json.dumps(row.sample.params, sort_keys=True),
                 row.exemplar is not None,
                 row.control is not None,
-                row.image.shape,
+                row.network_shapes,
                 alone,
             )
             buckets.setdefault(bucket, []).append(row)
@@ -245,6 +261,23 @@ class Engine:
             return _PassFailure(Failure.of(error, "edit"), _is_out_of_memory(error))
 
     def _pass(self, entries: Sequence[Entry]) -> list[KeptCandidate | Failure]:
+        on_canvas = bool(entries[0].row.strips)
+        results = outpainting.outpaint(entries, self._edit_batch) if on_canvas else self._edit_batch(entries)
+        scores = [dict(result.metrics) for result in results]
+        if not self.dry_run:
+            at_once = 1 if on_canvas else len(entries)  # canvases differ in size
+            for start in range(0, len(entries), at_once):
+                part = slice(start, start + at_once)
+                self._score(entries[part], results[part], scores[part])
+        return [
+            KeptCandidate(entry.candidate, entry.seed, result.image, score)
+            if result.error is None
+            else Failure.of(result.error, "edit")
+            for entry, result, score in zip(entries, results, scores, strict=True)
+        ]
+
+    def _edit_batch(self, entries: Sequence[Entry]) -> list[EditResult]:
+        """Return one result per entry from the editor, which gets a batch of the full shape."""
         batch = batch_of(entries, self.shape)
         results = self._dry_run(batch) if self.dry_run else self.editor.edit_batch(batch)
         if len(results) != len(batch):
@@ -253,18 +286,15 @@ class Engine:
         for result in results:
             plugins.check_edited(result.image, batch.image.shape[1:], self.spec.editor)
         if self.spec.align:
-            results = [_aligned(entry.row, result) for entry, result in zip(entries, results, strict=True)]
+            return [_aligned(entry.row, result) for entry, result in zip(entries, results, strict=True)]
+        return results
+
+    def _score(self, entries: Sequence[Entry], results: Sequence[EditResult], scores: Sequence[dict[str, Any]]) -> None:
+        """Add the metrics of edited entries to their scores."""
         edited = np.stack([result.image for result in results])
-        scores: list[dict[str, Any]] = [dict(result.metrics) for result in results]
-        for metric in [] if self.dry_run else self.metrics:
+        for metric in self.metrics:
             for score, more in zip(scores, metric.score_batch(batch_of(entries), edited), strict=True):
                 score.update(more)
-        return [
-            KeptCandidate(entry.candidate, entry.seed, result.image, score)
-            if result.error is None
-            else Failure.of(result.error, "edit")
-            for entry, result, score in zip(entries, results, scores, strict=True)
-        ]
 
     def _dry_run(self, batch: Batch) -> list[EditResult]:
         """Raise what the editor raises for a batch that it refuses; else return the images unedited."""

@@ -25,7 +25,8 @@ from retouch.execution.evaluation.image_sets import ImageSet, read_set, with_req
 from retouch.execution.evaluation.metric_states import StoredState
 from retouch.execution.evaluation.scorer import LoadedMetric, Scorer, ScoreSpec, Shard, row_metric_id
 from retouch.execution.lifecycle import Executor, stop_recorded, write_record
-from retouch.jobs.config import EvaluateJob, MaskSpec
+from retouch.jobs.config import EvaluateJob
+from retouch.manifests.decode import recorded_spec
 from retouch.outputs.event_log import EventLog
 
 METRICS_FILE: Final = "metrics.json"
@@ -113,8 +114,9 @@ def _score_shards(
 
 def _score_spec(job: EvaluateJob, made_by: Mapping[str, Any]) -> ScoreSpec:
     """Return what to load: weights and masks default to those of the run that made the images."""
-    mask = job.mask or MaskSpec.model_validate(made_by.get("mask", {}))
-    return ScoreSpec(job.metrics, job.row_metrics, made_by.get("editor", {}).get("weights"), mask)
+    then = recorded_spec(made_by)
+    weights = made_by.get("editor", {}).get("weights")
+    return ScoreSpec(job.metrics, job.row_metrics, weights, job.mask or then.mask, then.canvas)
 
 
 def _manifests(job: EvaluateJob, made_by: Mapping[str, Any]) -> str | list[str]:
@@ -158,7 +160,9 @@ def _shard_set(kind: str, job: EvaluateJob, scorer: Scorer, images: ImageSet, nu
         if kind == "results" and job.row_metrics:
             ids = [row_metric_id(metric, scorer.spec.weights) for metric in job.row_metrics]
             requests = [repr(row.request) for row in rows]
-            name = f"{place}-{metric_states.digest(ids, identities, requests, scorer.spec.mask.identity())}.parquet"
+            grown = [] if scorer.spec.canvas is None else [scorer.spec.canvas.model_dump()]
+            digest = metric_states.digest(ids, identities, requests, scorer.spec.mask.identity(), *grown)
+            name = f"{place}-{digest}.parquet"
             scores = storage.join(job.output, "scores", name)
         shards.append(Shard(f"{kind} {place}", images.base, rows, addresses, scores))
     return _ShardedSet(images, shards)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, ManifestError, OutputError
-from retouch.execution import quality_gate
+from retouch.execution import outpainting, quality_gate
 from retouch.execution.specs import EngineSpec, WriteSpec
 from retouch.jobs.config import EditJob
 from retouch.jobs.identity import job_identity, pixel_identity
@@ -96,11 +96,19 @@ def make_plan(
     editor: Any = plugins.find("editors", job.editor.name)
     plugins.find("sinks", job.sink)
     params = plugins.check_params(editor.Params, job.editor.params, "editor.params")
+    if job.canvas is not None:
+        outpainting.refuse_unfit(job.editor.name, editor)
     resolved = weights.resolve(job.editor.weights)
     columns = _score_columns(job, editor)
     rows = reader.read(job.manifests, defer_images=True)
     table = rows.table if limit is None else rows.table.slice(0, limit)
     table = with_fingerprints(table, pixel_identity(job, editor.version, resolved.sha256))
+    needs: frozenset[str] = getattr(params, "needs", frozenset())
+    if job.canvas is not None and "exemplar" in needs and "exemplar" not in table.column_names:
+        raise ConfigError(
+            f"canvas: editor {job.editor.name} paints what an exemplar shows, and the manifest has none; give it a "
+            "column exemplar, or take an editor that paints by text"
+        )
     caller = reader.caller_schema(table.schema)
     _check_names(caller, columns)
     retries = carry_over.retry_filter(retry_failed, retry_errors, max_candidates(job))
@@ -111,7 +119,8 @@ def make_plan(
         decode=DecodeSpec(
             inputs=frozenset(editor.inputs),
             mask=job.mask,
-            needs=getattr(params, "needs", frozenset()),
+            canvas=job.canvas,
+            needs=needs,
             params=job.editor.params,
             params_type=editor.Params if "params" in table.column_names else None,
             output=job.output,
@@ -169,6 +178,7 @@ def engine_spec(job: EditJob) -> EngineSpec:
         context=job.mask.context,
         feather=job.mask.feather,
         align=job.align,
+        canvas=job.canvas,
         quality=job.quality,
         latents=job.latents,
         output=job.output,

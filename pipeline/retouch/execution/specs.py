@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.config import MetricSpec, QualitySpec, Weights
 
 
@@ -27,6 +28,7 @@ class EngineSpec:
     context: float = 0.5  # of ``regions.fit_region``
     feather: int = 0  # pixels of the source over which an edit fades in
     align: bool = False  # move edits back that the model has shifted
+    canvas: CanvasSpec | None = None  # prompts and passes of new borders, which the decode stage adds
     quality: QualitySpec = field(default_factory=QualitySpec)
     latents: str | None = None  # folder of the cache of inverted images; changes no pixel
     output: str | None = None  # folder of the run, for markers of rows in flight; no markers if None

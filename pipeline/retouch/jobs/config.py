@@ -12,10 +12,12 @@ from retouch import storage, validation
 from retouch.errors import ConfigError, ObjectMissing, StorageError
 from retouch.jobs import overrides, placeholders
 from retouch.jobs.base import AtLeastOne, JobWeights, MaskSpec, Model, Weights
+from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.training import FinetuneJob, TargetSpec, TaskSpec, TrainJob, WorkersSpec
 
 __all__ = [
     "KINDS",
+    "CanvasSpec",
     "DeadlineSpec",
     "EditJob",
     "EditorSpec",
@@ -127,7 +129,7 @@ class DeadlineSpec(Model):
     decode: float = Field(default=300.0, gt=0)
     """Seconds to fetch and decode the files of one row."""
     edit: float = Field(default=1800.0, gt=0)
-    """Seconds for one pass of batch_size entries, metrics included."""
+    """Seconds for one pass of batch_size entries, metrics included; on a canvas, for all passes of such entries."""
     write: float = Field(default=900.0, gt=0)
     """Seconds to write the images and results of one block."""
 
@@ -168,6 +170,9 @@ class EditJob(Model):
     align: bool = False
     """Move an edit back that the model has shifted against its source, as measured outside the mask (metric
     shift_px), before it is put into the source. Shifts of under half a pixel of the network stay."""
+    canvas: CanvasSpec | None = None
+    """Paint beyond the borders: how far each image grows. Rows have no mask then, and the image itself stays as it is,
+    bit for bit."""
     sink: str = "files"
     """files: one file per image; tar: one shard per block."""
     latents: str | None = None
@@ -196,6 +201,16 @@ class EditJob(Model):
     def _check_keep(self) -> EditJob:
         if self.keep > self.candidates:
             raise ValueError(f"keep is {self.keep} but candidates is {self.candidates}: no more can be kept than made")
+        return self
+
+    @model_validator(mode="after")
+    def _check_canvas(self) -> EditJob:
+        if self.canvas is not None and self.fit == "face":
+            raise ValueError("fit: face shows the network a face, and canvas paints around the image; take fit: auto")
+        if self.canvas is not None and self.composite == "region":
+            raise ValueError("composite: region changes the image itself, which a canvas keeps; take composite: mask")
+        if self.canvas is not None and self.mask.grow:
+            raise ValueError("mask.grow widens masks, and rows on a canvas have none; leave it out")
         return self
 
     @property

@@ -26,6 +26,7 @@ IDENTITY_FIELDS: Final = (
     "fit",
     "composite",
     "align",
+    "canvas",
     "sink",
 )
 # Fields of ``quality`` that decide nothing: more rounds add candidates to rows that missed the thresholds, and change
@@ -39,6 +40,8 @@ def job_identity(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, A
     dumped["mask"] = job.mask.identity()
     if not job.align:  # younger than outputs that resume
         del dumped["align"]
+    if job.canvas is None:  # the field is younger than outputs that resume
+        del dumped["canvas"]
     dumped["editor"]["params"] = _without_ignored(job.editor.name, dumped["editor"]["params"])
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # so that a new signature of the same address does not make another job
@@ -61,6 +64,7 @@ def pixel_identity(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "quality": job.quality.model_dump(exclude=_NOT_IN_QUALITY),
         **({"align": True} if job.align else {}),
         "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance amplifies the difference
+        **({} if job.canvas is None else {"canvas": job.canvas.model_dump()}),
     }
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
-from retouch.imaging import codec, regions
+from retouch.imaging import canvas, codec, regions
+from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.columns import image_source
 from retouch.manifests.samples import Sample, failed_to_load
-from retouch.schema import Pixels
+from retouch.schema import Mask, Pixels
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class DecodeSpec:
 
     inputs: frozenset[str]  # what the editor reads, as in ``plugins.Editor.inputs``
     mask: MaskSpec = field(default_factory=MaskSpec)
+    canvas: CanvasSpec | None = None  # borders that are added to the image; they are the mask then
     needs: frozenset[str] = frozenset()  # columns that a row without params of its own must fill
     params: Mapping[str, Any] = field(default_factory=dict)  # the job's; a row's own take precedence
     params_type: type | None = None  # the editor's Params if rows may have params, since these may need other columns
@@ -50,7 +52,8 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
     _check_needs(request, params, spec)
     image = codec.decode_image(bytes_of(request["image"], "image"))
-    size = image.pixels.shape[:2]
+    source, alpha, frame = _on_canvas(image, spec.canvas)
+    size = (source.shape[0], source.shape[1])
     return Sample(
         key=request["key"],
         fingerprint=request["fingerprint"],
@@ -60,13 +63,26 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         checkpoint=request.get("checkpoint"),
         seed=seed,
         params=params,
-        source=image.pixels,
-        alpha=image.alpha,
-        mask=_mask(request, (size[0], size[1]), spec),
+        source=source,
+        alpha=alpha,
+        mask=_mask(request, size, spec) if frame is None else _borders(request, frame, size),
         exemplar=_picture(request, "exemplar", spec),
-        control=_control(request, (size[0], size[1]), spec),
+        control=_control(request, size, spec),
         landmarks=request.get("landmarks"),
+        frame=frame,
     )
+
+
+def recorded_spec(job: Mapping[str, Any], inputs: frozenset[str] = frozenset()) -> DecodeSpec:
+    """Return how the rows of a run were decoded.
+
+    Args:
+        job: the job in the run's record.
+        inputs: columns to decode besides image and mask.
+    """
+    grown = job.get("canvas")
+    mask = MaskSpec.model_validate(job.get("mask", {}))
+    return DecodeSpec(inputs, mask, None if grown is None else CanvasSpec.model_validate(grown))
 
 
 def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: DecodeSpec) -> None:
@@ -78,10 +94,35 @@ def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: De
         except ConfigError:
             return  # the engine reports it: the row's files are not at fault
         needs = getattr(checked, "needs", frozenset())
+    if spec.canvas is not None and not spec.canvas.needs_prompt:
+        needs = needs - {"prompt"}
     for name in sorted(needs):
         cell = image_source(request.get(name))
         if not (cell.strip() if isinstance(cell, str) else cell):
             raise LoadError(f"the {name} cell is empty, and the job's editor needs it; fill it in")
+
+
+def _on_canvas(image: codec.Image, spec: CanvasSpec | None) -> tuple[Pixels, Any, regions.Region | None]:
+    """Return an image and its alpha plane on their canvas, and its rectangle there; as they are without one."""
+    if spec is None:
+        return image.pixels, image.alpha, None
+    height, width = image.pixels.shape[:2]
+    frame, size = canvas.place((height, width), spec.margins)
+    alpha = None if image.alpha is None else canvas.extend(image.alpha, frame, size)
+    return canvas.extend(image.pixels, frame, size), alpha, frame
+
+
+def _borders(request: Mapping[str, Any], frame: regions.Region, size: regions.Size) -> Mask:
+    """Return the mask of a canvas's new borders."""
+    if given := [name for name in ("mask", "bbox") if request.get(name) is not None]:
+        raise LoadError(
+            f"the row has a {given[0]}, and the job's canvas paints only beyond the image; leave the cell empty, or "
+            "edit inside the image with a job of its own"
+        )
+    mask = canvas.new_area(frame, size)
+    if not mask.any():
+        raise LoadError(f"the canvas adds no pixel to an image of {size[1]}x{size[0]}; give larger margins")
+    return mask
 
 
 def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Any:

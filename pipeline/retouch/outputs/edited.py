@@ -19,9 +19,8 @@ from PIL import Image as Pillow
 from retouch import storage
 from retouch.errors import OutputError
 from retouch.imaging import codec
-from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images, reader
-from retouch.manifests.decode import DecodeSpec, decode
+from retouch.manifests.decode import decode, recorded_spec
 from retouch.outputs import image_paths, results
 from retouch.outputs.report.thumbnails import Picture, overlay, small_png, thumbnail
 from retouch.outputs.run_record import read_run
@@ -62,7 +61,7 @@ class Candidate:
 class Edited:
     """The edits of one image: its candidates, best first."""
 
-    source: Pixels  # [H, W, 3], upright
+    source: Pixels  # [H, W, 3], upright; on a canvas reflected in its new borders
     mask: Mask  # [H, W], True = edited
     candidates: Sequence[Candidate]
     prompt: str = ""
@@ -151,7 +150,7 @@ def read_edited(output: str, key: str) -> Edited:
     request = _row(reader.read(record["manifest"], defer_images=True).table, key)
     if request is None:
         raise OutputError(f"the manifest of {output} no longer has row {key!r}, so its source is unknown")
-    sample = decode({**request, "fingerprint": ""}, DecodeSpec(frozenset({"exemplar"}), MaskSpec(**record["mask"])))
+    sample = decode({**request, "fingerprint": ""}, recorded_spec(record, frozenset({"exemplar"})))
     if sample.failure is not None:
         raise sample.failure.error()
     assert sample.source is not None

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from retouch import storage
 from retouch.imaging import codec
-from retouch.jobs.config import MaskSpec
+from retouch.manifests.decode import recorded_spec
 from retouch.outputs.report.tiles import Tile, image_reader, make_tile
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -23,7 +23,7 @@ def request(**more: object) -> dict[str, object]:
     return {"key": "a", "image": file(SOURCE), "mask": file(MASK.astype(np.uint8) * 255), "prompt": "p", **more}
 
 
-def tile(folder, edited: np.ndarray | None = None, recorded: int = 0, **more: object) -> Tile:
+def tile(folder, edited: np.ndarray | None = None, recorded: int = 0, canvas=None, **more: object) -> Tile:
     """The tile of a row whose output holds ``edited``."""
     if edited is not None:
         storage.write_bytes(f"{folder}/images/a b.png", codec.encode(edited))
@@ -38,7 +38,8 @@ def tile(folder, edited: np.ndarray | None = None, recorded: int = 0, **more: ob
         "ground": None,
     }
     asked = request(**more)
-    how = {"mask": MaskSpec(), "missing": "?", "scores": ["score", "grade"], "columns": ["ground"]}
+    spec = recorded_spec({"canvas": canvas}, frozenset({"exemplar"}))
+    how = {"how": spec, "missing": "?", "scores": ["score", "grade"], "columns": ["ground"]}
     return make_tile(image_reader(str(folder), [answer]), answer, asked, **how)
 
 
@@ -109,3 +110,14 @@ def test_scores_that_are_no_finite_numbers_do_not_order_rows(tmp_path):
 
 def test_the_callers_empty_columns_are_left_out(tmp_path):
     assert tile(tmp_path, SOURCE).columns == {}
+
+
+def test_a_canvas_is_shown_around_the_image_as_it_came(tmp_path):
+    made = tile(tmp_path, np.pad(SOURCE, ((0, 0), (16, 0), (0, 0))), canvas={"left": 16}, mask=None)
+
+    assert names(made) == ["before", "canvas", "after"]
+    sizes = [(figure.picture.width, figure.picture.height) for figure in made.figures if figure.picture]
+    assert sizes[0][0] == sizes[0][1]
+    assert sizes[1] == sizes[2]
+    assert made.figures[1].note == "33.3%"
+    assert made.notes == []

@@ -37,6 +37,7 @@ class Diffusers(registry.Diffusers):
         self.loaded, self.params, self.device, self.ranker = loaded, params, device, ranker
         self.prompts = PromptEncoder(loaded)
         self.max_batch = loaded.rows_per_call
+        self.fills_masks = loaded.mask_argument is not None
         self._sides = _fixed_sides(loaded, params)
         self.image_size = max(self._sides)
 

@@ -29,6 +29,7 @@ class Endpoint(registry.Endpoint):
     def __init__(self, params: EndpointParams, key: str | None) -> None:
         self.params, self.client = params, Client(params, key)
         self.image_size = params.size
+        self.fills_masks = params.mask != "none"
 
     @classmethod
     def load(cls, params: Any, weights: Mapping[str, str], device: str) -> Self:

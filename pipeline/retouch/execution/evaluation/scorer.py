@@ -18,6 +18,7 @@ from retouch.errors import ConfigError, EditError
 from retouch.execution.evaluation import image_sets
 from retouch.execution.evaluation import metric_states as states
 from retouch.execution.evaluation.image_sets import ImageRef
+from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.config import MaskSpec, MetricSpec, Weights
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure
@@ -36,6 +37,7 @@ class ScoreSpec:
     row_metrics: tuple[MetricSpec, ...] = ()
     weights: Weights | None = None  # for metrics that name none
     mask: MaskSpec = field(default_factory=MaskSpec)
+    canvas: CanvasSpec | None = None  # of the run that made the images
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Scorer:
     def _score_row(self, row: ImageRef, image: Pixels | str) -> dict[str, Any]:
         scored: dict[str, Any] = {"key": row.key}
         try:
-            batch, edited = _batch(row, _require_pixels(image), self.spec.mask)
+            batch, edited = _batch(row, _require_pixels(image), self.spec)
         except EditError as error:
             return {**scored, "error": str(error)}
         errors = []
@@ -156,7 +158,7 @@ def _require_pixels(image: Pixels | str) -> Pixels:
     return image
 
 
-def _batch(row: ImageRef, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels]:
+def _batch(row: ImageRef, edited: Pixels, spec: ScoreSpec) -> tuple[Batch, Pixels]:
     """Return a row's request at its original size as a batch of one.
 
     Raises:
@@ -164,7 +166,7 @@ def _batch(row: ImageRef, edited: Pixels, mask: MaskSpec) -> tuple[Batch, Pixels
     """
     if row.request is None:
         raise EditError("the manifest has no row of this key")
-    sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(plugins.INPUTS, mask))
+    sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(plugins.INPUTS, spec.mask, spec.canvas))
     if sample.failure is not None or sample.source is None or sample.mask is None:
         raise EditError(f"its source: {sample.failure.message if sample.failure else 'no pixels'}")
     if sample.source.shape != edited.shape:

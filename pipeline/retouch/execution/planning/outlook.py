@@ -133,7 +133,7 @@ def cost_report(
     checkup: CheckReport | None = None
     if plan.left:
         keys = plan.todo["key"].to_pylist()
-        groups = stratify(plan.todo, sample_rows(keys, plan.left if sample is None else sample))
+        groups = stratify(plan.todo, sample_rows(keys, plan.left if sample is None else sample), plan.job.canvas)
         # Probe before the check: the check's imports would make this process's start-up look shorter than a run's.
         measured = probe(plan, groups, executor=executor, address=address)
         checkup = check_remaining(plan, sample)

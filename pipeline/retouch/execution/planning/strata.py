@@ -1,4 +1,4 @@
-"""Strata: rows with similar cost, grouped by kind of forward pass and by size of the source image.
+"""Strata: rows with similar cost, grouped by kind of forward pass and by size of the edited image.
 
 The kind (checkpoint, parameters, exemplar) is in the manifest for every row. Sizes are read from the image headers of a
 sample of rows.
@@ -20,6 +20,8 @@ import pyarrow as pa
 from retouch import storage
 from retouch.errors import LoadError, StorageError
 from retouch.imaging import codec
+from retouch.imaging.canvas import place
+from retouch.jobs.canvas import CanvasSpec
 from retouch.manifests import deferred_images
 from retouch.manifests.columns import image_source
 
@@ -49,7 +51,7 @@ class Strata:
 
     kinds: tuple[PassKind, ...]  # most frequent first
     of_row: tuple[int, ...]  # each row's index into ``kinds``
-    megapixels: Mapping[int, float]  # row to the size of its source, for readable rows of the sample
+    megapixels: Mapping[int, float]  # row to the size of its image, for readable rows of the sample
 
     def shares(self) -> dict[tuple[int, int], float]:
         """Return (kind, size class) to its share of all rows; shares sum to 1. Sizes are estimated from the sample."""
@@ -69,7 +71,7 @@ class Strata:
 
     @property
     def mean_megapixels(self) -> float:
-        """Mean size of the sample's sources; 0 if none is readable."""
+        """Mean size of the sample's edited images; 0 if none is readable."""
         return sum(self.megapixels.values()) / max(len(self.megapixels), 1)
 
 
@@ -83,19 +85,20 @@ def size_name(size: int) -> str:
     return f"up to {2.0**size:.3g} MP"
 
 
-def stratify(table: pa.Table, rows: Sequence[int]) -> Strata:
+def stratify(table: pa.Table, rows: Sequence[int], canvas: CanvasSpec | None = None) -> Strata:
     """Group a table's rows by their cost.
 
     Args:
         table: rows of a manifest.
         rows: the sample whose image headers are read.
+        canvas: the job's.
     """
     found = _kinds(table)
     order = tuple(kind for kind, _ in sorted(Counter(found).items(), key=lambda item: (-item[1], item[0])))
     indices = {kind: index for index, kind in enumerate(order)}
     cells = deferred_images.load_deferred(table.take(pa.array(rows, pa.int64())))["image"].to_pylist()
     with ThreadPoolExecutor(THREADS) as threads:
-        sizes = dict(zip(rows, threads.map(_megapixels, cells), strict=True))
+        sizes = dict(zip(rows, threads.map(lambda cell: _megapixels(cell, canvas), cells), strict=True))
     known = {row: size for row, size in sizes.items() if size is not None}
     return Strata(order, tuple(indices[kind] for kind in found), known)
 
@@ -118,8 +121,8 @@ def _kinds(table: pa.Table) -> list[PassKind]:
     ]
 
 
-def _megapixels(cell: Any) -> float | None:
-    """Return the size of an image cell from its file's header; None if it is not readable."""
+def _megapixels(cell: Any, canvas: CanvasSpec | None) -> float | None:
+    """Return the size of a cell's image, on its canvas, from its file's header; None if it is not readable."""
     source = image_source(cell)
     if not source:
         return None
@@ -128,4 +131,6 @@ def _megapixels(cell: Any) -> float | None:
             height, width = codec.size_of(file)
     except (LoadError, StorageError, OSError, TypeError, ValueError):
         return None  # check and run report what is wrong with it
+    if canvas is not None:
+        height, width = place((height, width), canvas.margins)[1]
     return height * width / 1e6

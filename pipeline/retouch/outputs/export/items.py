@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from retouch.errors import EditError, LoadError, ObjectMissing
 from retouch.imaging import codec, regions
-from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images
-from retouch.manifests.decode import DecodeSpec, decode
+from retouch.manifests.decode import decode, recorded_spec
 from retouch.outputs import image_paths
 from retouch.outputs.export import provenance
 from retouch.outputs.export.content_credentials import Signer
@@ -146,6 +145,8 @@ def _before(
 ) -> dict[str, bytes]:
     """Return source and mask as they were edited: upright, at the image's size, as PNG.
 
+    Those of a canvas are the source reflected in the new borders, and the borders.
+
     Raises:
         LoadError: they cannot be read, or have changed since the run.
     """
@@ -153,8 +154,7 @@ def _before(
         raise LoadError("the manifest no longer has a row with this key")
     if row["key"] in source.changed:
         raise LoadError(CHANGED)
-    how = MaskSpec.model_validate(source.record["job"]["mask"])
-    sample = decode({**request, "fingerprint": row["fingerprint"]}, DecodeSpec(frozenset(), how))
+    sample = decode({**request, "fingerprint": row["fingerprint"]}, recorded_spec(source.record["job"]))
     if sample.failure is not None:
         raise LoadError(f"{sample.failure.type}: {sample.failure.message}")
     assert sample.source is not None

@@ -26,9 +26,9 @@ from markupsafe import Markup
 
 from retouch import storage
 from retouch.errors import ObjectMissing, RetouchError
-from retouch.jobs.config import MaskSpec
 from retouch.manifests import deferred_images
 from retouch.manifests import reader as manifest
+from retouch.manifests.decode import recorded_spec
 from retouch.outputs import changes, results
 from retouch.outputs.changes import Changes
 from retouch.outputs.event_log import read_calls
@@ -260,7 +260,7 @@ def _make_tiles(run: RunData, rows: Sequence[int], scores: Sequence[str], side: 
     keys = pa.array([row["key"] for row in shown], pa.string())
     wanted = run.requests.filter(pc.is_in(run.requests["key"], keys))
     requests = {request["key"]: request for request in deferred_images.load_deferred(wanted).to_pylist()}
-    mask = MaskSpec.model_validate(run.job["mask"])
+    how = recorded_spec(run.job, frozenset({"exemplar"}))
     missing = run.unreadable or "the manifest no longer has a row with this key"
     read_image = image_reader(run.output, shown)
     others = [other.of_keys(keys) for other in run.others]
@@ -271,7 +271,7 @@ def _make_tiles(run: RunData, rows: Sequence[int], scores: Sequence[str], side: 
             read_image,
             row,
             requests.get(key),
-            mask=mask,
+            how=how,
             missing=missing,
             scores=scores,
             columns=run.caller,

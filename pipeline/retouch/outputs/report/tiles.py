@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from retouch.errors import RetouchError, StorageError
 from retouch.imaging import codec, regions
-from retouch.jobs.config import MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Sample
 from retouch.outputs import image_paths
@@ -88,7 +87,7 @@ def make_tile(
     row: Mapping[str, Any],
     request: Mapping[str, Any] | None,
     *,
-    mask: MaskSpec,
+    how: DecodeSpec,
     missing: str,
     scores: Sequence[str],
     columns: Sequence[str],
@@ -100,13 +99,13 @@ def make_tile(
         read_image: reads an image of the output.
         row: the results row.
         request: the manifest's row with this key, if it has one.
-        mask: how the job reads masks.
+        how: how the run decoded its rows.
         missing: the note if ``request`` is None.
         scores: score columns of ``row``.
         columns: the caller's columns of ``row``.
         side: longer side of a picture, in pixels.
     """
-    sample, problem = (None, missing) if request is None else _inputs(request, mask)
+    sample, problem = (None, missing) if request is None else _inputs(request, how)
     edited, unread = _output(read_image, row["output"])
     differences, notes = _comparison(sample, edited, row["background_changed_px"], side)
     return Tile(
@@ -126,10 +125,10 @@ def make_tile(
     )
 
 
-def _inputs(request: Mapping[str, Any], mask: MaskSpec) -> tuple[Sample | None, str]:
+def _inputs(request: Mapping[str, Any], how: DecodeSpec) -> tuple[Sample | None, str]:
     """Return a row's inputs and their error; if only mask or exemplar is bad, the image is still returned."""
     request = {**request, "fingerprint": ""}  # passed through by decode and not used here
-    sample = decode(request, DecodeSpec(frozenset({"exemplar"}), mask))
+    sample = decode(request, how)
     if sample.failure is None:
         return sample, ""
     alone = decode({"key": request["key"], "image": request.get("image"), "fingerprint": ""}, DecodeSpec(frozenset()))
@@ -151,7 +150,9 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
     if sample is None or sample.source is None:
         yield Figure("before", None, f"source not readable: {problem}")
         return
-    yield Figure("before", thumbnail(sample.source, sample.alpha, side))
+    image = (slice(None), slice(None)) if sample.frame is None else sample.frame.slices
+    alpha = None if sample.alpha is None else sample.alpha[image]
+    yield Figure("before", thumbnail(sample.source[image], alpha, side))
     if sample.exemplar is not None:
         yield Figure("exemplar", thumbnail(sample.exemplar, None, side))
     if sample.mask is None:
@@ -159,7 +160,8 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
     elif sample.mask.all():
         yield Figure("mask", None, "none: the whole image is edited")
     else:
-        yield Figure("mask", overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
+        name = "mask" if sample.frame is None else "canvas"
+        yield Figure(name, overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
 
 
 def _output(read_image: ImageReader, path: str | None) -> tuple[codec.Image | None, str]:
