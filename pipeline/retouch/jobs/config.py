@@ -142,7 +142,8 @@ class EditJob(Model):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run, its submissions and its metrics: letters, digits, dots, dashes."""
     manifest: str | tuple[str, ...]
-    """Parquet file, folder or glob, or several, on any fsspec URL."""
+    """Parquet file, folder or glob, or several, on any fsspec URL. Folders called name=value give columns; names that
+    begin with . or _ are left out."""
     output: str
     """Folder on any fsspec URL; {date}, {name} and {env:VARIABLE} are filled in."""
     seed: int = Field(default=0, ge=0)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +29,7 @@ from retouch.manifests.columns import (
     joined,
     map_addresses,
 )
+from retouch.manifests.files import ManifestFile, find, typed, with_partitions
 from retouch.manifests.fingerprints import derived_keys
 from retouch.redaction import redacted
 from retouch.schema import REQUEST_COLUMNS
@@ -67,7 +68,7 @@ def read(sources: str | Sequence[str], *, defer_images: bool = False) -> Manifes
     ``input_``.
 
     Args:
-        sources: Parquet file, folder, glob, or several of these, on any fsspec URL.
+        sources: Parquet file, folder, glob, or several of these, on any fsspec URL; see ``files.find`` for what counts.
         defer_images: leave the images' bytes in the files if they are large; ``deferred_images.load_deferred`` reads
             them.
 
@@ -75,10 +76,11 @@ def read(sources: str | Sequence[str], *, defer_images: bool = False) -> Manifes
         ManifestError: no file, not Parquet, no image column, a column of a wrong type, a missing or duplicate key; the
             message names the file and the column, or the keys.
     """
-    files = _expand([sources] if isinstance(sources, str) else sources)
+    found = _expand([sources] if isinstance(sources, str) else sources)
+    files = [file.address for file in found]
     load = _load_deferred if defer_images and deferred_images.is_large(files) else _load
     with ThreadPoolExecutor(THREADS) as threads:
-        loaded = list(threads.map(load, files))
+        loaded = list(threads.map(load, files, typed(found)))
     tables = [table for table, _ in loaded]
     for name in IMAGE_COLUMNS:
         if len({table.schema.field(name).type for table in tables if name in table.column_names}) > 1:
@@ -91,43 +93,37 @@ def read(sources: str | Sequence[str], *, defer_images: bool = False) -> Manifes
     return Manifest(table.select([*wanted, *passed]), tuple(files), renamed)
 
 
-def _expand(sources: Sequence[str]) -> list[str]:
-    found: list[str] = []
+def _expand(sources: Sequence[str]) -> list[ManifestFile]:
+    found: dict[str, ManifestFile] = {}
     for source in sources:
         try:
-            files = _files_at(source)
+            files = find(source)
         except (StorageError, OSError, ValueError) as error:
             raise ManifestError(f"manifest cannot be found: {' '.join(str(error).split())}") from None
         if not files:
             raise ManifestError(f"no Parquet file at {source}")
-        found += files
+        for file in files:
+            found.setdefault(file.address, file)
     if not found:
         raise ManifestError("no manifest is given; name a Parquet file, a folder or a glob")
-    return list(dict.fromkeys(found))
+    return list(found.values())
 
 
-def _files_at(source: str) -> list[str]:
-    if storage.is_folder(source):
-        return storage.list_files(source, ".parquet")
-    if any(sign in source for sign in "*?[") and not storage.exists(source):
-        return storage.glob(source)
-    return [source]
-
-
-def _load(file: str) -> tuple[pa.Table, dict[str, str]]:
+def _load(file: str, partitions: Mapping[str, Any]) -> tuple[pa.Table, dict[str, str]]:
     """Return a file's rows, checked, and the caller's columns that were renamed."""
     with _opened(file) as parquet:
-        return _checked(parquet.read(), file)
+        return _checked(with_partitions(parquet.read(), partitions), file)
 
 
-def _load_deferred(file: str) -> tuple[pa.Table, dict[str, str]]:
+def _load_deferred(file: str, partitions: Mapping[str, Any]) -> tuple[pa.Table, dict[str, str]]:
     """Return the same as ``_load``, with deferred images, reading some rows at a time."""
     parts, first = [], 0
     renamed: dict[str, str] = {}
     with _opened(file) as parquet:
-        parts.append(deferred_images.defer(_checked(parquet.schema_arrow.empty_table(), file)[0], file, 0))
+        empty = with_partitions(parquet.schema_arrow.empty_table(), partitions)
+        parts.append(deferred_images.defer(_checked(empty, file)[0], file, 0))
         for batch in parquet.iter_batches(ROWS_PER_READ):
-            table, renamed = _checked(pa.Table.from_batches([batch]), file)
+            table, renamed = _checked(with_partitions(pa.Table.from_batches([batch]), partitions), file)
             parts.append(deferred_images.defer(table, file, first))
             first += batch.num_rows
     return pa.concat_tables(parts, promote_options="permissive"), renamed
