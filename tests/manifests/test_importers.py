@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pycocotools.mask
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,8 +97,8 @@ def test_coco_gives_a_row_a_box_in_our_corners(tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     imported = coco(source, str(tmp_path / "images"), str(out), AREAS)
     assert rows_of(out) == [
-        {"key": "7-0", "image": f"{tmp_path}/images/7.jpg", "bbox": [10, 5, 50, 25], "category": "dog"},
-        {"key": "8-1", "image": f"{tmp_path}/images/8.jpg", "bbox": [0, 0, 50.5, 50], "category": "dog"},
+        {"key": "7-0", "image": f"{tmp_path}/images/7.jpg", "mask": None, "bbox": [10, 5, 50, 25], "category": "dog"},
+        {"key": "8-1", "image": f"{tmp_path}/images/8.jpg", "mask": None, "bbox": [0, 0, 50.5, 50], "category": "dog"},
     ]
     assert imported.notes == ["3 of 5 boxes left out for their size"]
     assert imported.problems["files are missing"] == [f"{tmp_path}/images/8.jpg"]
@@ -110,8 +111,70 @@ def test_crowds_of_coco_are_no_objects(tmp_path: Path) -> None:
         {"id": 2, "image_id": 7, "bbox": [0, 0, 40, 25]},
     ]
     out = tmp_path / "m.parquet"
-    coco(annotations(tmp_path, [], annotations=crowd), str(tmp_path / "images"), str(out), AREAS)
+    imported = coco(annotations(tmp_path, [], annotations=crowd), str(tmp_path / "images"), str(out), AREAS)
+    assert imported.notes == ["1 crowds left out"]
     assert [(row["key"], row["category"]) for row in rows_of(out)] == [("7-2", None)]
+
+
+TRIANGLE = [20.0, 10.0, 80.0, 10.0, 50.0, 40.0]
+
+
+def objects(*segmentations: Any, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": n, "image_id": 7, "category_id": 1, "segmentation": found, **more}
+        for n, found in enumerate(segmentations)
+    ]
+
+
+def test_polygons_and_run_lengths_of_coco_are_masks(tmp_path: Path) -> None:
+    """The image is 100 x 50; run lengths go down the columns."""
+    runs = {"size": [50, 100], "counts": [500, 1000, 3500]}
+    compressed = pycocotools.mask.frPyObjects(runs, 50, 100)
+    packed = {"size": [50, 100], "counts": compressed["counts"].decode()}
+    two = [TRIANGLE, [0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0]]
+    out = tmp_path / "m.parquet"
+    source = annotations(tmp_path, [], annotations=objects([TRIANGLE], runs, packed, two))
+    imported = coco(source, str(tmp_path / "images"), str(out), AREAS)
+    assert (imported.rows, imported.problems) == (4, {})
+    requests = [{**row, "fingerprint": ""} for row in reader.read(str(out)).table.to_pylist()]
+    triangle, band, again, both = (decode(request, DecodeSpec(frozenset({"mask"}))).mask for request in requests)
+    assert triangle is not None
+    assert both is not None
+    assert abs(int(triangle.sum()) - 60 * 30 // 2) < 40
+    assert triangle[15, 50]
+    assert not triangle[35, 25]
+    expected = np.zeros((50, 100), bool)
+    expected[:, 10:30] = True
+    assert np.array_equal(band, expected)
+    assert np.array_equal(again, expected)
+    assert both[5, 5]
+    assert both[15, 50]
+    assert rows_of(out)[0]["bbox"] == pytest.approx([20, 10, 80, 40], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"segmentation": []}, "neither bbox nor segmentation"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "a polygon has 4 numbers"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, "run lengths are of 5x5 pixels, the image has 100x50"),
+        ({"segmentation": {"size": [50, 100], "counts": [1, 2]}}, "run lengths cover 3 pixels"),
+        ({"segmentation": [["a"] * 6]}, "could not convert"),
+        ({"bbox": [1, 2, 3]}, "not enough values"),
+        ({"bbox": [float("nan"), 0, 20, 20]}, "its bbox is no box"),
+        ({"image_id": 99, "bbox": [0, 0, 20, 20]}, "no image 99"),
+    ],
+)
+def test_an_annotation_of_coco_that_cannot_be_used_is_named_and_all_others_are_rows(
+    bad: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    entries = [*objects([TRIANGLE]), {"id": 77, "image_id": 7, **bad}]
+    out = tmp_path / "m.parquet"
+    imported = coco(annotations(tmp_path, [], annotations=entries), str(tmp_path / "images"), str(out), AREAS)
+    assert imported.rows == 1
+    (named,) = imported.problems["annotations cannot be used"]
+    assert named.startswith("77: ")
+    assert reason in named
 
 
 def test_coco_grouped_gives_a_row_an_image_to_train_on(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def import_coco(
         bool, typer.Option("--grouped", help="One row per image with all its boxes, for training.")
     ] = False,
 ) -> None:
-    """Import COCO's boxes: one row per box to edit, or one per image to train on."""
+    """Import COCO's objects: one row per mask or box to edit, or one per image to train on."""
     from retouch.manifests.importers import coco
 
     _print_import(coco(annotations, images, output, (min_area, max_area), grouped=grouped), output)

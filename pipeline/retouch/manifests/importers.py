@@ -9,20 +9,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pycocotools.mask
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from retouch import storage
 from retouch.errors import ManifestError, ObjectMissing, StorageError
+from retouch.imaging import codec
 from retouch.manifests.written import WrittenManifest
 
 MISSING: Final = "files are missing"
+UNUSABLE: Final = "annotations cannot be used"
 THREADS: Final = 32  # image headers read in parallel: reading one is mostly latency
 COCOEE: Final = {"image": "GT_3500/{}_GT.png", "exemplar": "Ref_3500/{}_ref.png", "mask": "Mask_bbox_3500/{}_mask.png"}
 BOXES: Final = pa.list_(pa.list_(pa.float64()))  # x0, y0, x1, y1 each, in pixels
@@ -49,9 +53,11 @@ def cocoee(folder: str, output: str) -> WrittenManifest:
 
 
 def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: bool = False) -> WrittenManifest:
-    """Import COCO's instances: one row per box (``bbox``, ``category``), or with ``grouped`` per image (``boxes``).
+    """Import COCO's instances: one row per object with ``mask``, ``bbox``, ``category``.
 
-    Crowds (``iscrowd``) are not single objects and are left out, as are boxes outside ``areas``.
+    With ``grouped``, one row per image with all ``boxes``. The mask is the object's polygons or run lengths, as a PNG
+    in the cell; without a segmentation the box is edited. Crowds (``iscrowd``) are not single objects and are left out,
+    as are boxes outside ``areas``. Annotations that cannot be used are named in the report.
 
     Raises:
         ManifestError: the file is not a COCO annotation.
@@ -60,21 +66,35 @@ def coco(annotations: str, images: str, output: str, areas: Areas, *, grouped: b
         data = json.loads(_bytes(annotations))
         files = {image["id"]: image for image in data["images"]}
         names = {category["id"]: category["name"] for category in data.get("categories", ())}
-        found = [entry for entry in data["annotations"] if not entry.get("iscrowd")]
-        rows = [_coco_row(entry, files[entry["image_id"]], names) for entry in found]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = list(data["annotations"])
+        found = [entry for entry in entries if not entry.get("iscrowd")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{annotations} is not a COCO annotation file: {error!r}") from None
+    rows, unusable = [], []
+    for entry in found:
+        try:
+            rows.append(_coco_row(entry, files, names, with_mask=not grouped))
+        except (ValueError, KeyError, TypeError) as error:
+            unusable.append(f"{entry.get('id', 'without id')}: {' '.join(str(error).split())}")
     folder = _absolute(images)
     kept = [row for row in rows if _fits(row["bbox"], row.pop("size"), areas)]
     for row in kept:
         row["image"] = storage.join(folder, row["image"])
     missing = _missing(folder, (row["image"] for row in kept))
     notes = _left_out(len(rows) - len(kept), len(rows))
+    if crowds := len(entries) - len(found):
+        notes.append(f"{crowds} crowds left out")
     if grouped:
-        return _write_grouped(output, ((row["image"], row["bbox"]) for row in kept), missing, notes)
-    columns = {"key": pa.string(), "image": pa.string(), "bbox": pa.list_(pa.float64()), "category": pa.string()}
+        return _write_grouped(output, ((row["image"], row["bbox"]) for row in kept), missing, notes, unusable)
+    columns = {
+        "key": pa.string(),
+        "image": pa.string(),
+        "mask": pa.binary(),
+        "bbox": pa.list_(pa.float64()),
+        "category": pa.string(),
+    }
     _write(output, kept, pa.schema(columns.items()))
-    return _report(len(kept), missing, notes)
+    return _report(len(kept), missing, notes, unusable)
 
 
 def openimages(boxes: str, images: str, output: str, areas: Areas) -> WrittenManifest:
@@ -119,15 +139,51 @@ def _ids(uri: str) -> list[int]:
     return [int(number) for number in found]
 
 
-def _coco_row(entry: Mapping[str, Any], image: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:
-    x, y, width, height = entry["bbox"]
+def _coco_row(
+    entry: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]], names: Mapping[int, str], *, with_mask: bool
+) -> dict[str, Any]:
+    """Return an object's row. Raises ValueError, KeyError or TypeError for an annotation that cannot be used."""
+    if entry["image_id"] not in images:
+        raise ValueError(f"no image {entry['image_id']}")
+    image = images[entry["image_id"]]
+    size = image["width"], image["height"]
+    runs = _coco_runs(entry["segmentation"], size) if entry.get("segmentation") else None
+    if "bbox" in entry:
+        x, y, width, height = map(float, entry["bbox"])
+    elif runs is not None:
+        x, y, width, height = map(float, pycocotools.mask.toBbox(runs))
+    else:
+        raise ValueError("it has neither bbox nor segmentation")
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError("its bbox is no box")
     return {
         "key": f"{image['id']}-{entry['id']}",
         "image": image["file_name"],
+        "mask": codec.encode_mask(pycocotools.mask.decode(runs) > 0) if with_mask and runs is not None else None,
         "bbox": (x, y, x + width, y + height),
         "category": names.get(entry["category_id"]) if "category_id" in entry else None,
-        "size": (image["width"], image["height"]),
+        "size": size,
     }
+
+
+def _coco_runs(segmentation: Any, size: tuple[int, int]) -> Any:
+    """Return polygons or run lengths as compressed run lengths of one mask. Raises ValueError if they are none."""
+    width, height = size
+    if isinstance(segmentation, list):
+        numbers = [list(map(float, polygon)) for polygon in segmentation]
+        if bad := [polygon for polygon in numbers if len(polygon) < 6 or len(polygon) % 2]:
+            raise ValueError(f"a polygon has {len(bad[0])} numbers; x and y of at least three points are needed")
+        if not all(math.isfinite(number) for polygon in numbers for number in polygon):
+            raise ValueError("a polygon has a number that is not finite")
+        return pycocotools.mask.merge(pycocotools.mask.frPyObjects(numbers, height, width))
+    counts, shape = segmentation["counts"], tuple(segmentation["size"])
+    if shape != (height, width):
+        raise ValueError(f"its run lengths are of {shape[1]}x{shape[0]} pixels, the image has {width}x{height}")
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts, default=0) < 0:
+            raise ValueError(f"its run lengths cover {sum(counts)} pixels, the image has {height * width}")
+        return pycocotools.mask.frPyObjects(segmentation, height, width)
+    return {"size": [height, width], "counts": counts}
 
 
 def _csv_boxes(uri: str) -> dict[str, list[Box]]:
@@ -163,7 +219,8 @@ def _size(uri: str) -> tuple[int, int]:
     """Return width and height of the upright image, from its file's header."""
     try:
         with storage.open_input(uri) as source, Pillow.open(source) as image:
-            swapped = image.getexif().get(_ORIENTATION, 1) in _SWAPS_SIDES
+            # Pillow gives the size of a TIFF upright, that of other files as stored.
+            swapped = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _SWAPS_SIDES
             return image.size[::-1] if swapped else image.size
     except (UnidentifiedImageError, StorageError, OSError) as error:
         raise ManifestError(f"{uri}: image size cannot be read: {error}") from None
@@ -180,14 +237,18 @@ def _fits(box: Box, size: tuple[float, float], areas: Areas) -> bool:
 
 
 def _write_grouped(
-    output: str, pairs: Iterable[tuple[str, Box]], missing: Sequence[str], notes: Sequence[str]
+    output: str,
+    pairs: Iterable[tuple[str, Box]],
+    missing: Sequence[str],
+    notes: Sequence[str],
+    unusable: Sequence[str] = (),
 ) -> WrittenManifest:
     grouped: dict[str, list[Box]] = {}
     for image, box in pairs:
         grouped.setdefault(image, []).append(box)
     rows = [{"key": _stem(image), "image": image, "boxes": boxes} for image, boxes in grouped.items()]
     _write(output, rows, pa.schema([("key", pa.string()), ("image", pa.string()), ("boxes", BOXES)]))
-    return _report(len(rows), missing, notes)
+    return _report(len(rows), missing, notes, unusable)
 
 
 def _write(output: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -205,8 +266,11 @@ def _left_out(count: int, total: int) -> list[str]:
     return [f"{count} of {total} boxes left out for their size"] if count else []
 
 
-def _report(rows: int, missing: Sequence[str], notes: Sequence[str] = ()) -> WrittenManifest:
-    return WrittenManifest(rows, {MISSING: missing} if missing else {}, notes)
+def _report(
+    rows: int, missing: Sequence[str], notes: Sequence[str] = (), unusable: Sequence[str] = ()
+) -> WrittenManifest:
+    problems = {MISSING: missing, UNUSABLE: unusable}
+    return WrittenManifest(rows, {name: found for name, found in problems.items() if found}, notes)
 
 
 def _bytes(uri: str) -> bytes:
