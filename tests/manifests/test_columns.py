@@ -7,7 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from retouch.errors import ManifestError
-from retouch.manifests.columns import IMAGE_STRUCT, as_structs, canonical, check_texts, image_source, map_addresses
+from retouch.manifests.columns import (
+    IMAGE_STRUCT,
+    as_structs,
+    canonical,
+    check_texts,
+    image_source,
+    map_addresses,
+    meant,
+)
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_binary(), IMAGE_STRUCT])
@@ -88,3 +96,12 @@ def test_texts_that_are_no_utf_8_are_refused_wherever_they_stand_and_images_may_
 )
 def test_an_image_cell_holds_bytes_before_an_address(cell: Any, source: str | bytes | None) -> None:
     assert image_source(cell) == source
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("caption", "prompt"), ("Instruction", "prompt"), ("mask_path", "mask"), ("promt", "prompt"), ("label", None)],
+)
+def test_a_column_that_another_project_calls_otherwise_is_recognized(name: str, found: str | None) -> None:
+    assert meant(name, ["prompt", "mask"]) == found
+    assert meant(name, []) is None

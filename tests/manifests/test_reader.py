@@ -74,6 +74,8 @@ def test_keys_come_from_the_row_where_there_are_none_and_stay_when_the_manifest_
     ("columns", "line"),
     [
         ({"prompt": ["x"]}, r"m\.parquet has no column 'image'; its columns: prompt"),
+        ({"img": ["x"]}, r"m\.parquet has no column 'image'; rename 'img' to 'image'; its columns: img"),
+        ({"imgae": ["x"]}, r"has no column 'image'; rename 'imgae' to 'image'"),
         ({"image": ["x", "y"], "key": ["a", None]}, "1 rows have no key, first row 1"),
         ({"image": ["x", "y"], "key": ["a", ""]}, "1 rows have no key"),
         ({"image": ["x", "y"], "key": ["a", "a"]}, "1 keys are there more than once: 'a'"),

@@ -6,7 +6,6 @@ that a run makes, without the networks' forward passes. So check and run cannot 
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from retouch.execution.planning import strata
 from retouch.imaging import codec
 from retouch.jobs.config import DeadlineSpec, EditJob, QualitySpec, load_job
 from retouch.manifests import decode, deferred_images, reader
-from retouch.manifests.columns import IMAGE_COLUMNS
+from retouch.manifests.columns import IMAGE_COLUMNS, meant
 from retouch.manifests.decode import DecodeSpec
 from retouch.manifests.samples import Failure, Sample
 from retouch.schema import REQUEST_COLUMNS
@@ -232,8 +231,8 @@ def _column_hints(rows: reader.Manifest) -> Iterator[str]:
         yield f"column {old} is passed through as {new}, because the results have a column {old}"
     missing = [name for name in REQUEST_COLUMNS if name not in rows.table.column_names]
     for name in own:
-        for meant in difflib.get_close_matches(name.lower(), missing, n=1, cutoff=0.75):
-            yield f"column {name} is not a request column; did you mean {meant}?"
+        if (found := meant(name, missing)) is not None:
+            yield f"column {name} is not a request column; did you mean {found}?"
 
 
 def _shown(key: str) -> str:

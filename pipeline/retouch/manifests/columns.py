@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,15 @@ from retouch.schema import REQUEST_COLUMNS, RESULT_FIELDS
 
 IMAGE_COLUMNS: Final = ("image", "mask", "exemplar", "control")
 IMAGE_STRUCT: Final = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+# What other projects call request columns.
+SYNONYMS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("img", "image_path", "image_file", "file_name", "filename", "source_image"), "image"),
+    **dict.fromkeys(("mask_path", "mask_image", "conditioning_mask"), "mask"),
+    **dict.fromkeys(("text", "caption", "instruction", "edit_prompt", "edit_instruction"), "prompt"),
+    **dict.fromkeys(("reference", "reference_image", "ref_image"), "exemplar"),
+    "box": "bbox",
+    "id": "key",
+}
 RENAMED: Final = "input_{}"  # new name of a caller's column that would hide a column of the results
 _REDACT_BATCH: Final = 1000  # texts checked together, since hardly any holds a credential
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
@@ -48,6 +58,13 @@ def canonical(name: str, column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
     if converted is None:
         raise ManifestError(f"{file}: column {name!r} is {column.type}; expected {expected(name)}")
     return converted
+
+
+def meant(name: str, missing: Sequence[str]) -> str | None:
+    """Return the missing request column that a column's name probably stands for; None if it looks like no other."""
+    if (synonym := SYNONYMS.get(name.lower())) in missing:
+        return synonym
+    return next(iter(difflib.get_close_matches(name.lower(), missing, n=1, cutoff=0.75)), None)
 
 
 def expected(name: str) -> str:

@@ -28,6 +28,7 @@ from retouch.manifests.columns import (
     check_texts,
     joined,
     map_addresses,
+    meant,
 )
 from retouch.manifests.files import ManifestFile, find, typed, with_partitions
 from retouch.manifests.fingerprints import derived_keys
@@ -164,7 +165,9 @@ def _check_names(names: Sequence[str], file: str) -> None:
     if duplicates:
         raise ManifestError(f"{file} has {len(duplicates)} duplicate column names, first {duplicates[0]!r}; rename one")
     if "image" not in names:
-        raise ManifestError(f"{file} has no column 'image'; its columns: {', '.join(names) or 'none'}")
+        similar = next((name for name in names if meant(name, ["image"])), None)
+        hint = f"; rename {similar!r} to 'image'" if similar else ""
+        raise ManifestError(f"{file} has no column 'image'{hint}; its columns: {', '.join(names) or 'none'}")
 
 
 def _with_structs(table: pa.Table, name: str) -> pa.Table:
