@@ -17,6 +17,8 @@ from tests import ROOT
 from tests.helpers.imports import imported_packages
 from tests.helpers.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
+# Ray gives its workers way to all other processes by default: two other processes of tests would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Importing these takes 5 to 15 s per process; they are in tests of networks, browsers and Ray.
 SLOW_TO_IMPORT = frozenset(
     {"datasets", "diffusers", "kornia", "lpips", "open_clip", "playwright", "ray", "torchmetrics", "torchvision"}

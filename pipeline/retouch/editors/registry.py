@@ -86,7 +86,7 @@ class Diffusers(_Declared):
     """Runs any edit pipeline of diffusers: text inpainting, instructions, exemplars, LoRAs, ControlNets.
 
     Weights: a diffusers folder (role ``model_index``), or one file (``checkpoint``) with the folder of its base model
-    (``config``); ``unet``, ``transformer`` or ``vae`` in place of the folder's own; ``lora`` or ``lora.NAME``, files;
+    (``config``); ``network.NAME`` in place of the folder's own (``network.unet``); ``lora`` or ``lora.NAME``, files;
     ``controlnet``, a folder; ``ip_adapter``, a file, with ``image_encoder``, a folder; ``redux``, a folder; ``clip`` to
     rank candidates by their similarity to the prompt.
     """

@@ -128,15 +128,15 @@ def test_a_role_replaces_a_network(layout: str, stable_diffusion: tuple[Path, Pa
         "diffusers' names": folder / "unet" / "diffusion_pytorch_model.safetensors",
         "original names": file,
     }[layout]
-    replaced = edited({"model_index": str(base), "unet": str(other)})
+    replaced = edited({"model_index": str(base), "network.unet": str(other)})
     assert not np.array_equal(replaced, edited({"model_index": str(base)}))
     assert np.array_equal(replaced, edited({"model_index": str(folder)}))
 
 
 def test_a_network_that_the_pipeline_lacks_is_refused(stable_diffusion: tuple[Path, Path, Path]) -> None:
     folder, _, file = map(str, stable_diffusion)
-    with pytest.raises(WeightsError, match="has no transformer; leave role transformer out"):
-        edited({"model_index": folder, "transformer": file})
+    with pytest.raises(WeightsError, match=r"has no transformer; leave role network\.transformer out"):
+        edited({"model_index": folder, "network.transformer": file})
 
 
 # -- Redux --

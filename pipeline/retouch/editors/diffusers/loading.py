@@ -23,6 +23,7 @@ from retouch.editors.diffusers.families import FLUX_EMBEDS, Family, family_of
 from retouch.editors.diffusers.params import Params
 from retouch.errors import ConfigError, RetouchError, WeightsError
 from retouch.models.diffusers_networks import load_network
+from retouch.models.weights import NETWORK
 from retouch.models.weights.diffusers_folder import CONFIG_FILE
 
 IMAGE_ARGUMENTS: Final = ("image", "images", "input_image", "reference_image")
@@ -30,7 +31,6 @@ MASK_ARGUMENTS: Final = ("mask_image", "mask")
 IP_ADAPTER: Final = "ip_adapter"
 REDUX: Final = "redux"  # FLUX's encoder of exemplars, whose tokens follow the prompt's
 CHECKPOINT: Final = "checkpoint"  # all networks in one file, with their configurations in role ``config``
-COMPONENTS: Final = ("transformer", "unet", "vae")  # roles that replace the folder's own network
 LORA: Final = "lora"  # role of one adapter; ``lora.NAME`` of several
 SCHEDULERS: Final[Mapping[str, str]] = {
     "ddim": "DDIMScheduler",
@@ -230,9 +230,10 @@ def _from_folder(diffusers: Any, index: Path, params: Params, weights: Mapping[s
         keywords["controlnet"] = _component(diffusers, weights["controlnet"], params)
     if not params.safety_checker and "safety_checker" in inspect.signature(found.__init__).parameters:
         keywords |= {"safety_checker": None, "requires_safety_checker": False}
-    keywords |= {
-        name: _replacement(diffusers, index, name, weights[name], params) for name in COMPONENTS if name in weights
-    }
+    for role, path in weights.items():
+        if role.startswith(NETWORK):
+            name = role.removeprefix(NETWORK)
+            keywords[name] = _replacement(diffusers, index, name, path, params)
     if CHECKPOINT in weights:
         return _from_checkpoint(diffusers, found, index, params, weights, keywords)
     left = None  # components that the pipeline itself loads: all of them, or those that it quantizes
@@ -269,16 +270,17 @@ def _replacement(diffusers: Any, index: Path, name: str, path: str, params: Para
         return _component(diffusers, path, params)
     named = json.loads(index.read_text()).get(name)
     if named is None:
-        raise WeightsError(f"{index.parent} has no {name}; leave role {name} out")
+        raise WeightsError(f"{index.parent} has no {name}; leave role {NETWORK}{name} out")
+    kind: Any = getattr(diffusers, named[1], None)
+    if not hasattr(kind, "from_single_file"):
+        raise WeightsError(f"{NETWORK}{name}: a {named[1]} is not read from one file; give its folder")
     _require_accelerate(path)
     dtype = getattr(torch, params.precision)
     more = {}
     if is_quantized := path.endswith(".gguf"):
         more = {"quantization_config": diffusers.GGUFQuantizationConfig(compute_dtype=dtype), "torch_dtype": dtype}
     with as_weights_error(f"{name} {path}"), _as_missing(path):
-        network = getattr(diffusers, named[1]).from_single_file(
-            path, config=str(index.parent), subfolder=name, local_files_only=True, **more
-        )
+        network = kind.from_single_file(path, config=str(index.parent), subfolder=name, local_files_only=True, **more)
     _refuse_missing(network, path)
     return network if is_quantized else network.to(dtype)
 

@@ -59,12 +59,13 @@ FAMILY_FILE: Final = "family.json"
 INDEX_ROLE: Final = "model_index"
 DEFAULT_ROLE: Final = "unet"
 FAMILY_ROLE: Final = "family"
-# Roles that are folders, or may be, and what is loaded of them.
-FOLDER_ROLES: Final[Mapping[str, Kind]] = {
+NETWORK: Final = "network."  # ``network.NAME`` replaces a component of a diffusers folder
+_FOLDER_ROLES: Final[Mapping[str, Kind]] = {
     INDEX_ROLE: PIPELINE,
     "redux": PIPELINE,
     "config": CONFIGURATIONS,
-    **dict.fromkeys(("controlnet", "image_encoder", "transformer", "unet", "vae"), COMPONENT),
+    "controlnet": COMPONENT,
+    "image_encoder": COMPONENT,
 }
 EMBEDDED: Final = Path(__file__).parents[1] / "embedded"
 EMBEDDED_PREFIX: Final = "embedded:"
@@ -127,10 +128,16 @@ def _roles(spec: Weights) -> Iterator[_Role]:
     if FAMILY_ROLE in spec:
         yield from _of_address(_single(spec, FAMILY_ROLE))
     for role, addresses in spec.items():
-        if role in FOLDER_ROLES and FOLDER_ROLES[role].has_components:
+        kind = folder_kind(role)
+        if kind is not None and kind.has_components:
             yield _of_index(role, _single(spec, role))
         elif role != FAMILY_ROLE:
             yield _of_component(role, addresses) or _Role(role, one_file(addresses))
+
+
+def folder_kind(role: str) -> Kind | None:
+    """Return what is loaded of a role that is a folder, or may be; None for a role that is a file."""
+    return COMPONENT if role.startswith(NETWORK) else _FOLDER_ROLES.get(role)
 
 
 def embedded_names() -> list[str]:
@@ -176,7 +183,7 @@ def _of_address(address: str) -> Iterator[_Role]:
 def _of_index(role: str, address: str) -> _Role:
     """Return a role that is a diffusers folder, or the index in it."""
     address = _located(address.removesuffix(f"/{INDEX_FILE}"))
-    folder = diffusers_folder(address, FOLDER_ROLES[role]) if _may_be_folder(address) else None
+    folder = diffusers_folder(address, folder_kind(role) or PIPELINE) if _may_be_folder(address) else None
     if folder is not None:
         return _Role(role, str(folder.path / INDEX_FILE), folder.files)
     raise WeightsError(f"weights folder {address} has no {INDEX_FILE}; give a diffusers folder")
@@ -184,7 +191,7 @@ def _of_index(role: str, address: str) -> _Role:
 
 def _of_component(role: str, addresses: str | Sequence[str]) -> _Role | None:
     """Return a role that is the folder of one component, such as a ControlNet; None if it is a file."""
-    if FOLDER_ROLES.get(role) != COMPONENT or not isinstance(addresses, str):
+    if folder_kind(role) != COMPONENT or not isinstance(addresses, str):
         return None
     folder = diffusers_folder(addresses, COMPONENT) if _may_be_folder(addresses) else None
     return None if folder is None else _Role(role, str(folder.path / COMPONENT.mark), folder.files)

@@ -111,7 +111,7 @@ def _of_folder(named: str | None, address: str, folder: Path, variant: str | Non
 def _folder_role(named: str | None) -> tuple[str, Kind]:
     """Return the role of a folder, which is a pipeline's if its address has no role, and what is loaded of it."""
     role = named or weights.INDEX_ROLE
-    return role, weights.FOLDER_ROLES.get(role, PIPELINE)
+    return role, weights.folder_kind(role) or PIPELINE
 
 
 def _of_hub(named: str | None, address: str, pin: str | None, variant: str | None) -> Iterator[Entry]:
