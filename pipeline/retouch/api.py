@@ -148,6 +148,8 @@ def load_editor(
     fit: Literal["auto", "crop", "resize", "face"] = "auto",
     mask: Mapping[str, Any] | None = None,
     canvas: Mapping[str, Any] | None = None,
+    output_size: Literal["native", "network"] = "native",
+    align: bool = False,
     batch_size: int = 8,
     device: str | None = None,
     **params: Any,
@@ -161,6 +163,8 @@ def load_editor(
         fit: how an image is fitted to the network's size, as in a job.
         mask: how mask images are read, like the job's ``mask``: ``{"invert": True}``.
         canvas: paint beyond the borders, like the job's ``canvas``: ``{"left": 0.25, "prompt_left": "the sea"}``.
+        output_size: of images that are edited whole, as in a job.
+        align: move edits back that the model has shifted, as in a job.
         batch_size: candidates per forward pass. Another size may round pixels differently.
         device: ``cuda``, ``cuda:1`` or ``cpu``; None: the GPU if there is one.
         **params: parameters of the editor, as in a job's ``editor.params``.
@@ -180,6 +184,8 @@ def load_editor(
         "fit": fit,
         "mask": dict(mask or {}),
         "canvas": None if canvas is None else dict(canvas),
+        "output_size": output_size,
+        "align": align,
         "ray": {"batch_size": batch_size},
     }
     job = _edit_job(parse_job(data, "load_editor"))

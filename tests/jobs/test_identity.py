@@ -80,7 +80,8 @@ def test_a_record_of_another_kind_of_job_is_refused() -> None:
 
 
 def test_fields_that_came_later_change_no_identity_until_they_are_set() -> None:
-    """The digests are those of the version before ``mask.grow``, ``mask.feather``, ``mask.context`` and ``align``."""
+    """The digests are those of the version before ``mask.grow``, ``mask.feather``, ``mask.context``, ``align`` and
+    ``output_size``."""
 
     def digest(identity: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -89,7 +90,7 @@ def test_fields_that_came_later_change_no_identity_until_they_are_set() -> None:
     assert digest(pixel_identity(plain, "2", WEIGHTS)).startswith("0cf8228ea8fbf165")
     assert digest(job_identity(plain, WEIGHTS)).startswith("6882ae310e240a81")
     set_fields: list[dict[str, Any]] = [{"mask": {name: 1}} for name in ("grow", "feather", "context")]
-    for changes in [*set_fields, {"align": True}]:
+    for changes in [*set_fields, {"align": True}, {"output_size": "network"}]:
         job = edit_job(**changes)
         assert pixel_identity(job, "2", WEIGHTS) != pixel_identity(plain, "2", WEIGHTS)
         assert job_identity(job, WEIGHTS) != job_identity(plain, WEIGHTS)

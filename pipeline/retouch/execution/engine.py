@@ -324,7 +324,13 @@ class Engine:
         best_misses = quality_gate.misses(ranked[0].scores, spec.quality.thresholds)
         misses = best_misses if spec.quality.mode != "score" else []
         failure = Failure(FAILED_QUALITY, "QualityError", "; ".join(misses), "score") if misses else None
-        return Outcome(row.sample, row.region, ranked[: spec.keep], failure, attempts, row.seconds)
+        at_network_size = spec.output_size == "network" and _is_whole(row)
+        return Outcome(row.sample, row.region, ranked[: spec.keep], failure, attempts, row.seconds, at_network_size)
+
+
+def _is_whole(row: Row) -> bool:
+    """Return whether every pixel of the image is edited."""
+    return isinstance(row.region, regions.Region) and bool(np.all(row.sample.mask))
 
 
 def _aligned(row: Row, result: EditResult) -> EditResult:

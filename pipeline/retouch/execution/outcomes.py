@@ -37,6 +37,7 @@ class Outcome:
     failure: Failure | None = None  # a failed_quality outcome has ``kept`` as well
     attempts: int = 0  # candidates tried
     edit_seconds: float = 0.0
+    at_network_size: bool = False  # written as the network made it, not scaled to the source's size
 
 
 def lost_row(loss: WorkerLoss, stage: str) -> Failure:

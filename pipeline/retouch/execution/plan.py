@@ -177,6 +177,7 @@ def engine_spec(job: EditJob) -> EngineSpec:
         fit=job.fit,
         context=job.mask.context,
         feather=job.mask.feather,
+        output_size=job.output_size,
         align=job.align,
         canvas=job.canvas,
         quality=job.quality,

@@ -27,6 +27,7 @@ class EngineSpec:
     fit: Literal["auto", "crop", "resize", "face"] = "auto"
     context: float = 0.5  # of ``regions.fit_region``
     feather: int = 0  # pixels of the source over which an edit fades in
+    output_size: Literal["native", "network"] = "native"  # of rows that are edited whole
     align: bool = False  # move edits back that the model has shifted
     canvas: CanvasSpec | None = None  # prompts and passes of new borders, which the decode stage adds
     quality: QualitySpec = field(default_factory=QualitySpec)

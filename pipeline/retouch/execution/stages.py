@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from retouch import plugins, storage, telemetry
@@ -127,32 +128,41 @@ def _record(outcome: Outcome, spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     return {**record, **(_error_columns(outcome.failure) if outcome.failure else {"status": SUCCESS})}
 
 
-def _store(outcome: Outcome, encoded: Sequence[tuple[bytes, int]], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Encoded:
+    """An image file."""
+
+    data: bytes
+    changed: int  # pixels outside the mask that differ from the source when the file is read back
+    size: regions.Size
+
+
+def _store(outcome: Outcome, encoded: Sequence[_Encoded], spec: WriteSpec, sink: Sink) -> dict[str, Any]:
     """Write encoded images and return their columns. Storage errors are raised: the whole block is retried."""
     sample, best = outcome.sample, outcome.kept[0]
-    assert sample.source is not None
     stored = []
-    for kept, (data, _) in zip(outcome.kept, encoded, strict=True):
+    for kept, file in zip(outcome.kept, encoded, strict=True):
+        data = file.data
         digest = hashlib.sha256(data).hexdigest()
         # The content is part of the name: on a device whose rounding varies, redoing a block must not change a file
         # that a committed row names.
         name = f"{sample.fingerprint}-{digest[:8]}"
         path = sink.put(sample.key, name, data, codec.EXTENSIONS[spec.image_format])
         stored.append({"output": path, "sha256": digest, "candidate": kept.candidate, "seed": kept.seed})
-    height, width = sample.source.shape[:2]
+    height, width = encoded[0].size
     return {
         **stored[0],
         "runners_up": stored[1:],
         "width": width,
         "height": height,
-        "background_changed_px": encoded[0][1],
+        "background_changed_px": encoded[0].changed,
         **best.scores,
     }
 
 
 @dataclass(frozen=True)
 class Composite:
-    """A candidate composited into its source, at the source's native size."""
+    """A candidate composited into its source, at the source's native size; or as it is, if the outcome says so."""
 
     pixels: Pixels  # [H, W, 3]
     alpha: Any  # [H, W] uint8 if the source has an alpha channel, opaque inside the mask
@@ -172,21 +182,27 @@ def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "regio
     sample = outcome.sample
     assert sample.source is not None
     assert sample.mask is not None
+    if outcome.at_network_size:
+        everything = regions.whole((kept.image.shape[0], kept.image.shape[1]))
+        alpha = None if sample.alpha is None else np.full(everything.shape, 255, np.uint8)
+        return Composite(kept.image, alpha, everything)
     mask = sample.mask & outcome.region.footprint(sample.mask.shape)
     shown = mask if how == "mask" else regions.whole(mask.shape)
     pixels = outcome.region.composite(sample.source, kept.image, shown)
     return Composite(pixels, regions.opaque_inside(sample.alpha, mask), mask)
 
 
-def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> tuple[bytes, int]:
-    """Return the image file and how many pixels outside the mask differ from the source when it is read back."""
+def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> _Encoded:
     made = composite(outcome, kept, spec.composite)
     data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)
+    size = (made.pixels.shape[0], made.pixels.shape[1])
+    if outcome.at_network_size:
+        return _Encoded(data, 0, size)
     assert outcome.sample.source is not None
     changed = regions.changed_outside(outcome.sample.source, _read_back(data), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed while the image was encoded")
-    return data, changed
+    return _Encoded(data, changed, size)
 
 
 def _read_back(data: bytes) -> Pixels:

@@ -168,6 +168,10 @@ class EditJob(Model):
     composite: Literal["mask", "region"] = "mask"
     """What of the edit reaches the file: what lies in the mask, or all that the network saw (the background is then not
     exact, which the row records): for baselines such as the paper's algorithm 1 without its paste."""
+    output_size: Literal["native", "network"] = "native"
+    """Size of the image files of rows that are edited whole, having neither mask nor box: the source's, to which the
+    network's image is scaled, or the network's own. All other rows keep the source's size, since what was not edited
+    is exact only there."""
     align: bool = False
     """Move an edit back that the model has shifted against its source, as measured outside the mask (metric
     shift_px), before it is put into the source. Shifts of under half a pixel of the network stay."""
@@ -212,6 +216,14 @@ class EditJob(Model):
             raise ValueError("composite: region changes the image itself, which a canvas keeps; take composite: mask")
         if self.canvas is not None and self.mask.grow:
             raise ValueError("mask.grow widens masks, and rows on a canvas have none; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_output_size(self) -> EditJob:
+        if self.output_size == "network" and self.fit == "face":
+            raise ValueError("output_size: network is for whole images, and fit: face edits a part; take fit: resize")
+        if self.output_size == "network" and self.canvas is not None:
+            raise ValueError("output_size: network is for whole images, and a canvas keeps the image; leave one out")
         return self
 
     @property

@@ -25,6 +25,7 @@ IDENTITY_FIELDS: Final = (
     "mask",
     "fit",
     "composite",
+    "output_size",
     "align",
     "canvas",
     "sink",
@@ -32,16 +33,16 @@ IDENTITY_FIELDS: Final = (
 # Fields of ``quality`` that decide nothing: more rounds add candidates to rows that missed the thresholds, and change
 # no row that kept them.
 _NOT_IN_QUALITY: Final = {"rounds"}
+# Fields that are younger than outputs that resume: at their defaults they are in no identity.
+_YOUNGER: Final = ("output_size", "align", "canvas")
 
 
 def job_identity(job: EditJob, weights_sha256: Mapping[str, str]) -> dict[str, Any]:
     """Return what all runs on one output must have in common, credentials redacted."""
     dumped = job.model_dump(mode="json", include=set(IDENTITY_FIELDS), exclude={"quality": _NOT_IN_QUALITY})
     dumped["mask"] = job.mask.identity()
-    if not job.align:  # younger than outputs that resume
-        del dumped["align"]
-    if job.canvas is None:  # the field is younger than outputs that resume
-        del dumped["canvas"]
+    for name in set(_YOUNGER) - _younger_fields(job).keys():
+        del dumped[name]
     dumped["editor"]["params"] = _without_ignored(job.editor.name, dumped["editor"]["params"])
     found = {**dumped, "ray.batch_size": job.ray.batch_size, "weights_sha256": dict(weights_sha256)}
     return redacted_all(found)  # so that a new signature of the same address does not make another job
@@ -62,9 +63,8 @@ def pixel_identity(job: EditJob, editor_version: str, weights_sha256: Mapping[st
         "mask": job.mask.identity(),
         "image_format": job.image_format,
         "quality": job.quality.model_dump(exclude=_NOT_IN_QUALITY),
-        **({"align": True} if job.align else {}),
+        **_younger_fields(job),
         "batch_size": job.ray.batch_size,  # kernels round by shape, and guidance amplifies the difference
-        **({} if job.canvas is None else {"canvas": job.canvas.model_dump()}),
     }
 
 
@@ -86,6 +86,12 @@ def recorded_identity(record: Mapping[str, Any], origin: str = "run.json") -> di
     if not isinstance(job, EditJob):
         raise OutputError(f"{origin} is of a job of kind {job.kind}, which has no rows; give an edit job's output")
     return pixel_identity(job, record.get("editor_version", ""), then.get("weights_sha256", {}))
+
+
+def _younger_fields(job: EditJob) -> dict[str, Any]:
+    """Return the fields of ``_YOUNGER`` that the job sets."""
+    values = job.model_dump(include=set(_YOUNGER))
+    return {name: value for name, value in values.items() if value != EditJob.model_fields[name].default}
 
 
 def _without_ignored(editor: str, params: Mapping[str, Any]) -> dict[str, Any]:

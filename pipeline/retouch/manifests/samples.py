@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from retouch import errors
 from retouch.errors import DeadlineExceeded, EditError, LoadError, RetouchError, RowError
-from retouch.imaging.regions import Region
+from retouch.imaging.regions import Region, Size, resize, whole
 from retouch.redaction import redacted
 from retouch.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, Mask, Pixels
 
@@ -64,6 +64,17 @@ class Sample:
     frame: Region | None = None  # of the image on its canvas; the mask is the rest. None: no canvas
     landmarks: Sequence[float] | None = None  # x0, y0, x1, y1, ... of a face, native pixels, as the manifest has them
     failure: Failure | None = None
+
+
+def scaled_to(sample: Sample, size: Size) -> Sample:
+    """Return the sample of a row that is edited whole with source, alpha and mask at a size (H, W); others unchanged.
+
+    For comparisons with edits that were written at the network's size.
+    """
+    if sample.source is None or sample.mask is None or not sample.mask.all():
+        return sample
+    alpha = None if sample.alpha is None else resize(sample.alpha, *size)
+    return replace(sample, source=resize(sample.source, *size), alpha=alpha, mask=whole(size))
 
 
 def failed_to_load(key: str, fingerprint: str, error: BaseException) -> Sample:

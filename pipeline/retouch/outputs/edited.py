@@ -43,7 +43,7 @@ _FIGURE: Final = Markup(
 class Candidate:
     """One edited image."""
 
-    image: Pixels  # [H, W, 3] at the source's size; equal to the source outside the mask, bit for bit
+    image: Pixels  # [H, W, 3] at the source's size, equal to it outside the mask; or at the network's (output_size)
     number: int  # among the row's candidates
     seed: int
     scores: Mapping[str, Any] = field(default_factory=dict)  # of the editor and the metrics, by column

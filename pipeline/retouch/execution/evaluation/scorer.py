@@ -21,7 +21,7 @@ from retouch.execution.evaluation.image_sets import ImageRef
 from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.config import MaskSpec, MetricSpec, Weights
 from retouch.manifests.decode import DecodeSpec, decode
-from retouch.manifests.samples import Failure
+from retouch.manifests.samples import Failure, scaled_to
 from retouch.models import weights
 from retouch.plugins import Metric, SetMetric
 from retouch.schema import Batch, Pixels
@@ -38,6 +38,7 @@ class ScoreSpec:
     weights: Weights | None = None  # for metrics that name none
     mask: MaskSpec = field(default_factory=MaskSpec)
     canvas: CanvasSpec | None = None  # of the run that made the images
+    output_size: str = "native"  # of the run that made the images
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _require_pixels(image: Pixels | str) -> Pixels:
 
 
 def _batch(row: ImageRef, edited: Pixels, spec: ScoreSpec) -> tuple[Batch, Pixels]:
-    """Return a row's request at its original size as a batch of one.
+    """Return a row's request at its edited image's size as a batch of one.
 
     Raises:
         EditError: the row has no request, its files cannot be read, or the edited image has another size.
@@ -167,6 +168,8 @@ def _batch(row: ImageRef, edited: Pixels, spec: ScoreSpec) -> tuple[Batch, Pixel
     if row.request is None:
         raise EditError("the manifest has no row of this key")
     sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(plugins.INPUTS, spec.mask, spec.canvas))
+    if spec.output_size == "network":
+        sample = scaled_to(sample, (edited.shape[0], edited.shape[1]))
     if sample.failure is not None or sample.source is None or sample.mask is None:
         raise EditError(f"its source: {sample.failure.message if sample.failure else 'no pixels'}")
     if sample.source.shape != edited.shape:

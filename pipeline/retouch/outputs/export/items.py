@@ -16,6 +16,7 @@ from retouch.errors import EditError, LoadError, ObjectMissing
 from retouch.imaging import codec, regions
 from retouch.manifests import deferred_images
 from retouch.manifests.decode import decode, recorded_spec
+from retouch.manifests.samples import scaled_to
 from retouch.outputs import image_paths
 from retouch.outputs.export import provenance
 from retouch.outputs.export.content_credentials import Signer
@@ -143,7 +144,7 @@ def _with_provenance(source: RunSource, row: Mapping[str, Any], data: bytes, ext
 def _before(
     source: RunSource, row: Mapping[str, Any], data: bytes, request: Mapping[str, Any] | None
 ) -> dict[str, bytes]:
-    """Return source and mask as they were edited: upright, at the image's size, as PNG.
+    """Return source and mask as they were edited: upright, at the edited image's size, as PNG.
 
     Those of a canvas are the source reflected in the new borders, and the borders.
 
@@ -160,6 +161,10 @@ def _before(
     assert sample.source is not None
     assert sample.mask is not None
     edited = codec.decode_image(data, "edited image").pixels
+    if source.record["job"].get("output_size") == "network":
+        sample = scaled_to(sample, (edited.shape[0], edited.shape[1]))
+        assert sample.source is not None
+        assert sample.mask is not None
     if edited.shape != sample.source.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (sample.source, edited))
         raise LoadError("the source is now {}, the edited image {}".format(*sizes))

@@ -275,6 +275,7 @@ def _make_tiles(run: RunData, rows: Sequence[int], scores: Sequence[str], side: 
             missing=missing,
             scores=scores,
             columns=run.caller,
+            output_size=run.job.get("output_size", "native"),
             side=side,
         )
         found = (other_result(other.run, other.read_image, other.rows.get(key), scores, side) for other in others)

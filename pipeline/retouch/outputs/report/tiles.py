@@ -13,7 +13,7 @@ from urllib.parse import quote
 from retouch.errors import RetouchError, StorageError
 from retouch.imaging import codec, regions
 from retouch.manifests.decode import DecodeSpec, decode
-from retouch.manifests.samples import Sample
+from retouch.manifests.samples import Sample, scaled_to
 from retouch.outputs import image_paths
 from retouch.outputs.report.thumbnails import LARGEST, Picture, difference, overlay, thumbnail
 
@@ -92,6 +92,7 @@ def make_tile(
     scores: Sequence[str],
     columns: Sequence[str],
     side: int = LARGEST,
+    output_size: str = "native",
 ) -> Tile:
     """Return the tile of a row. What cannot be read is noted in its place and not raised.
 
@@ -104,9 +105,12 @@ def make_tile(
         scores: score columns of ``row``.
         columns: the caller's columns of ``row``.
         side: longer side of a picture, in pixels.
+        output_size: as in the job.
     """
     sample, problem = (None, missing) if request is None else _inputs(request, how)
     edited, unread = _output(read_image, row["output"])
+    if sample is not None and edited is not None and output_size == "network":
+        sample = scaled_to(sample, (edited.pixels.shape[0], edited.pixels.shape[1]))
     differences, notes = _comparison(sample, edited, row["background_changed_px"], side)
     return Tile(
         key=row["key"],
