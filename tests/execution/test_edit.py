@@ -400,6 +400,15 @@ def test_a_mask_that_is_narrowed_away_fails_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_edit_in_its_place_has_the_same_file_with_and_without_align(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, 2)
+    jobs = [painter_job(tmp_path, manifest, output=str(tmp_path / str(align)), align=align) for align in (False, True)]
+    for job in jobs:
+        quiet(job)
+    assert hashes(jobs[0]) == hashes(jobs[1])
+
+
+@pytest.mark.slow
 def test_an_edit_that_the_model_shifted_is_moved_back(tmp_path: Path) -> None:
     editor = {"name": "tests.helpers.painters:Shifter", "weights": {}, "params": {"size": 64}}
     manifest = write_dataset(tmp_path, 2)

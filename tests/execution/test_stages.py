@@ -134,13 +134,13 @@ def test_an_exemplar_is_read_only_where_the_editor_wants_one() -> None:
     assert decode(request(exemplar="/no/such/exemplar.png"), spec).failure is None
 
 
-def run_block(tmp_path: Path, requests: list[dict[str, Any]], **spec: Any) -> pa.Table:
+def run_block(tmp_path: Path, requests: list[dict[str, Any]], engine: EngineSpec = ENGINE, **spec: Any) -> pa.Table:
     """Decode, edit and write one block."""
     table = pa.Table.from_pylist(requests, schema=pa.schema([*pa.Table.from_pylist(requests).schema.remove_metadata()]))
     caller = pa.schema([field for field in table.schema if field.name == "label"])
     write = WriteSpec(str(tmp_path / "out"), results_schema(COLUMNS, caller), epoch=1, **spec)
     samples = decode_block(table, DECODE)
-    answers = pack_rows(samples, Engine(ENGINE, "cpu").edit(unpack_rows(samples)))
+    answers = pack_rows(samples, Engine(engine, "cpu").edit(unpack_rows(samples)))
     return write_block(answers, write)
 
 
@@ -158,6 +158,16 @@ def test_a_jpeg_output_says_how_many_background_pixels_it_changed(tmp_path: Path
     (row,) = run_block(tmp_path, [request()], image_format="jpeg").to_pylist()
     assert row["status"] == SUCCESS
     assert row["background_changed_px"] > 0
+
+
+def test_a_fading_edit_becomes_opaque_as_it_fades_in(tmp_path: Path) -> None:
+    rgba = np.dstack([picture(0), np.zeros((20, 24), np.uint8)])
+    (row,) = run_block(tmp_path, [request(image=png(rgba))], replace(ENGINE, feather=3)).to_pylist()
+    after = np.asarray(Image.open(io.BytesIO((tmp_path / "out" / row["output"]).read_bytes())))
+    mask = square() > 0
+    assert row["background_changed_px"] == 0
+    assert (after[~mask, 3] == 0).all()
+    assert after[8, 6:12, 3].tolist() == [64, 128, 191, 255, 255, 255]
 
 
 def test_an_alpha_channel_is_kept_outside_and_opaque_inside(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from retouch.imaging.quad import FADE, FEATHER, Quad
-from retouch.imaging.regions import changed_outside, whole
+from retouch.imaging.regions import changed_outside, edge_weights, whole
 from skimage import data
 
 
@@ -59,6 +60,19 @@ def test_deep_inside_lies_the_edit_alone(scene: tuple) -> None:
     deep = mask & (np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)) >= FEATHER)
     edited = np.full((size, size, 3), (10, 200, 90), np.uint8)
     assert (quad.composite(source, edited, mask)[deep] == (10, 200, 90)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(scene=scenes(), feather=st.integers(1, 6))
+def test_a_feathered_mask_fades_in_the_square_as_it_does_in_a_rectangle(scene: tuple, feather: int) -> None:
+    source, mask, quad, size = scene
+    edited = np.full((size, size, 3), (10, 200, 90), np.uint8)
+    sharp, soft = quad.composite(source, edited, mask), replace(quad, feather=feather).composite(source, edited, mask)
+    assert changed_outside(source, soft, mask & quad.footprint(mask.shape)) == 0
+    weights = edge_weights(mask, feather)
+    assert np.array_equal(soft[weights == 1], sharp[weights == 1])
+    expected = source + weights[..., None] * (sharp.astype(np.float64) - source)
+    assert np.abs(soft - expected).max() <= 0.5 + 1e-4
 
 
 @settings(max_examples=200, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -164,7 +166,7 @@ def test_an_edit_fades_in_inside_the_mask_and_nothing_outside_changes(scene: tup
     sharp, output = region.composite(source, edited, mask), soft.composite(source, edited, mask)
     assert np.array_equal(output[~mask], source[~mask])
     shown = mask & region.footprint((mask.shape[0], mask.shape[1]))
-    deep = shown if shown.all() else shown & (distances(~shown) >= feather + 1)
+    deep = shown if shown.all() else shown & (distances(~shown) > feather)
     assert np.array_equal(output[deep], sharp[deep])
     low, high = np.minimum(source, sharp), np.maximum(source, sharp)
     assert (output >= low).all()
@@ -182,7 +184,26 @@ def test_the_edits_weight_rises_from_the_edge_inwards(scene: tuple, feather: int
         depth = distances(~mask)[mask]
         by_depth = weights[mask][np.argsort(depth, kind="stable")]
         assert (np.diff(by_depth) >= -1e-6).all()
-        assert (weights[mask][depth >= feather + 1] == 1).all()
+        assert (weights[mask][depth > feather] == 1).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(scene=scenes(), feather=st.integers(0, 6))
+def test_colours_that_a_viewer_could_not_see_decide_no_pixel_of_a_fading_edit(scene: tuple, feather: int) -> None:
+    source, mask, size, mode = scene
+    alpha = np.where(np.arange(mask.size).reshape(mask.shape) % 3 == 0, 0, 255).astype(np.uint8)
+    other = np.where(alpha[..., None] == 0, 255 - source, source).astype(np.uint8)
+    view = replace(fit_region(mask, size, mode=mode), feather=feather)
+    edited = np.full((size, size, 3), (10, 200, 90), np.uint8)
+    outputs = [view.composite(pixels, edited, mask, alpha) for pixels in (source, other)]
+    shown = mask & view.footprint(mask.shape)
+    assert np.array_equal(outputs[0][shown], outputs[1][shown])
+    visible = opaque_inside(alpha, shown, view.weights(mask))
+    assert np.array_equal(visible[~shown], alpha[~shown])
+    assert (visible[shown & (alpha == 255)] == 255).all()
+    assert (visible[shown] > 0).all()
+    if not feather:
+        assert (visible[shown] == 255).all()
 
 
 def test_a_crop_that_cuts_the_mask_fades_at_its_own_border_and_not_at_the_images() -> None:

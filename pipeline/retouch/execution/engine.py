@@ -285,7 +285,7 @@ class Engine:
         results = results[: len(entries)]  # without the padding
         for result in results:
             plugins.check_edited(result.image, batch.image.shape[1:], self.spec.editor)
-        if self.spec.align:
+        if self.spec.align and not self.dry_run:
             return [_aligned(entry.row, result) for entry, result in zip(entries, results, strict=True)]
         return results
 

@@ -188,8 +188,10 @@ def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "regio
         return Composite(kept.image, alpha, everything)
     mask = sample.mask & outcome.region.footprint(sample.mask.shape)
     shown = mask if how == "mask" else regions.whole(mask.shape)
-    pixels = outcome.region.composite(sample.source, kept.image, shown)
-    return Composite(pixels, regions.opaque_inside(sample.alpha, mask), mask)
+    pixels = outcome.region.composite(sample.source, kept.image, shown, sample.alpha)
+    fades = sample.alpha is not None and outcome.region.feather
+    weights = outcome.region.weights(shown) if fades else None
+    return Composite(pixels, regions.opaque_inside(sample.alpha, mask, weights), mask)
 
 
 def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> _Encoded:

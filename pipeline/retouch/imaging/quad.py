@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from retouch.imaging.regions import blended, edge_weights
+from retouch.imaging.regions import Plane, Weights, blended, edge_weights
 from retouch.schema import Mask, Pixels
 
 Array = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class Quad:
             seen[int(v * side), int(u * side)] = True
         return seen
 
-    def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
+    def composite(self, source: Pixels, edited: Pixels, mask: Mask, alpha: Plane | None = None) -> Pixels:
         """Return the source with the edit warped back, at native size; bit for bit the same outside mask and footprint.
 
         The edit fades in over ``FEATHER`` inside the square's edge to avoid a seam, and over ``feather`` pixels inside
@@ -101,6 +101,7 @@ class Quad:
             source: [H, W, 3].
             edited: [S, S, 3], the network's edit of ``extract``.
             mask: [H, W] at native size.
+            alpha: [H, W], the source's opacity.
         """
         out = source.copy()
         window = self._window((source.shape[0], source.shape[1]))
@@ -112,8 +113,13 @@ class Quad:
         weight = inset[fading][:, None] / FEATHER
         part[fading] = np.rint(before + weight * (back[fading] - before.astype(np.float64))).astype(np.uint8)
         if self.feather:
-            part[shown] = blended(source[window], part, edge_weights(mask, self.feather)[window])[shown]
+            visible = None if alpha is None else alpha[window]
+            part[shown] = blended(source[window], part, self.weights(mask)[window], visible)[shown]
         return out
+
+    def weights(self, mask: Mask) -> Weights:
+        """Return ``edge_weights`` of the mask; at its own border the square fades by ``FEATHER``."""
+        return edge_weights(mask, self.feather)
 
     def footprint(self, size: tuple[int, int]) -> Mask:
         """Return the pixels of an image of (H, W) whose centres lie inside."""

@@ -26,6 +26,10 @@ class View(Protocol):
     """A part of an image: what the network sees, and where its edit goes. Must be picklable."""
 
     @property
+    def feather(self) -> int:
+        """Return over how many native pixels the edit fades in, from the mask's edge inwards."""
+
+    @property
     def shape(self) -> Size:
         """Return height and width in native pixels."""
 
@@ -38,11 +42,15 @@ class View(Protocol):
         A mask with a pixel inside the part keeps at least one.
         """
 
-    def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
+    def composite(self, source: Pixels, edited: Pixels, mask: Mask, alpha: Plane | None = None) -> Pixels:
         """Return the source [H, W, 3] with ``edited`` [h, w, 3] inside mask and footprint, at native size.
 
-        All other pixels equal the source's, bit for bit.
+        All other pixels equal the source's, bit for bit. The less opaque a pixel of the source is (``alpha`` [H, W]),
+        the less of its colour is blended into a fading edit.
         """
+
+    def weights(self, mask: Mask) -> Weights:
+        """Return how much of the edit each pixel [H, W] shows by ``feather``: 0 outside the mask, 1 deep inside."""
 
     def footprint(self, size: Size) -> Mask:
         """Return which pixels of an image of (H, W) the part covers; ``composite`` changes no others."""
@@ -95,15 +103,21 @@ class Region:
             scaled[rows[middle] * size[0] // part.shape[0], columns[middle] * size[1] // part.shape[1]] = True
         return scaled
 
-    def composite(self, source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
+    def composite(self, source: Pixels, edited: Pixels, mask: Mask, alpha: Plane | None = None) -> Pixels:
         """Scale the edit back with LANCZOS and copy it where the mask is True, or blend it over ``feather`` pixels."""
         out = source.copy()
         inside = mask[self.slices]
         part, back = out[self.slices], resize(edited, self.height, self.width)
         if self.feather:
-            back = blended(part, back, self._weights(mask))
+            back = blended(part, back, self._weights(mask), None if alpha is None else alpha[self.slices])
         part[inside] = back[inside]
         return out
+
+    def weights(self, mask: Mask) -> Weights:
+        """Return ``edge_weights`` of mask and rectangle."""
+        found = np.zeros(mask.shape, np.float32)
+        found[self.slices] = self._weights(mask)
+        return found
 
     def _weights(self, mask: Mask) -> Weights:
         """Return ``edge_weights`` of the rectangle; its own borders count as edges unless they are the image's."""
@@ -121,7 +135,9 @@ class Region:
 
 
 def edge_weights(mask: Mask, feather: int) -> Weights:
-    """Return how much of an edit each pixel shows: 0 outside the mask, rising linearly to 1 over ``feather`` pixels.
+    """Return how much of an edit each pixel shows: 0 outside the mask, rising linearly over ``feather`` pixels, then 1.
+
+    A pixel's depth is its distance to the nearest one outside the mask, so that the outermost pixels have depth 1.
 
     Args:
         mask: [H, W]. The image's borders are no edges.
@@ -129,7 +145,8 @@ def edge_weights(mask: Mask, feather: int) -> Weights:
     """
     if not feather or mask.all():
         return mask.astype(np.float32)
-    return np.minimum(_distance(mask) / (feather + 1), 1.0)
+    depth = _distance(mask)
+    return np.where(depth > feather, np.float32(1), depth / np.float32(feather + 1))
 
 
 def grown(mask: Mask, pixels: int) -> Mask:
@@ -142,8 +159,14 @@ def grown(mask: Mask, pixels: int) -> Mask:
     return _distance(~mask) <= pixels if pixels > 0 else _distance(mask) > -pixels
 
 
-def blended(before: Pixels, after: Pixels, weights: Weights) -> Pixels:
-    """Return before + weights * (after - before), rounded; [H, W, 3] each, weights [H, W] in [0, 1]."""
+def blended(before: Pixels, after: Pixels, weights: Weights, alpha: Plane | None = None) -> Pixels:
+    """Return before + weights * (after - before), rounded; [H, W, 3] each, weights [H, W] in [0, 1].
+
+    With ``alpha`` [H, W], the opacity of ``before``, its colours count as much as they are visible, so that what a
+    viewer could not see in it does not appear.
+    """
+    if alpha is not None:
+        weights = np.divide(weights, _opacity(alpha, weights) / 255, out=np.zeros_like(weights), where=weights > 0)
     mixed = before + weights[..., None] * (after.astype(np.float32) - before)
     return np.rint(mixed).astype(np.uint8)
 
@@ -205,9 +228,20 @@ def changed_outside(source: Pixels, output: Pixels, mask: Mask) -> int:
     return int(((differs[..., 0] | differs[..., 1] | differs[..., 2]) & ~mask).sum())
 
 
-def opaque_inside(alpha: Plane | None, mask: Mask) -> Plane | None:
-    """Return alpha [H, W] with the edited pixels made opaque, so that they are visible; None stays None."""
-    return None if alpha is None else np.where(mask, np.uint8(255), alpha)
+def opaque_inside(alpha: Plane | None, mask: Mask, weights: Weights | None = None) -> Plane | None:
+    """Return alpha [H, W] with the edited pixels made opaque, so that they are visible; None stays None.
+
+    With ``weights`` [H, W] they become opaque as the edit fades in.
+    """
+    if alpha is None:
+        return None
+    opaque = np.uint8(255) if weights is None else np.rint(_opacity(alpha, weights)).astype(np.uint8)
+    return np.where(mask, opaque, alpha)
+
+
+def _opacity(alpha: Plane, weights: Weights) -> Weights:
+    """Return the opacity 0..255 of opaque pixels over others with an alpha channel."""
+    return alpha + weights * (255 - alpha.astype(np.float32))
 
 
 def _bounds(mask: Mask) -> Region:

@@ -30,9 +30,10 @@ class MaskSpec(Model):
     JPEG q75 mask by 4.6 %."""
     grow: int = Field(default=0, ge=-1024, le=1024)
     """Pixels of the source by which a mask or box is widened before anything else; negative: narrowed. Pixels outside
-    the grown mask stay as they are."""
+    the grown mask stay as they are; background_changed_px counts these."""
     feather: int = Field(default=0, ge=0, le=1024)
-    """Pixels of the source over which the edit fades in, from the mask's edge inwards."""
+    """Pixels of the source over which the edit fades in, from the (grown) mask's edge inwards; deeper inside it is as
+    the model made it. Grow a mask by as much that needs all of the edit."""
     context: float = Field(default=0.5, ge=0, le=16)
     """Share of the mask's longer side that the network sees around it on every side, where it sees a crop."""
 
