@@ -158,13 +158,11 @@ def _before(
     sample = decode({**request, "fingerprint": row["fingerprint"]}, recorded_spec(source.record["job"]))
     if sample.failure is not None:
         raise LoadError(f"{sample.failure.type}: {sample.failure.message}")
-    assert sample.source is not None
-    assert sample.mask is not None
     edited = codec.decode_image(data, "edited image").pixels
     if source.record["job"].get("output_size") == "network":
         sample = scaled_to(sample, (edited.shape[0], edited.shape[1]))
-        assert sample.source is not None
-        assert sample.mask is not None
+    assert sample.source is not None
+    assert sample.mask is not None
     if edited.shape != sample.source.shape:
         sizes = (f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (sample.source, edited))
         raise LoadError("the source is now {}, the edited image {}".format(*sizes))
