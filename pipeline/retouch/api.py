@@ -298,9 +298,10 @@ def _edited(outcome: Outcome) -> Edited:
         candidates=[_candidate(outcome, kept) for kept in outcome.kept],
         prompt=sample.prompt,
         exemplar=sample.exemplar,
+        profile=sample.profile,
     )
 
 
 def _candidate(outcome: Outcome, kept: KeptCandidate) -> Candidate:
     made = composite(outcome, kept)
-    return Candidate(made.pixels, kept.candidate, kept.seed, dict(kept.scores), made.alpha)
+    return Candidate(made.pixels, kept.candidate, kept.seed, dict(kept.scores), made.alpha, outcome.sample.profile)

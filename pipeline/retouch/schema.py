@@ -64,6 +64,7 @@ RESULT_FIELDS: Final = pa.schema(
         pa.field("background_changed_px", pa.int64()),
         pa.field("edit_seconds", pa.float64()),
         pa.field("runners_up", pa.list_(RUNNER_UP)),  # best first
+        pa.field("converted_from", pa.string()),  # colours of a source that was converted to sRGB; null: as stored
         pa.field("carried_from", pa.string()),  # output of the earlier run that made this result; null: this run
     ]
 )

@@ -24,6 +24,11 @@ HINTS: Final[Mapping[str, str]] = {
     "mask-resized": "the mask is resized to its image, which has another size",
     "turned-alone": "EXIF rotates the image or the mask and not the other, so they may not be aligned",
     "animated": "the file contains several frames; only the first is used",
+    "profile-ignored": "the embedded colour profile cannot be read, or is of another kind of device than the file's "
+    "values; these are taken as sRGB",
+    "profile-converted": "the file's values are of a grey or CMYK profile; the edited file is in sRGB, also outside "
+    "the mask (column converted_from)",
+    "gamma-ignored": "the PNG names a gamma other than sRGB's and has no colour profile; its values are taken as sRGB",
     "prompt-blank": "the prompt is empty, so no text guides: most editors then fill the region from its surroundings",
     "prompt-long": "the prompt has more than CLIP's 77 tokens: metrics truncate it, Blended Diffusion fails the row",
 }
@@ -51,6 +56,13 @@ def hints_for_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None
             yield "turned-alone"
     if any(glance.animated for glance in glances.values()):
         yield "animated"
+    looked = [glance for name, glance in glances.items() if name != "mask"]  # whose values are no colours
+    if any(glance.profile_ignored for glance in looked):
+        yield "profile-ignored"
+    if glances["image"].profile and sample.converted_from is not None:
+        yield "profile-converted"
+    if any(glance.gamma_ignored for glance in looked):
+        yield "gamma-ignored"
     if prompt is not None and not prompt.strip():
         yield "prompt-blank"
     if prompt is not None and min_tokens(prompt) > TOKENS:

@@ -121,10 +121,11 @@ class Engine:
         try:
             if sample.params:
                 plugins.check_params(self.params_type, {**self.spec.params, **sample.params}, "this row's params")
+            seen = sample.as_seen()
             if sample.frame is not None:
-                return self._on_canvas(sample, sample.source, sample.mask)
+                return self._on_canvas(sample, seen, sample.mask)
             region = framing.frame(
-                sample.source,
+                seen,
                 sample.mask,
                 self.editor.image_size,
                 self.spec.fit,
@@ -137,7 +138,7 @@ class Engine:
             return Row(
                 sample,
                 region,
-                image=region.extract(sample.source, size),
+                image=region.extract(seen, size),
                 mask=region.extract_mask(sample.mask, size),
                 exemplar=None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params),
                 control=None if sample.control is None else region.extract(sample.control, size),
@@ -146,11 +147,11 @@ class Engine:
         except Exception as error:
             return Outcome(sample, failure=Failure.of(error, "prepare"))
 
-    def _on_canvas(self, sample: Sample, source: Pixels, mask: Mask) -> Row:
+    def _on_canvas(self, sample: Sample, seen: Pixels, mask: Mask) -> Row:
         return Row(
             sample,
-            regions.Region(0, 0, source.shape[1], source.shape[0]),
-            image=source,
+            regions.Region(0, 0, seen.shape[1], seen.shape[0]),
+            image=seen,
             mask=mask,
             exemplar=None if sample.exemplar is None else self._exemplar(sample.exemplar, sample.params),
             control=sample.control,

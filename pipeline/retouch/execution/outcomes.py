@@ -23,7 +23,7 @@ class KeptCandidate:
 
     candidate: int
     seed: int
-    image: Pixels  # [S, S, 3]
+    image: Pixels  # [S, S, 3] in sRGB
     scores: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from retouch.errors import ConfigError, EditError, RowError
-from retouch.execution.candidates import Entry, StripPass
+from retouch.execution.candidates import Entry, Row, StripPass
 from retouch.execution.specs import EngineSpec
 from retouch.imaging import canvas
 from retouch.imaging.regions import Region, Size, fit_region
@@ -61,7 +61,7 @@ def outpaint(entries: Sequence[Entry], edit: Callable[[Sequence[Entry]], list[Ed
         entries: with the same number of passes, and the same network size in each.
         edit: makes one pass of at most these entries.
     """
-    painted: list[Pixels] = [_old_image(entry.row.sample) for entry in entries]
+    painted: list[Pixels] = [_old_image(entry.row) for entry in entries]
     scores: list[list[Mapping[str, Any]]] = [[] for _ in entries]
     errors: dict[int, RowError] = {}
     for number in range(len(entries[0].row.strips)):
@@ -82,10 +82,9 @@ def outpaint(entries: Sequence[Entry], edit: Callable[[Sequence[Entry]], list[Ed
     ]
 
 
-def _old_image(sample: Sample) -> Pixels:
-    assert sample.source is not None
-    assert sample.frame is not None
-    return sample.source[sample.frame.slices]
+def _old_image(row: Row) -> Pixels:
+    assert row.sample.frame is not None
+    return row.image[row.sample.frame.slices]
 
 
 def _entry_of_pass(entry: Entry, number: int, extended: Pixels) -> Entry:

@@ -16,7 +16,7 @@ from retouch.errors import EditError, LeaseLost
 from retouch.execution import timeouts
 from retouch.execution.outcomes import KeptCandidate, Outcome, lost_row, pack_rows, unpack_rows
 from retouch.execution.specs import WriteSpec
-from retouch.imaging import codec, regions
+from retouch.imaging import codec, colour, regions
 from retouch.manifests import deferred_images
 from retouch.manifests.decode import DecodeSpec, decode, timed_out
 from retouch.manifests.samples import Failure, Sample
@@ -156,13 +156,14 @@ def _store(outcome: Outcome, encoded: Sequence[_Encoded], spec: WriteSpec, sink:
         "width": width,
         "height": height,
         "background_changed_px": encoded[0].changed,
+        "converted_from": sample.converted_from,
         **best.scores,
     }
 
 
 @dataclass(frozen=True)
 class Composite:
-    """A candidate composited into its source, at the source's native size; or as it is, if the outcome says so."""
+    """A candidate composited into its source, at the source's native size and in its colours; or as it is, in sRGB."""
 
     pixels: Pixels  # [H, W, 3]
     alpha: Any  # [H, W] uint8 if the source has an alpha channel, opaque inside the mask
@@ -188,7 +189,8 @@ def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "regio
         return Composite(kept.image, alpha, everything)
     mask = sample.mask & outcome.region.footprint(sample.mask.shape)
     shown = mask if how == "mask" else regions.whole(mask.shape)
-    pixels = outcome.region.composite(sample.source, kept.image, shown, sample.alpha)
+    edited = colour.from_srgb(kept.image, sample.profile)
+    pixels = outcome.region.composite(sample.source, edited, shown, sample.alpha)
     fades = sample.alpha is not None and outcome.region.feather
     weights = outcome.region.weights(shown) if fades else None
     return Composite(pixels, regions.opaque_inside(sample.alpha, mask, weights), mask)
@@ -196,7 +198,8 @@ def composite(outcome: Outcome, kept: KeptCandidate, how: Literal["mask", "regio
 
 def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> _Encoded:
     made = composite(outcome, kept, spec.composite)
-    data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha)
+    profile = None if outcome.at_network_size else outcome.sample.profile
+    data = codec.encode(made.pixels, spec.image_format, alpha=made.alpha, profile=profile)
     size = (made.pixels.shape[0], made.pixels.shape[1])
     if outcome.at_network_size:
         return _Encoded(data, 0, size)

@@ -1,4 +1,4 @@
-"""Decode image and mask files to uint8 arrays, and encode them: EXIF orientation, colour modes, file formats.
+"""Decode image and mask files to uint8 arrays, and encode them: EXIF orientation, colour modes and profiles, formats.
 
 Arrays are ``[H, W, 3]`` uint8 RGB in 0..255; a mask is ``[H, W]`` bool, True = edit.
 """
@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from retouch.errors import EditError, LoadError
+from retouch.imaging import colour
 from retouch.schema import Mask, Pixels
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ MAX_PIXELS: Final = 89_478_485  # Pillow's limit against decompression bombs (a 
 JPEG_QUALITY: Final = 95  # without chroma subsampling
 
 _REFUSED: Final = frozenset({"EPS", "WMF"})  # Pillow hands them to Ghostscript and to Windows
+_SRGB_GAMMA: Final = 1 / 2.2  # of a PNG's gAMA chunk
+_GAMMA_TOLERANCE: Final = 0.01
 _TURNS: Final = {  # EXIF orientation to the transposition that makes the image upright
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -43,11 +46,17 @@ _TURNS: Final = {  # EXIF orientation to the transposition that makes the image 
 class Image:
     """A decoded image file, upright."""
 
-    pixels: Pixels  # [H, W, 3]; colour channels only, not blended with alpha
+    pixels: Pixels  # [H, W, 3] as stored: values of ``profile``, not blended with alpha
     alpha: Plane | None  # [H, W] 0..255, None if the file has no transparency
     mode: str  # Pillow's name of the file's colour mode
     format: str  # PNG, JPEG, WEBP, ...
     orientation: int  # EXIF orientation 1..8 of the file, already applied to the arrays
+    profile: bytes | None = None  # ICC profile of an RGB device, to be written with ``pixels``; None: they are sRGB
+    converted_from: str | None = None  # colour space or profile of the file where ``pixels`` are not its values
+
+    def as_seen(self, background: colour.Colour = colour.WHITE) -> Pixels:
+        """Return what a viewer shows, [H, W, 3] in sRGB, over a background of that colour where it is transparent."""
+        return colour.over(colour.to_srgb(self.pixels, self.profile), self.alpha, background)
 
 
 def decode_image(data: bytes, what: str = "image") -> Image:
@@ -56,6 +65,10 @@ def decode_image(data: bytes, what: str = "image") -> Image:
     16-bit grey is divided by 257. Integer and float grey without a fixed range (TIFF) is taken as 0..1 (floats only),
     0..255 or 0..65535: the narrowest range that holds its values.
 
+    Values of an RGB profile stay, and the profile is in the result. CMYK, LAB and values of a grey profile become sRGB,
+    as do those of an RGB profile that has no way back. A profile that cannot be read, or is of another kind of device
+    than the image, is ignored, and so is a PNG's gamma.
+
     Args:
         data: the file's bytes.
         what: the column it comes from, for error messages.
@@ -63,9 +76,10 @@ def decode_image(data: bytes, what: str = "image") -> Image:
     Raises:
         LoadError: empty, truncated, not an image, too large, or of an unsupported colour mode.
     """
-    image, mode, kind, orientation = _open(data, what)
-    colour, alpha = _planes(image, what)
-    return Image(colour, alpha, mode, kind, orientation)
+    opened = _open(data, what)
+    values, alpha = _planes(opened.image, what)
+    values, profile, source = _in_rgb(opened, values)
+    return Image(values, alpha, opened.mode, opened.format, opened.orientation, profile, source)
 
 
 def decode_mask(
@@ -102,13 +116,15 @@ def decode_mask(
 
 def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto", orient: bool = True) -> Plane:
     """Return the plane of a mask file that is thresholded, [H, W] at its own size; arguments as in ``decode_mask``."""
-    image, mode, _, _ = _open(data, "mask", orient=orient)
-    colour, alpha = _planes(image, "mask")
+    opened = _open(data, "mask", orient=orient)
+    values, alpha = _planes(opened.image, "mask")
     if source == "alpha" and alpha is None:
-        raise LoadError(f"mask has no alpha channel (mode {mode}); use mask source luma, or a file with transparency")
+        raise LoadError(
+            f"mask has no alpha channel (mode {opened.mode}); use mask source luma, or a file with transparency"
+        )
     if alpha is not None and (source == "alpha" or (source == "auto" and alpha.min() != alpha.max())):
         return alpha
-    return np.asarray(Pillow.fromarray(colour).convert("L"))
+    return np.asarray(Pillow.fromarray(values).convert("L"))
 
 
 @dataclass(frozen=True)
@@ -117,13 +133,24 @@ class Glance:
 
     orientation: int  # EXIF, 1..8
     animated: bool  # more than one frame, of which only the first is used
+    profile: bool  # it embeds an ICC profile
+    profile_ignored: bool  # which cannot be read, or is of another kind of device
+    gamma_ignored: bool  # a PNG with a gamma other than sRGB's, and no profile
 
 
 def glance(data: bytes) -> Glance:
     """Return properties from the header of a decodable image file."""
     image = Pillow.open(io.BytesIO(data))
-    # A JPEG with a preview behind it (MPO), as phones write it, is no animation.
-    return Glance(_orientation(image), image.format != "MPO" and getattr(image, "is_animated", False))
+    embedded = image.info.get("icc_profile")
+    gamma = image.info.get("gamma")
+    return Glance(
+        _orientation(image),
+        # A JPEG with a preview behind it (MPO), as phones write it, is no animation.
+        image.format != "MPO" and getattr(image, "is_animated", False),
+        bool(embedded),
+        bool(embedded) and image.mode != "LAB" and _profile_for(embedded, image.mode) is None,
+        not embedded and "srgb" not in image.info and gamma is not None and abs(gamma - _SRGB_GAMMA) > _GAMMA_TOLERANCE,
+    )
 
 
 def size_of(file: BinaryIO) -> tuple[int, int]:
@@ -158,13 +185,16 @@ def mask_from_bbox(bbox: Sequence[float], size: tuple[int, int]) -> Mask:
     return mask
 
 
-def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None) -> bytes:
-    """Return an image file's bytes; the same pixels give the same bytes.
+def encode(
+    pixels: Pixels, image_format: str = "png", alpha: Plane | None = None, profile: bytes | None = None
+) -> bytes:
+    """Return an image file's bytes; the same arguments give the same bytes.
 
     Args:
         pixels: [H, W, 3] uint8.
         image_format: png, webp-lossless, or jpeg (lossy, without ``alpha``).
         alpha: [H, W] uint8.
+        profile: ICC profile of the pixels, which is embedded.
 
     Raises:
         EditError: the format cannot hold an image of this size.
@@ -178,9 +208,10 @@ def encode(pixels: Pixels, image_format: str = "png", alpha: Plane | None = None
         "webp-lossless": {"format": "WEBP", "lossless": True, "method": 0, "quality": 50, "exact": True},
         "jpeg": {"format": "JPEG", "quality": JPEG_QUALITY, "subsampling": 0},
     }
+    embedded = {} if profile is None else {"icc_profile": profile}
     out = io.BytesIO()
     try:
-        image.save(out, **how[image_format])
+        image.save(out, **how[image_format], **embedded)
     except (ValueError, OSError) as error:
         height, width = pixels.shape[:2]
         raise EditError(f"{image_format} cannot hold {width}x{height} pixels ({error}); png can") from None
@@ -194,8 +225,18 @@ def encode_mask(mask: Mask) -> bytes:
     return out.getvalue()
 
 
-def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image, str, str, int]:
-    """Return the file's first frame, upright, with its mode, format and EXIF orientation."""
+@dataclass(frozen=True)
+class _Opened:
+    """A file's first frame, upright."""
+
+    image: Pillow.Image
+    mode: str
+    format: str
+    orientation: int  # EXIF
+    profile: bytes | None  # ICC
+
+
+def _open(data: bytes, what: str, *, orient: bool = True) -> _Opened:
     if not data:
         raise LoadError(f"{what} file is empty")
     image: Pillow.Image = _guarded(what, lambda: Pillow.open(io.BytesIO(data)))
@@ -204,14 +245,46 @@ def _open(data: bytes, what: str, *, orient: bool = True) -> tuple[Pillow.Image,
         raise LoadError(f"{what} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; scale it down first")
     if width == 0 or height == 0:
         raise LoadError(f"{what} has {width}x{height} pixels")
-    mode, kind = image.mode, image.format or "?"
+    mode, kind, profile = image.mode, image.format or "?", image.info.get("icc_profile")
     if kind in _REFUSED:
         raise LoadError(f"{what} is {kind}, which is a program, not an image; convert it to PNG first")
     _guarded(what, image.load)
     orientation = _orientation(image) if orient else 1
     if orientation != 1:
         image = image.transpose(_TURNS[orientation])
-    return image, mode, kind, orientation
+    return _Opened(image, mode, kind, orientation, profile or None)
+
+
+def _in_rgb(opened: _Opened, values: Pixels) -> tuple[Pixels, bytes | None, str | None]:
+    """Return RGB values [H, W, 3], their profile if it is not plain sRGB, and what they were converted from.
+
+    Args:
+        opened: the file.
+        values: its values as RGB, by Pillow, which knows no profiles.
+    """
+    found = None if opened.profile is None else _profile_for(opened.profile, opened.image.mode)
+    if opened.profile is None or found is None:
+        return values, None, opened.image.mode if opened.image.mode in ("CMYK", "LAB") else None
+    if found.mode == "RGB":
+        if found.from_srgb is not None and len(opened.profile) <= colour.MAX_CARRIED:
+            return values, opened.profile, None
+        return colour.converted(Pillow.fromarray(values), found), None, f"RGB: {found.name}"
+    if found.mode == "CMYK":
+        return colour.converted(opened.image, found), None, f"CMYK: {found.name}"
+    if found.is_srgb:
+        return values, None, None
+    return colour.converted(Pillow.fromarray(values[:, :, 0]), found), None, f"grey: {found.name}"
+
+
+def _profile_for(data: bytes, mode: str) -> colour.Profile | None:
+    """Return an embedded profile if it fits an image of this mode; an RGB profile also fits grey values."""
+    found = colour.read(data)
+    if found is None or mode == "LAB":  # LAB needs no profile
+        return None
+    is_grey = mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+    if found.mode == "CMYK" or mode == "CMYK":
+        return found if found.mode == mode else None
+    return found if found.mode == "RGB" or is_grey else None
 
 
 def _guarded(what: str, read: Callable[[], T]) -> T:
@@ -237,7 +310,7 @@ def _orientation(image: Pillow.Image) -> int:
 
 
 def _planes(image: Pillow.Image, what: str) -> tuple[Pixels, Plane | None]:
-    """Return colour [H, W, 3] and alpha [H, W] or None of an image in any Pillow mode."""
+    """Return values [H, W, 3] and alpha [H, W] or None of an image in any Pillow mode."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         grey = _to_8_bits(np.asarray(image), fixed=image.mode.startswith("I;16"), what=what)
         return np.repeat(grey[:, :, None], 3, axis=2), None

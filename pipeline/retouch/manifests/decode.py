@@ -9,7 +9,7 @@ from typing import Any
 
 from retouch import plugins, storage
 from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
-from retouch.imaging import canvas, codec, regions
+from retouch.imaging import canvas, codec, colour, regions
 from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.config import MaskSpec
 from retouch.manifests.columns import image_source
@@ -65,6 +65,8 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
         params=params,
         source=source,
         alpha=alpha,
+        profile=image.profile,
+        converted_from=image.converted_from,
         mask=_mask(request, size, spec) if frame is None else _borders(request, frame, size),
         exemplar=_picture(request, "exemplar", spec),
         control=_control(request, size, spec),
@@ -143,9 +145,16 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
 
 
 def _picture(request: Mapping[str, Any], column: str, spec: DecodeSpec) -> Pixels | None:
-    """Return the image [h, w, 3] of another column; None if the editor does not read it or the cell is empty."""
+    """Return the image [h, w, 3] of another column as a viewer shows it.
+
+    It is None if the editor does not read the column or the cell is empty.
+    """
     cell = request.get(column) if column in spec.inputs else None
-    return None if cell is None else codec.decode_image(bytes_of(cell, column), column).pixels
+    if cell is None:
+        return None
+    # Black is nothing in a map of edges, poses or depths.
+    background = colour.BLACK if column == "control" else colour.WHITE
+    return codec.decode_image(bytes_of(cell, column), column).as_seen(background)
 
 
 def _control(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Pixels | None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from retouch import errors
 from retouch.errors import DeadlineExceeded, EditError, LoadError, RetouchError, RowError
+from retouch.imaging import colour
 from retouch.imaging.regions import Region, Size, resize, whole
 from retouch.redaction import redacted
 from retouch.schema import FAILED_TO_EDIT, FAILED_TO_LOAD, Mask, Pixels
@@ -56,14 +57,21 @@ class Sample:
     checkpoint: str | None = None
     seed: int | None = None  # the row's own seed; the run's where None
     params: Mapping[str, Any] = field(default_factory=dict)  # this row's overrides
-    source: Pixels | None = None  # [H, W, 3] at native size; with a canvas on it, reflected in its new borders
+    source: Pixels | None = None  # [H, W, 3] as stored, at native size; on a canvas reflected in its new borders
     alpha: Any = None  # [H, W] uint8 where the image file has an alpha channel
     mask: Mask | None = None  # [H, W] at native size; all True where the row has neither mask nor bbox
-    exemplar: Pixels | None = None  # [h, w, 3] at its own size
-    control: Pixels | None = None  # [H, W, 3], as large as the source
+    profile: bytes | None = None  # ICC profile of ``source``; None: sRGB
+    converted_from: str | None = None  # colours of the file where ``source`` are not its values
+    exemplar: Pixels | None = None  # [h, w, 3] in sRGB, at its own size
+    control: Pixels | None = None  # [H, W, 3] in sRGB, as large as the source
     frame: Region | None = None  # of the image on its canvas; the mask is the rest. None: no canvas
     landmarks: Sequence[float] | None = None  # x0, y0, x1, y1, ... of a face, native pixels, as the manifest has them
     failure: Failure | None = None
+
+    def as_seen(self) -> Pixels:
+        """Return the source as networks see it: [H, W, 3] in sRGB, over white where it is transparent."""
+        assert self.source is not None
+        return colour.over(colour.to_srgb(self.source, self.profile), self.alpha)
 
 
 def scaled_to(sample: Sample, size: Size) -> Sample:

@@ -43,17 +43,20 @@ _FIGURE: Final = Markup(
 class Candidate:
     """One edited image."""
 
-    image: Pixels  # [H, W, 3] at the source's size, equal to it outside the mask; or at the network's (output_size)
+    image: Pixels  # [H, W, 3] at the source's size and in its colours, equal to it outside the mask; or see output_size
     number: int  # among the row's candidates
     seed: int
     scores: Mapping[str, Any] = field(default_factory=dict)  # of the editor and the metrics, by column
     alpha: Plane | None = None  # [H, W] where the source has an alpha channel
+    profile: bytes | None = None  # ICC profile of ``image``; None: sRGB
 
     def to_pil(self) -> Pillow.Image:
-        """Return the image as a Pillow image, RGB or RGBA."""
+        """Return the image as a Pillow image, RGB or RGBA; its profile is in ``info``, so that saving it keeps it."""
         shown = Pillow.fromarray(self.image)
         if self.alpha is not None:
             shown.putalpha(Pillow.fromarray(self.alpha))
+        if self.profile is not None:
+            shown.info["icc_profile"] = self.profile
         return shown
 
 
@@ -61,11 +64,12 @@ class Candidate:
 class Edited:
     """The edits of one image: its candidates, best first."""
 
-    source: Pixels  # [H, W, 3], upright; on a canvas reflected in its new borders
+    source: Pixels  # [H, W, 3], upright, as stored; on a canvas reflected in its new borders
     mask: Mask  # [H, W], True = edited
     candidates: Sequence[Candidate]
     prompt: str = ""
-    exemplar: Pixels | None = None  # [h, w, 3]
+    exemplar: Pixels | None = None  # [h, w, 3] in sRGB
+    profile: bytes | None = None  # ICC profile of ``source``; None: sRGB
 
     @property
     def image(self) -> Pixels:
@@ -101,7 +105,7 @@ class Edited:
         if ending not in formats:
             raise OutputError(f"{uri} does not end with {', '.join(f'.{name}' for name in formats)}; use one of these")
         best = self.candidates[0]
-        storage.write_bytes(uri, codec.encode(best.image, formats[ending], alpha=best.alpha))
+        storage.write_bytes(uri, codec.encode(best.image, formats[ending], alpha=best.alpha, profile=best.profile))
 
     def __repr__(self) -> str:
         height, width = self.source.shape[:2]
@@ -110,14 +114,14 @@ class Edited:
 
     def _repr_html_(self) -> str:
         """Return source, mask and edits side by side as HTML, for notebooks."""
-        pictures = [("source", thumbnail(self.source))]
+        pictures = [("source", thumbnail(self.source, profile=self.profile))]
         if self.exemplar is not None:
             pictures.append(("exemplar", thumbnail(self.exemplar)))
         whole = "mask: the whole image" if self.mask.all() else f"mask: {self.mask.mean():.1%}"
-        pictures.append((whole, overlay(self.source, self.mask)))
+        pictures.append((whole, overlay(self.source, self.mask, profile=self.profile)))
         for rank, candidate in enumerate(self.candidates):
             name = "edit" if rank == 0 else f"candidate {candidate.number}"
-            pictures.append((name, thumbnail(candidate.image, candidate.alpha)))
+            pictures.append((name, thumbnail(candidate.image, candidate.alpha, profile=candidate.profile)))
         figures = Markup("").join(_figure(name, picture) for name, picture in pictures)
         caption = " · ".join([*([self.prompt] if self.prompt else []), *_score_texts(self.scores), f"seed {self.seed}"])
         return str(_PAGE.format(figures=figures, caption=caption))
@@ -125,7 +129,7 @@ class Edited:
     def _repr_png_(self) -> bytes:
         """Return the best candidate as a small PNG, for consoles without HTML."""
         best = self.candidates[0]
-        return small_png(best.image, best.alpha)
+        return small_png(best.image, best.alpha, profile=best.profile)
 
 
 def read_edited(output: str, key: str) -> Edited:
@@ -163,6 +167,7 @@ def read_edited(output: str, key: str) -> Edited:
         candidates=[_candidate(output, kept, scores) for kept in (row, *(row["runners_up"] or ()))],
         prompt=sample.prompt,
         exemplar=sample.exemplar,
+        profile=sample.profile,
     )
 
 
@@ -175,7 +180,7 @@ def _row(table: Any, key: str) -> dict[str, Any] | None:
 def _candidate(output: str, kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
     image = codec.decode_image(image_paths.read_image(output, kept["output"]), "output")
     scores = best if "runners_up" in kept else {}  # the table has only the best candidate's
-    return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha)
+    return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha, image.profile)
 
 
 def _figure(name: str, picture: Picture) -> Markup:

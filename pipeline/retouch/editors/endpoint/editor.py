@@ -98,7 +98,7 @@ def _result(response: bytes | RowError, source: Pixels, params: EndpointParams) 
 def _pixels(response: bytes, params: EndpointParams) -> Pixels:
     """Return a response's pixels at the size that was asked for. Raises EditError."""
     try:
-        pixels = codec.decode_image(response, "the server's image").pixels
+        pixels = codec.decode_image(response, "the server's image").as_seen()
     except LoadError as error:
         raise EditError(str(error)) from None
     height, width = pixels.shape[:2]

@@ -97,7 +97,7 @@ def with_requests(found: ImageSet, sources: str | Sequence[str]) -> ImageSet:
 
 
 def decode_images(base: str | None, rows: Sequence[ImageRef]) -> Iterator[tuple[ImageRef, Pixels | str]]:
-    """Yield each image decoded, [H,W,3] uint8, or the error message; images are prefetched while the caller works."""
+    """Yield each image in sRGB, [H,W,3] uint8, or the error message; images are prefetched while the caller works."""
     with ThreadPoolExecutor(THREADS) as threads:
         for start in range(0, len(rows), PREFETCH):
             files: dict[str, list[ImageRef]] = {}
@@ -128,7 +128,7 @@ def _decode_image(row: ImageRef, data: bytes | None) -> Pixels | str:
             raise ObjectMissing(f"no image at {row.address}")
         if row.identity.startswith("sha256:") and row.identity != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise LoadError(f"{row.address} differs from its recorded sha256")
-        return codec.decode_image(data).pixels
+        return codec.decode_image(data).as_seen()
     except Exception as error:  # a decoder may raise anything, and it concerns only this image
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -176,7 +176,7 @@ def _batch(row: ImageRef, edited: Pixels, spec: ScoreSpec) -> tuple[Batch, Pixel
         (high, wide), (height, width) = edited.shape[:2], sample.source.shape[:2]
         raise EditError(f"the image has {wide}x{high} pixels, its source {width}x{height}")
     batch = Batch(
-        image=sample.source[None],
+        image=sample.as_seen()[None],
         mask=sample.mask[None],
         prompt=[sample.prompt],
         seed=[sample.seed or 0],

@@ -170,6 +170,6 @@ def _before(
     if changed and row["background_changed_px"] == 0:
         raise LoadError(f"source or mask has changed since the run: {changed} px outside the mask differ now")
     return {
-        "source": codec.encode(sample.source, alpha=sample.alpha),
+        "source": codec.encode(sample.source, alpha=sample.alpha, profile=sample.profile),
         "mask": codec.encode_mask(sample.mask),
     }

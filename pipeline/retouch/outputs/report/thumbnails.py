@@ -1,6 +1,7 @@
-"""Small pictures for a page, made from arrays: thumbnails, mask overlays, differences.
+"""Small pictures in sRGB for a page, made from arrays: thumbnails, mask overlays, differences.
 
-Arrays are ``[H, W, 3]`` uint8 RGB in 0..255; a mask is ``[H, W]`` bool, True = edit.
+Arrays are ``[H, W, 3]`` uint8 RGB in 0..255; a mask is ``[H, W]`` bool, True = edit. ``profile`` is the ICC profile of
+the pixels; None is sRGB.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from retouch.imaging import colour
 from retouch.schema import Mask, Pixels
 
 Plane = npt.NDArray[np.uint8]  # [H, W]
@@ -34,21 +36,23 @@ class Picture:
     pixelated: bool  # enlarged without interpolation
 
 
-def thumbnail(pixels: Pixels, alpha: Plane | None = None, largest: int = LARGEST) -> Picture:
+def thumbnail(
+    pixels: Pixels, alpha: Plane | None = None, largest: int = LARGEST, *, profile: bytes | None = None
+) -> Picture:
     """Return an image scaled down to ``largest``, or a small one enlarged. Transparency is kept."""
-    return _picture(_shrunk(pixels, alpha, largest))
+    return _picture(_shrunk(pixels, alpha, largest, profile))
 
 
-def small_png(pixels: Pixels, alpha: Plane | None = None) -> bytes:
+def small_png(pixels: Pixels, alpha: Plane | None = None, *, profile: bytes | None = None) -> bytes:
     """Return a PNG file of an image, scaled down to ``LARGEST`` if it is larger."""
     out = io.BytesIO()
-    _shrunk(pixels, alpha, LARGEST).save(out, "PNG")
+    _shrunk(pixels, alpha, LARGEST, profile).save(out, "PNG")
     return out.getvalue()
 
 
-def overlay(pixels: Pixels, mask: Mask, largest: int = LARGEST) -> Picture:
+def overlay(pixels: Pixels, mask: Mask, largest: int = LARGEST, *, profile: bytes | None = None) -> Picture:
     """Return an image in pale gray, tinted where the mask is True; a mask of one pixel stays visible."""
-    image = _shrunk(pixels, None, largest)
+    image = _shrunk(pixels, None, largest, profile)
     part = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BOX)
     inside = part.point([0] + [max(share, 128) for share in range(1, 256)])
     if image.size != (mask.shape[1], mask.shape[0]):
@@ -76,8 +80,8 @@ def difference(source: Pixels, output: Pixels, mask: Mask, side: int = LARGEST) 
     return _picture(Image.fromarray(shown)), largest
 
 
-def _shrunk(pixels: Pixels, alpha: Plane | None, largest: int) -> Image.Image:
-    image = Image.fromarray(pixels)
+def _shrunk(pixels: Pixels, alpha: Plane | None, largest: int, profile: bytes | None) -> Image.Image:
+    image = Image.fromarray(colour.to_srgb(pixels, profile))
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
     size = _fitted(image.width, image.height, largest)

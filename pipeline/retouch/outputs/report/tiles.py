@@ -156,7 +156,7 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
         return
     image = (slice(None), slice(None)) if sample.frame is None else sample.frame.slices
     alpha = None if sample.alpha is None else sample.alpha[image]
-    yield Figure("before", thumbnail(sample.source[image], alpha, side))
+    yield Figure("before", thumbnail(sample.source[image], alpha, side, profile=sample.profile))
     if sample.exemplar is not None:
         yield Figure("exemplar", thumbnail(sample.exemplar, None, side))
     if sample.mask is None:
@@ -165,7 +165,9 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
         yield Figure("mask", None, "none: the whole image is edited")
     else:
         name = "mask" if sample.frame is None else "canvas"
-        yield Figure(name, overlay(sample.source, sample.mask, side), f"{sample.mask.mean():.1%}")
+        yield Figure(
+            name, overlay(sample.source, sample.mask, side, profile=sample.profile), f"{sample.mask.mean():.1%}"
+        )
 
 
 def _output(read_image: ImageReader, path: str | None) -> tuple[codec.Image | None, str]:
@@ -181,7 +183,7 @@ def _after(
     name: str, path: str | None, image: codec.Image | None, problem: str, side: int, *, linked: bool = True
 ) -> Iterator[Figure]:
     if path:
-        picture = None if image is None else thumbnail(image.pixels, image.alpha, side)
+        picture = None if image is None else thumbnail(image.pixels, image.alpha, side, profile=image.profile)
         is_file = image_paths.MEMBER not in path and "://" not in path
         yield Figure(name, picture, problem, quote(path) if linked and is_file else "")
 

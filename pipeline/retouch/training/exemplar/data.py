@@ -133,7 +133,7 @@ class Samples:
         if sample.source is None:
             raise RowError(sample.failure.message if sample.failure else "it has no pixels")
         boxes = [box for box in request[BOXES] or () if box]
-        return make_example(sample.source, boxes, self._params, self._sizes, rng)
+        return make_example(sample.as_seen(), boxes, self._params, self._sizes, rng)
 
 
 def _problem(error: RowError) -> Problem:

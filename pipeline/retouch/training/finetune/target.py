@@ -220,9 +220,10 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
         sample = decode(request, spec)
         if sample.source is None or sample.mask is None:
             raise _unreadable(task, sample, sample.failure.message if sample.failure else "it has no pixels")
+        source = sample.as_seen()
         try:
             view = framing.frame(
-                sample.source,
+                source,
                 sample.mask,
                 size,
                 task.fit,
@@ -232,7 +233,7 @@ def _read(task: TargetTask, rows: pa.Table, size: int, files: Mapping[str, str])
             )
         except Exception as error:
             raise _unreadable(task, sample, str(error)) from error
-        images.append(view.extract(sample.source, (size, size)))
+        images.append(view.extract(source, (size, size)))
         masks.append(view.extract_mask(sample.mask, (size, size)))
         texts.append(task.texts or _texts_of(task, request))
     return TrainingImages(np.stack(images), np.stack(masks), tuple(texts))
