@@ -147,6 +147,7 @@ def load_editor(
     metrics: Sequence[str] = (),
     fit: Literal["auto", "crop", "resize", "face"] = "auto",
     mask: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
     canvas: Mapping[str, Any] | None = None,
     output_size: Literal["native", "network"] = "native",
     align: bool = False,
@@ -162,6 +163,7 @@ def load_editor(
         metrics: names of metrics that score each candidate, with the same weights.
         fit: how an image is fitted to the network's size, as in a job.
         mask: how mask images are read, like the job's ``mask``: ``{"invert": True}``.
+        images: which files are decoded, like the job's ``images``: ``{"max_pixels": 120_000_000}``.
         canvas: paint beyond the borders, like the job's ``canvas``: ``{"left": 0.25, "prompt_left": "the sea"}``.
         output_size: of images that are edited whole, as in a job.
         align: move edits back that the model has shifted, as in a job.
@@ -183,6 +185,7 @@ def load_editor(
         "metrics": list(metrics),
         "fit": fit,
         "mask": dict(mask or {}),
+        "images": dict(images or {}),
         "canvas": None if canvas is None else dict(canvas),
         "output_size": output_size,
         "align": align,
@@ -193,6 +196,7 @@ def load_editor(
     decode_spec = DecodeSpec(
         inputs=frozenset(editor.inputs),
         mask=job.mask,
+        images=job.images,
         canvas=job.canvas,
         needs=getattr(checked, "needs", frozenset()),
         params=params,

@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 from retouch.errors import EditError, LoadError
 from retouch.imaging import codec, regions
 
+from tests.helpers import profiles
 from tests.helpers.golden_set import assert_within, golden
 
 RNG = np.random.default_rng(0)
@@ -159,13 +160,61 @@ def test_what_is_no_whole_image_fails_to_load_with_a_line(data: bytes, line: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("side", [10_000, 60_000])
-def test_a_decompression_bomb_fails_to_load_before_it_unfolds(side: int) -> None:
+def claiming(side: int) -> bytes:
+    """Return a tiny PNG whose header names a size of side x side."""
     data = bytearray(saved(Pillow.new("1", (1, 1))))
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
-    with pytest.raises(LoadError, match=r"too large|over the limit"):
-        codec.decode_image(bytes(data))
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # as in a run
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_fails_to_load_before_it_unfolds(side: int) -> None:
+    with pytest.raises(LoadError, match=r"(too large|over the limit).* images"):
+        codec.decode_image(claiming(side))
+
+
+def test_the_limit_of_pixels_can_be_raised_and_lowered() -> None:
+    data = saved(Pillow.new("1", (100, 50)))
+    assert codec.decode_image(data, max_pixels=5000).pixels.shape == (50, 100, 3)
+    line = r"image has 100x50 pixels, over the limit of 4999; set images: \{max_pixels: 5000\} in the job"
+    with pytest.raises(LoadError, match=line):
+        codec.decode_image(data, max_pixels=4999)
+    assert codec.decode_output(data, 100, 50).pixels.shape == (50, 100, 3)
+
+
+def with_chunk(name: bytes, body: bytes) -> bytes:
+    """Return a picture with a chunk behind its header."""
+    png = saved(Pillow.fromarray(COLOUR))
+    return png[:33] + struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) + png[33:]
+
+
+LARGE_TEXT = RNG.integers(32, 127, 3 << 20, dtype=np.uint8).tobytes()  # three times as much as Pillow reads
+LARGE_PROFILE = (len(profiles.P3) + (3 << 20)).to_bytes(4, "big") + profiles.P3[4:] + bytes(3 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (b"tEXt", b"workflow\0" + LARGE_TEXT),
+        (b"zTXt", b"workflow\0\0" + zlib.compress(LARGE_TEXT, 1)),
+        (b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(LARGE_TEXT, 1)),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<x/>" + LARGE_TEXT, 1)),
+        (b"iCCP", b"press\0\0" + zlib.compress(LARGE_PROFILE)),
+    ],
+)
+def test_a_sound_png_may_hold_megabytes_of_metadata(name: bytes, body: bytes) -> None:
+    image = codec.decode_image(with_chunk(name, body))
+    assert np.array_equal(image.pixels, COLOUR)
+    assert image.profile == (LARGE_PROFILE if name == b"iCCP" else None)
+
+
+@pytest.mark.parametrize(("name", "start"), [(b"zTXt", b"t\0\0"), (b"iTXt", b"t\0\1\0\0\0"), (b"iCCP", b"p\0\0")])
+def test_metadata_that_unfolds_without_bounds_is_refused_with_its_limit(name: bytes, start: bytes) -> None:
+    line = r"metadata than the limits of 16 MiB per compressed PNG chunk"
+    with pytest.raises(LoadError, match=line):
+        codec.decode_image(with_chunk(name, start + zlib.compress(bytes((16 << 20) + 1), 1)))
 
 
 def test_a_postscript_program_is_not_run() -> None:
@@ -179,6 +228,52 @@ def test_white_is_edited_from_half_on() -> None:
     assert codec.decode_mask(file).tolist() == [[False, False, False, True, True]]
     assert codec.decode_mask(file, threshold=1).tolist() == [[False, True, True, True, True]]
     assert codec.decode_mask(file, invert=True).tolist() == [[True, True, True, False, False]]
+
+
+def palette_mask(*colours: tuple[int, int, int]) -> bytes:
+    """Return a mask of palette numbers, with their colours."""
+    file = Pillow.fromarray((PLANE % len(colours)).astype(np.uint8)).convert("P")
+    file.putdata((PLANE % len(colours)).ravel().tolist())
+    file.putpalette([value for colour in colours for value in colour])
+    return saved(file)
+
+
+ONES = (PLANE % 2).astype(np.uint8)
+VOC = ((0, 0, 0), (128, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Pillow.fromarray(ONES)),
+        saved(Pillow.fromarray(ONES.astype(np.uint16))),
+        saved(Pillow.fromarray(ONES.astype(np.int32)), "TIFF"),
+        saved(Pillow.fromarray(np.dstack([ONES] * 3))),
+        saved(Pillow.fromarray(ONES * np.uint8(255)).convert("1")),
+        palette_mask(*VOC),
+    ],
+)
+@pytest.mark.parametrize("threshold", [1, 128, 255])
+def test_in_a_mask_of_0_and_1_what_is_1_is_edited(data: bytes, threshold: int) -> None:
+    assert np.array_equal(codec.decode_mask(data, threshold=threshold), ONES == 1)
+    assert np.array_equal(codec.decode_mask(data, threshold=threshold, invert=True), ONES == 0)
+
+
+def test_other_masks_are_read_as_before() -> None:
+    others = {
+        "noise of a JPEG": (saved(Pillow.fromarray(np.kron(ONES, np.ones((8, 8), np.uint8))), "JPEG", quality=100), 0),
+        "1 everywhere": (saved(Pillow.fromarray(np.ones_like(ONES))), 0),
+        "0 and 2": (saved(Pillow.fromarray(ONES * np.uint8(2))), 0),
+        "a palette of two classes": (palette_mask(*VOC, (0, 128, 0)), 0),
+        "a palette whose 0 is white": (palette_mask((255, 255, 255), (0, 0, 0)), (ONES == 0).sum()),
+        "a palette whose 1 is white": (palette_mask((0, 0, 0), (255, 255, 255)), (ONES == 1).sum()),
+        "0, 1 and 255": (
+            saved(Pillow.fromarray(np.where(PLANE > 200, 255, ONES).astype(np.uint8))),
+            (PLANE > 200).sum(),
+        ),
+    }
+    for name, (data, edited) in others.items():
+        assert codec.decode_mask(data).sum() == edited, name
 
 
 def test_auto_takes_alpha_where_it_says_something() -> None:

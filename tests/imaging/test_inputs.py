@@ -88,7 +88,7 @@ def test_what_is_no_image_is_refused_in_one_line(array: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.ones((4, 4), np.uint8), r"mask is uint8 with 1 as its largest value.*astype\(bool\)"),
+        (np.ones((4, 4), np.uint8), r"mask is uint8 and 1 everywhere.*astype\(bool\)"),
         (np.ones((4, 4, 1), bool), r"mask is bool \[4, 4, 1\]; give bool or uint8 \[H, W\]"),
         (np.ones((4, 4), np.float32), r"mask is float32"),
     ],

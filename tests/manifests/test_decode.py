@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from retouch.jobs.canvas import CanvasSpec
+from retouch.jobs.config import ImagesSpec, MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 
 from tests.helpers.datasets import picture, png
@@ -38,6 +39,32 @@ def test_an_editor_that_reads_no_control_image_needs_none_to_be_readable() -> No
     broken = decode(request(control=b"no image"), READS).failure
     assert broken is not None
     assert "control" in broken.message
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "words"),
+    [
+        ([0, 2], {}, "its largest value is 2, and mask.threshold 128; set mask: {threshold: 2}"),
+        ([0, 90], {"threshold": 100}, "its largest value is 90, and mask.threshold 100"),
+        ([0, 0], {}, "white (255, or 65535 of 16 bits) marks what to edit"),
+        ([255, 255], {"invert": True}, "mask.invert edits what is black"),
+    ],
+)
+def test_a_mask_that_marks_nothing_fails_with_what_to_set(values: list[int], how: dict[str, Any], words: str) -> None:
+    mask = png(np.full((20, 24), values[0], np.uint8) + np.eye(20, 24, dtype=np.uint8) * (values[1] - values[0]))
+    failure = decode(request(mask=mask), DecodeSpec(READS.inputs, MaskSpec(**how))).failure
+    assert failure is not None
+    assert words in failure.message
+
+
+def test_the_job_bounds_the_pixels_of_every_file() -> None:
+    small, large = png(picture(0, 10, 12)), png(picture(0, 11, 12))
+    spec = DecodeSpec(READS.inputs, images=ImagesSpec(max_pixels=120))
+    assert decode(request(image=small, mask=small, control=small), spec).failure is None
+    for column in ("image", "mask", "control"):
+        failure = decode(request(**{"image": small, column: large}), spec).failure
+        assert failure is not None
+        assert f"{column} has 12x11 pixels, over the limit of 120; set images: {{max_pixels: 132}}" in failure.message
 
 
 CANVAS = DecodeSpec(frozenset({"mask", "prompt", "control"}), canvas=CanvasSpec(left=4, top=0.5))

@@ -212,7 +212,7 @@ def _decode_row(request: Mapping[str, Any], spec: DecodeSpec) -> tuple[Sample, l
     files = {name: fetched[name] for name in columns if isinstance(fetched[name], bytes)}
     is_read = "prompt" in spec.inputs and (spec.canvas is None or spec.canvas.needs_prompt)
     prompt = request.get("prompt") if is_read else None
-    return sample, list(hints.hints_for_row(sample, files, prompt, spec.mask))
+    return sample, list(hints.hints_for_row(sample, files, prompt, spec.mask, spec.images.max_pixels))
 
 
 def _bytes_if_readable(cell: Any, column: str) -> Any:

@@ -39,7 +39,13 @@ _NOISE: Final = 1.01  # ratio of pixels that are not black to those that are edi
 _TOKEN: Final = re.compile(r"[A-Za-z]+|[0-9]")  # each match is at least one CLIP token, whatever surrounds it
 
 
-def hints_for_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None, how: MaskSpec) -> Iterator[str]:
+def hints_for_row(
+    sample: Sample,
+    files: Mapping[str, bytes],
+    prompt: str | None,
+    how: MaskSpec,
+    max_pixels: int = codec.MAX_PIXELS,
+) -> Iterator[str]:
     """Yield the names of the hints that apply to a row.
 
     Args:
@@ -47,10 +53,11 @@ def hints_for_row(sample: Sample, files: Mapping[str, bytes], prompt: str | None
         files: its files' bytes, by column.
         prompt: of the manifest; None if it has none or the editor does not use it.
         how: how the mask was read.
+        max_pixels: of a file.
     """
     glances = {name: codec.glance(data) for name, data in files.items()}
     if "mask" in files and sample.mask is not None:
-        plane = codec.mask_plane(files["mask"], source=how.source)
+        plane = codec.mask_plane(files["mask"], source=how.source, max_pixels=max_pixels)
         yield from _mask_hints(plane, sample.mask, how)
         if _may_be_misaligned(plane, sample.mask, glances["image"].orientation, glances["mask"].orientation):
             yield "turned-alone"

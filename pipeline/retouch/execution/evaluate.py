@@ -116,7 +116,7 @@ def _score_spec(job: EvaluateJob, made_by: Mapping[str, Any]) -> ScoreSpec:
     """Return what to load: weights and masks default to those of the run that made the images."""
     then = recorded_spec(made_by)
     weights, size = made_by.get("editor", {}).get("weights"), made_by.get("output_size", "native")
-    return ScoreSpec(job.metrics, job.row_metrics, weights, job.mask or then.mask, then.canvas, size)
+    return ScoreSpec(job.metrics, job.row_metrics, weights, job.mask or then.mask, then.images, then.canvas, size)
 
 
 def _manifests(job: EvaluateJob, made_by: Mapping[str, Any]) -> str | list[str]:

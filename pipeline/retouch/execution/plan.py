@@ -119,6 +119,7 @@ def make_plan(
         decode=DecodeSpec(
             inputs=frozenset(editor.inputs),
             mask=job.mask,
+            images=job.images,
             canvas=job.canvas,
             needs=needs,
             params=job.editor.params,

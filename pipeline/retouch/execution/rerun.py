@@ -49,7 +49,10 @@ IDENTICAL: Final = "identical"
 WITHIN_TOLERANCE: Final = "within tolerance"
 DIFFERENT: Final = "different"
 _DANGEROUS: Final = (WorkerLost.__name__, DeadlineExceeded.__name__)
-_COLUMNS: Final = ("key", "fingerprint", "status", "error_type", "error_message", "output", "sha256", "candidate")
+_COLUMNS: Final = (
+    *("key", "fingerprint", "status", "error_type", "error_message", "output", "sha256", "candidate"),
+    *("width", "height"),
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _compare(
         return DIFFERENT, f"{len(recorded)} images in the run, {len(files)} now", []
     if not recorded:
         return IDENTICAL, f"{_outcome(result)} again", []
-    found = [_compare_image(output, *image, data) for image, data in zip(recorded, files, strict=True)]
+    found = [_compare_image(output, result, *image, data) for image, data in zip(recorded, files, strict=True)]
     ranked = (DIFFERENT, WITHIN_TOLERANCE, IDENTICAL)
     worst = min(range(len(found)), key=lambda rank: ranked.index(found[rank][0]))
     verdict, detail, _ = found[worst]
@@ -198,7 +201,9 @@ def _compare(
     return verdict, f"{which}{detail}{candidate}", [note for *_, note in found if note]
 
 
-def _compare_image(output: str, address: str, sha256: str, data: bytes) -> tuple[str, str, str]:
+def _compare_image(
+    output: str, result: Mapping[str, Any], address: str, sha256: str, data: bytes
+) -> tuple[str, str, str]:
     """Return verdict and detail of one image, and a note if the output's file differs from its record."""
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -206,7 +211,8 @@ def _compare_image(output: str, address: str, sha256: str, data: bytes) -> tuple
         note = "" if hashlib.sha256(stored).hexdigest() == sha256 else f"{address} differs from its recorded sha256"
         if digest == sha256 and not note:
             return IDENTICAL, f"sha256 {digest}", ""
-        return *_compare_pixels(codec.decode_image(stored, "output"), codec.decode_image(data, "output")), note
+        size = result["width"], result["height"]
+        return *_compare_pixels(codec.decode_output(stored, *size), codec.decode_output(data, *size)), note
     except ObjectMissing:
         return DIFFERENT, f"{address} is missing in the output", ""
     except LoadError as error:

@@ -204,14 +204,14 @@ def _encode(outcome: Outcome, kept: KeptCandidate, spec: WriteSpec) -> _Encoded:
     if outcome.at_network_size:
         return _Encoded(data, 0, size)
     assert outcome.sample.source is not None
-    changed = regions.changed_outside(outcome.sample.source, _read_back(data), made.mask)
+    changed = regions.changed_outside(outcome.sample.source, _read_back(data, made.pixels), made.mask)
     if changed and spec.composite == "mask" and spec.image_format != "jpeg":
         raise EditError(f"{changed} pixels outside the mask changed while the image was encoded")
     return _Encoded(data, changed, size)
 
 
-def _read_back(data: bytes) -> Pixels:
-    return codec.decode_image(data).pixels
+def _read_back(data: bytes, written: Pixels) -> Pixels:
+    return codec.decode_output(data, written.shape[1], written.shape[0]).pixels
 
 
 def _error_columns(failure: Failure) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Literal, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Final, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import PngImagePlugin, UnidentifiedImageError
 
 from retouch.errors import EditError, LoadError
 from retouch.imaging import colour
@@ -25,10 +26,17 @@ Plane = npt.NDArray[np.uint8]  # [H, W]
 Format = Literal["png", "webp-lossless", "jpeg"]
 EXTENSIONS: Final = {"png": "png", "webp-lossless": "webp", "jpeg": "jpg"}
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of the image files in a folder
-MAX_PIXELS: Final = 89_478_485  # Pillow's limit against decompression bombs (a quarter GiB of RGB)
+MAX_PIXELS: Final = 89_478_485  # default limit against decompression bombs, Pillow's (a quarter GiB of RGB)
+MAX_TEXT: Final = 16 << 20  # bytes of a PNG's text, XMP or profile, decompressed; Pillow's limit is 1 MiB
 JPEG_QUALITY: Final = 95  # without chroma subsampling
 
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT  # workflows, printers' profiles and XMP exceed Pillow's; 64 MiB in all stay
+# Pillow warns from its limit on, in the middle of a progress bar. ``_open`` compares sizes itself.
+warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
+
 _REFUSED: Final = frozenset({"EPS", "WMF"})  # Pillow hands them to Ghostscript and to Windows
+_LOSSY: Final = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"})  # where a 1 may be noise
+_WHITE: Final = 128  # the default threshold of masks
 _SRGB_GAMMA: Final = 1 / 2.2  # of a PNG's gAMA chunk
 _GAMMA_TOLERANCE: Final = 0.01
 _TURNS: Final = {  # EXIF orientation to the transposition that makes the image upright
@@ -59,7 +67,7 @@ class Image:
         return colour.over(colour.to_srgb(self.pixels, self.profile), self.alpha, background)
 
 
-def decode_image(data: bytes, what: str = "image") -> Image:
+def decode_image(data: bytes, what: str = "image", *, max_pixels: int = MAX_PIXELS) -> Image:
     """Return the image in a file; of an animation, its first frame.
 
     16-bit grey is divided by 257. Integer and float grey without a fixed range (TIFF) is taken as 0..1 (floats only),
@@ -72,14 +80,20 @@ def decode_image(data: bytes, what: str = "image") -> Image:
     Args:
         data: the file's bytes.
         what: the column it comes from, for error messages.
+        max_pixels: width x height of the largest file that is decoded.
 
     Raises:
         LoadError: empty, truncated, not an image, too large, or of an unsupported colour mode.
     """
-    opened = _open(data, what)
+    opened = _open(data, what, max_pixels=max_pixels)
     values, alpha = _planes(opened.image, what)
     values, profile, source = _in_rgb(opened, values)
     return Image(values, alpha, opened.mode, opened.format, opened.orientation, profile, source)
+
+
+def decode_output(data: bytes, width: int | None, height: int | None) -> Image:
+    """Return an image that a run wrote, which has the size in its result row; other sizes have the default limit."""
+    return decode_image(data, "output", max_pixels=max(MAX_PIXELS, (width or 0) * (height or 0)))
 
 
 def decode_mask(
@@ -90,6 +104,7 @@ def decode_mask(
     invert: bool = False,
     threshold: int = 128,
     orient: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Mask:
     """Return the mask in a file: True where it is white (or opaque).
 
@@ -100,6 +115,7 @@ def decode_mask(
         invert: edit where it is black instead.
         threshold: 1..255, smallest value that is edited; 1 includes every non-zero pixel.
         orient: apply its EXIF orientation.
+        max_pixels: width x height of the largest file that is decoded.
 
     Returns:
         [H, W] bool; it may be all False.
@@ -107,16 +123,27 @@ def decode_mask(
     Raises:
         LoadError: not readable, or ``source`` is alpha and the file has none.
     """
-    plane = mask_plane(data, source=source, orient=orient)
+    plane = mask_plane(data, source=source, orient=orient, max_pixels=max_pixels)
     if size is not None and plane.shape != size:
         plane = np.asarray(Pillow.fromarray(plane).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
     edited: Mask = (plane >= threshold) != invert
     return edited
 
 
-def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto", orient: bool = True) -> Plane:
-    """Return the plane of a mask file that is thresholded, [H, W] at its own size; arguments as in ``decode_mask``."""
-    opened = _open(data, "mask", orient=orient)
+def mask_plane(
+    data: bytes,
+    *,
+    source: Literal["auto", "luma", "alpha"] = "auto",
+    orient: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Plane:
+    """Return the plane of a mask file that is thresholded, [H, W] at its own size; arguments as in ``decode_mask``.
+
+    In a lossless file without transparency that holds the values 0 and 1 alone, as segmentation tools write them, 1 is
+    white. The values of a palette are its numbers, unless its colours make a mask: 0 is another colour than black, or
+    1 is bright.
+    """
+    opened = _open(data, "mask", orient=orient, max_pixels=max_pixels)
     values, alpha = _planes(opened.image, "mask")
     if source == "alpha" and alpha is None:
         raise LoadError(
@@ -124,7 +151,9 @@ def mask_plane(data: bytes, *, source: Literal["auto", "luma", "alpha"] = "auto"
         )
     if alpha is not None and (source == "alpha" or (source == "auto" and alpha.min() != alpha.max())):
         return alpha
-    return np.asarray(Pillow.fromarray(values).convert("L"))
+    luma = np.asarray(Pillow.fromarray(values).convert("L"))
+    labels = _labels(opened, luma)
+    return luma if labels is None else labels * np.uint8(255)
 
 
 @dataclass(frozen=True)
@@ -151,6 +180,19 @@ def glance(data: bytes) -> Glance:
         bool(embedded) and image.mode != "LAB" and _profile_for(embedded, image.mode) is None,
         not embedded and "srgb" not in image.info and gamma is not None and abs(gamma - _SRGB_GAMMA) > _GAMMA_TOLERANCE,
     )
+
+
+def _labels(opened: _Opened, luma: Plane) -> Plane | None:
+    """Return the values of a mask that holds 0 and 1 alone; None for any other mask."""
+    if opened.format in _LOSSY:
+        return None
+    mode = opened.image.mode
+    stored = np.asarray(opened.image) if mode in ("P", "I") or mode.startswith("I;16") else luma
+    if not stored.size or stored.min() != 0 or stored.max() != 1:
+        return None
+    if mode == "P" and (luma[stored == 0].max() > 0 or luma.max() >= _WHITE):
+        return None
+    return stored.astype(np.uint8)
 
 
 def size_of(file: BinaryIO) -> tuple[int, int]:
@@ -236,13 +278,18 @@ class _Opened:
     profile: bytes | None  # ICC
 
 
-def _open(data: bytes, what: str, *, orient: bool = True) -> _Opened:
+def _open(data: bytes, what: str, *, orient: bool = True, max_pixels: int = MAX_PIXELS) -> _Opened:
+    if max_pixels > (Pillow.MAX_IMAGE_PIXELS or math.inf):  # which also bounds images inside of files, such as icons
+        Pillow.MAX_IMAGE_PIXELS = max_pixels
     if not data:
         raise LoadError(f"{what} file is empty")
     image: Pillow.Image = _guarded(what, lambda: Pillow.open(io.BytesIO(data)))
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise LoadError(f"{what} has {width}x{height} pixels, over the limit of {MAX_PIXELS}; scale it down first")
+    if width * height > max_pixels:
+        raise LoadError(
+            f"{what} has {width}x{height} pixels, over the limit of {max_pixels}; set images: {{max_pixels: "
+            f"{width * height}}} in the job, or scale it down"
+        )
     if width == 0 or height == 0:
         raise LoadError(f"{what} has {width}x{height} pixels")
     mode, kind, profile = image.mode, image.format or "?", image.info.get("icc_profile")
@@ -294,9 +341,14 @@ def _guarded(what: str, read: Callable[[], T]) -> T:
     except UnidentifiedImageError:
         raise LoadError(f"{what} is not an image file that Pillow can read") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise LoadError(f"{what} is too large: {error}") from None
+        raise LoadError(f"{what} is too large: {error}; a job's images.max_pixels raises the limit") from None
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
+        if "MAX_TEXT_CHUNK" in text or "MAX_TEXT_MEMORY" in text:
+            raise LoadError(
+                f"{what} holds more metadata than the limits of {MAX_TEXT >> 20} MiB per compressed PNG chunk and "
+                "64 MiB of text in all; save it without"
+            ) from None
         raise LoadError(f"{what} is damaged: {text}") from None
 
 

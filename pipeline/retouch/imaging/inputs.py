@@ -48,14 +48,14 @@ def mask_cell(mask: ImageLike) -> str | bytes:
     """Return a mask as a manifest cell: True, or white, is edited.
 
     Raises:
-        LoadError: as ``image_cell``; or uint8 0 and 1, which could mean black and white or False and True.
+        LoadError: as ``image_cell``; or uint8 and 1 everywhere, which could mean black or True.
     """
     if not isinstance(mask, np.ndarray):
         return image_cell(mask, "mask")
     if mask.ndim != 2:
         raise LoadError(f"mask is {mask.dtype} {list(mask.shape)}; give bool or uint8 [H, W]")
-    if mask.dtype == np.uint8 and mask.size and mask.max() == 1:
-        raise LoadError("mask is uint8 with 1 as its largest value, which is black; give mask.astype(bool)")
+    if mask.dtype == np.uint8 and mask.size and mask.max() == mask.min() == 1:
+        raise LoadError("mask is uint8 and 1 everywhere, which is black; give mask.astype(bool)")
     return image_cell(mask.astype(np.uint8) * 255 if mask.dtype == np.bool_ else mask, "mask")
 
 

@@ -18,6 +18,14 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class ImagesSpec(Model):
+    """Bounds of the files that are decoded."""
+
+    max_pixels: int = Field(default=89_478_485, ge=1)
+    """Width x height of the largest image, mask, exemplar or control image; larger files fail their row. Decoding and
+    writing a row takes up to 25 bytes of memory per pixel, in up to 8 rows at a time per stage."""
+
+
 class MaskSpec(Model):
     """How a mask image is read; white (True) is edited."""
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from retouch import storage, validation
 from retouch.errors import ConfigError, ObjectMissing, StorageError
 from retouch.jobs import overrides, placeholders
-from retouch.jobs.base import AtLeastOne, JobWeights, MaskSpec, Model, Weights
+from retouch.jobs.base import AtLeastOne, ImagesSpec, JobWeights, MaskSpec, Model, Weights
 from retouch.jobs.canvas import CanvasSpec
 from retouch.jobs.training import FinetuneJob, TargetSpec, TaskSpec, TrainJob, WorkersSpec
 
@@ -23,6 +23,7 @@ __all__ = [
     "EditorSpec",
     "EvaluateJob",
     "FinetuneJob",
+    "ImagesSpec",
     "Job",
     "MaskSpec",
     "MetricSpec",
@@ -160,6 +161,8 @@ class EditJob(Model):
     """What happens to a row that scores badly."""
     image_format: Literal["png", "webp-lossless", "jpeg"] = "png"
     """jpeg is lossy: the background is then not exact, which the row records."""
+    images: ImagesSpec = ImagesSpec()
+    """Which image files are decoded, and which are too large."""
     mask: MaskSpec = MaskSpec()
     """How mask images are read."""
     fit: Literal["auto", "crop", "resize", "face"] = "auto"

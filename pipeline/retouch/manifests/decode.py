@@ -11,7 +11,7 @@ from retouch import plugins, storage
 from retouch.errors import ConfigError, DeadlineExceeded, LoadError, Unavailable
 from retouch.imaging import canvas, codec, colour, regions
 from retouch.jobs.canvas import CanvasSpec
-from retouch.jobs.config import MaskSpec
+from retouch.jobs.config import ImagesSpec, MaskSpec
 from retouch.manifests.columns import image_source
 from retouch.manifests.samples import Sample, failed_to_load
 from retouch.schema import Mask, Pixels
@@ -23,6 +23,7 @@ class DecodeSpec:
 
     inputs: frozenset[str]  # what the editor reads, as in ``plugins.Editor.inputs``
     mask: MaskSpec = field(default_factory=MaskSpec)
+    images: ImagesSpec = field(default_factory=ImagesSpec)
     canvas: CanvasSpec | None = None  # borders that are added to the image; they are the mask then
     needs: frozenset[str] = frozenset()  # columns that a row without params of its own must fill
     params: Mapping[str, Any] = field(default_factory=dict)  # the job's; a row's own take precedence
@@ -51,7 +52,7 @@ def _decode(request: Mapping[str, Any], spec: DecodeSpec) -> Sample:
     if seed is not None and seed < 0:
         raise LoadError(f"seed {seed} is negative; give 0 or more, or leave the cell empty")
     _check_needs(request, params, spec)
-    image = codec.decode_image(bytes_of(request["image"], "image"))
+    image = codec.decode_image(bytes_of(request["image"], "image"), max_pixels=spec.images.max_pixels)
     source, alpha, frame = _on_canvas(image, spec.canvas)
     size = (source.shape[0], source.shape[1])
     return Sample(
@@ -84,7 +85,8 @@ def recorded_spec(job: Mapping[str, Any], inputs: frozenset[str] = frozenset()) 
     """
     grown = job.get("canvas")
     mask = MaskSpec.model_validate(job.get("mask", {}))
-    return DecodeSpec(inputs, mask, None if grown is None else CanvasSpec.model_validate(grown))
+    images = ImagesSpec.model_validate(job.get("images", {}))
+    return DecodeSpec(inputs, mask, images, None if grown is None else CanvasSpec.model_validate(grown))
 
 
 def _check_needs(request: Mapping[str, Any], params: Mapping[str, Any], spec: DecodeSpec) -> None:
@@ -132,16 +134,33 @@ def _mask(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -
     if cell is not None:
         how = spec.mask
         data = bytes_of(cell, "mask")
-        mask = codec.decode_mask(data, size, source=how.source, invert=how.invert, threshold=how.threshold)
+        limit = spec.images.max_pixels
+        mask = codec.decode_mask(
+            data, size, source=how.source, invert=how.invert, threshold=how.threshold, max_pixels=limit
+        )
+        if not mask.any():
+            raise LoadError(_nothing_edited(codec.mask_plane(data, source=how.source, max_pixels=limit), how))
     elif bbox is not None:
         mask = codec.mask_from_bbox(bbox, size)
     else:
         return regions.whole(size)
     if mask.any() and not (mask := regions.grown(mask, spec.mask.grow)).any():
         raise LoadError(f"mask.grow: {spec.mask.grow} leaves nothing of the mask; narrow it by less")
-    if not mask.any():
-        raise LoadError("the mask is black everywhere, so nothing would be edited; white marks what to edit")
     return mask
+
+
+def _nothing_edited(plane: codec.Plane, how: MaskSpec) -> str:
+    """Return why a mask whose plane [H, W] was read marks no pixel."""
+    if how.invert:
+        return "the mask is white everywhere and mask.invert edits what is black, so nothing would be edited"
+    if not plane.any():
+        white = "white (255, or 65535 of 16 bits) marks what to edit"
+        return f"the mask is black everywhere, so nothing would be edited; {white}"
+    largest = int(plane.max())
+    return (
+        f"the mask is black everywhere, so nothing would be edited: its largest value is {largest}, and mask.threshold "
+        f"{how.threshold}; set mask: {{threshold: {largest}}} to edit what has it, threshold: 1 for all that is not 0"
+    )
 
 
 def _picture(request: Mapping[str, Any], column: str, spec: DecodeSpec) -> Pixels | None:
@@ -154,7 +173,7 @@ def _picture(request: Mapping[str, Any], column: str, spec: DecodeSpec) -> Pixel
         return None
     # Black is nothing in a map of edges, poses or depths.
     background = colour.BLACK if column == "control" else colour.WHITE
-    return codec.decode_image(bytes_of(cell, column), column).as_seen(background)
+    return codec.decode_image(bytes_of(cell, column), column, max_pixels=spec.images.max_pixels).as_seen(background)
 
 
 def _control(request: Mapping[str, Any], size: tuple[int, int], spec: DecodeSpec) -> Pixels | None:

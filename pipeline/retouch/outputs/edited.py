@@ -164,7 +164,7 @@ def read_edited(output: str, key: str) -> Edited:
     return Edited(
         source=sample.source,
         mask=sample.mask,
-        candidates=[_candidate(output, kept, scores) for kept in (row, *(row["runners_up"] or ()))],
+        candidates=[_candidate(output, row, kept, scores) for kept in (row, *(row["runners_up"] or ()))],
         prompt=sample.prompt,
         exemplar=sample.exemplar,
         profile=sample.profile,
@@ -177,8 +177,8 @@ def _row(table: Any, key: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _candidate(output: str, kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
-    image = codec.decode_image(image_paths.read_image(output, kept["output"]), "output")
+def _candidate(output: str, row: Mapping[str, Any], kept: Mapping[str, Any], best: Mapping[str, Any]) -> Candidate:
+    image = codec.decode_output(image_paths.read_image(output, kept["output"]), row["width"], row["height"])
     scores = best if "runners_up" in kept else {}  # the table has only the best candidate's
     return Candidate(image.pixels, kept["candidate"], kept["seed"], scores, image.alpha, image.profile)
 

@@ -36,6 +36,7 @@ class ImageRef:
     address: str  # absolute, or relative to the set's base; "" if ``data`` has the file's bytes
     identity: str  # changes if the content does
     data: bytes | None = None
+    pixels: int = 0  # width x height, if a run recorded it
     request: Mapping[str, Any] | None = None  # the manifest's row, if ``with_requests`` added it
 
 
@@ -128,17 +129,18 @@ def _decode_image(row: ImageRef, data: bytes | None) -> Pixels | str:
             raise ObjectMissing(f"no image at {row.address}")
         if row.identity.startswith("sha256:") and row.identity != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise LoadError(f"{row.address} differs from its recorded sha256")
-        return codec.decode_image(data).as_seen()
+        return codec.decode_image(data, max_pixels=max(codec.MAX_PIXELS, row.pixels)).as_seen()
     except Exception as error:  # a decoder may raise anything, and it concerns only this image
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _set_of_run(output: str, statuses: Sequence[str]) -> ImageSet:
-    table = results.read(output, ["key", "status", "output", "sha256", "error_message"])
+    table = results.read(output, ["key", "status", "output", "sha256", "error_message", "width", "height"])
     rows, missing = [], {}
     for row in table.to_pylist():
         if row["status"] in statuses and row["output"]:
-            rows.append(ImageRef(row["key"], row["output"], f"sha256:{row['sha256']}"))
+            pixels = (row["width"] or 0) * (row["height"] or 0)
+            rows.append(ImageRef(row["key"], row["output"], f"sha256:{row['sha256']}", pixels=pixels))
         else:
             missing[row["key"]] = f"{row['status']}: {row['error_message'] or 'not among the statuses that count'}"
     done = set(table["key"].to_pylist())

@@ -19,7 +19,7 @@ from retouch.execution.evaluation import image_sets
 from retouch.execution.evaluation import metric_states as states
 from retouch.execution.evaluation.image_sets import ImageRef
 from retouch.jobs.canvas import CanvasSpec
-from retouch.jobs.config import MaskSpec, MetricSpec, Weights
+from retouch.jobs.config import ImagesSpec, MaskSpec, MetricSpec, Weights
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure, scaled_to
 from retouch.models import weights
@@ -37,6 +37,7 @@ class ScoreSpec:
     row_metrics: tuple[MetricSpec, ...] = ()
     weights: Weights | None = None  # for metrics that name none
     mask: MaskSpec = field(default_factory=MaskSpec)
+    images: ImagesSpec = field(default_factory=ImagesSpec)
     canvas: CanvasSpec | None = None  # of the run that made the images
     output_size: str = "native"  # of the run that made the images
 
@@ -167,7 +168,8 @@ def _batch(row: ImageRef, edited: Pixels, spec: ScoreSpec) -> tuple[Batch, Pixel
     """
     if row.request is None:
         raise EditError("the manifest has no row of this key")
-    sample = decode({**row.request, "fingerprint": ""}, DecodeSpec(plugins.INPUTS, spec.mask, spec.canvas))
+    how = DecodeSpec(plugins.INPUTS, spec.mask, spec.images, spec.canvas)
+    sample = decode({**row.request, "fingerprint": ""}, how)
     if spec.output_size == "network":
         sample = scaled_to(sample, (edited.shape[0], edited.shape[1]))
     if sample.failure is not None or sample.source is None or sample.mask is None:

@@ -158,7 +158,7 @@ def _before(
     sample = decode({**request, "fingerprint": row["fingerprint"]}, recorded_spec(source.record["job"]))
     if sample.failure is not None:
         raise LoadError(f"{sample.failure.type}: {sample.failure.message}")
-    edited = codec.decode_image(data, "edited image").pixels
+    edited = codec.decode_output(data, row["width"], row["height"]).pixels
     if source.record["job"].get("output_size") == "network":
         sample = scaled_to(sample, (edited.shape[0], edited.shape[1]))
     assert sample.source is not None

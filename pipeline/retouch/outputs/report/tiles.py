@@ -108,7 +108,7 @@ def make_tile(
         output_size: as in the job.
     """
     sample, problem = (None, missing) if request is None else _inputs(request, how)
-    edited, unread = _output(read_image, row["output"])
+    edited, unread = _output(read_image, row, row["output"])
     if sample is not None and edited is not None and output_size == "network":
         sample = scaled_to(sample, (edited.pixels.shape[0], edited.pixels.shape[1]))
     differences, notes = _comparison(sample, edited, row["background_changed_px"], side)
@@ -120,7 +120,7 @@ def make_tile(
             *_before(sample, problem, side),
             *_after("after", row["output"], edited, unread, side),
             *differences,
-            *_runners_up(read_image, row["runners_up"] or (), side),
+            *_runners_up(read_image, row, side),
         ],
         notes=notes,
         scores={name: row[name] for name in scores},
@@ -135,7 +135,8 @@ def _inputs(request: Mapping[str, Any], how: DecodeSpec) -> tuple[Sample | None,
     sample = decode(request, how)
     if sample.failure is None:
         return sample, ""
-    alone = decode({"key": request["key"], "image": request.get("image"), "fingerprint": ""}, DecodeSpec(frozenset()))
+    plain = DecodeSpec(frozenset(), images=how.images)
+    alone = decode({"key": request["key"], "image": request.get("image"), "fingerprint": ""}, plain)
     return (None if alone.failure else replace(alone, mask=None)), sample.failure.message
 
 
@@ -145,7 +146,7 @@ def other_result(
     """Return another run's result for a row, from that run's results row."""
     if row is None:
         return OtherResult(name, "no result", None, {})
-    image, problem = _output(read_image, row["output"])
+    image, problem = _output(read_image, row, row["output"])
     figure = next(_after(f"after, {name}", row["output"], image, problem, side, linked=False), None)
     return OtherResult(name, row["status"], figure, {score: row.get(score) for score in scores})
 
@@ -170,11 +171,11 @@ def _before(sample: Sample | None, problem: str, side: int) -> Iterator[Figure]:
         )
 
 
-def _output(read_image: ImageReader, path: str | None) -> tuple[codec.Image | None, str]:
+def _output(read_image: ImageReader, row: Mapping[str, Any], path: str | None) -> tuple[codec.Image | None, str]:
     if not path:
         return None, ""
     try:
-        return codec.decode_image(read_image(path), "output"), ""
+        return codec.decode_output(read_image(path), row.get("width"), row.get("height")), ""
     except RetouchError as error:
         return None, f"output not readable: {error}"
 
@@ -188,9 +189,9 @@ def _after(
         yield Figure(name, picture, problem, quote(path) if linked and is_file else "")
 
 
-def _runners_up(read_image: ImageReader, candidates: Sequence[Mapping[str, Any]], side: int) -> Iterator[Figure]:
-    for candidate in candidates[:RUNNERS_UP]:
-        image, problem = _output(read_image, candidate["output"])
+def _runners_up(read_image: ImageReader, row: Mapping[str, Any], side: int) -> Iterator[Figure]:
+    for candidate in (row["runners_up"] or ())[:RUNNERS_UP]:
+        image, problem = _output(read_image, row, candidate["output"])
         yield from _after(f"candidate {candidate['candidate']}", candidate["output"], image, problem, side)
 
 
