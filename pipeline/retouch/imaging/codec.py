@@ -170,7 +170,7 @@ class Glance:
 def glance(data: bytes) -> Glance:
     """Return properties from the header of a decodable image file."""
     image = Pillow.open(io.BytesIO(data))
-    embedded = image.info.get("icc_profile")
+    embedded: bytes = image.info.get("icc_profile") or b""
     gamma = image.info.get("gamma")
     return Glance(
         _orientation(image),
@@ -250,7 +250,7 @@ def encode(
         "webp-lossless": {"format": "WEBP", "lossless": True, "method": 0, "quality": 50, "exact": True},
         "jpeg": {"format": "JPEG", "quality": JPEG_QUALITY, "subsampling": 0},
     }
-    embedded = {} if profile is None else {"icc_profile": profile}
+    embedded: dict[str, Any] = {} if profile is None else {"icc_profile": profile}
     out = io.BytesIO()
     try:
         image.save(out, **how[image_format], **embedded)
