@@ -32,12 +32,14 @@ from rich.console import Console
 
 from tests import ROOT
 from tests.editors.diffusers.conftest import params_of
+from tests.helpers import tiny_pipelines
 from tests.helpers.datasets import png
 from tests.helpers.tiny_pipelines import build
 
 KINDS = ["sd_inpaint_9ch", "flux_fill", "flux_kontext"]
-
-
+# Without those whose rows need a control image.
+OTHERS = [kind for kind in tiny_pipelines.KINDS if kind not in KINDS and not kind.endswith("text_to_image")]
+OTHERS.remove("sd_controlnet_inpaint")
 SIZES = [(37, 61), (64, 64), (120, 90), (200, 333), (900, 700)]  # height, width
 
 
@@ -92,10 +94,12 @@ def digest(output: str) -> dict[str, str]:
     return dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)])
 def test_every_row_is_edited_and_no_pixel_outside_its_mask(
     kind: str, folder: Callable[..., Path], tmp_path: Path
 ) -> None:
+    if kind.startswith("qwen_edit"):
+        tiny_pipelines.small_qwen()
     manifest = write_mixed(tmp_path)
     job = job_of(manifest, str(tmp_path / "out"), str(folder(kind)), kind)
     summary = quiet(job, executor="local")
