@@ -22,7 +22,7 @@ from retouch.execution.outcomes import pack_rows, unpack_rows
 from retouch.execution.specs import EngineSpec, WriteSpec
 from retouch.execution.stages import decode_block, write_block
 from retouch.imaging import regions
-from retouch.jobs.config import MaskSpec
+from retouch.jobs.config import ImagesSpec, MaskSpec
 from retouch.manifests.decode import DecodeSpec, decode
 from retouch.manifests.samples import Failure, Sample
 from retouch.outputs import image_paths, lease, results
@@ -291,3 +291,22 @@ def test_a_row_that_killed_the_workers_that_decoded_it_is_not_decoded_again(tmp_
     lost, good = unpack_rows(decode_block(pa.Table.from_pylist([request(key="a"), request(key="b")]), spec))
     assert (lost.failure.status, lost.failure.type, lost.failure.stage) == ("failed_to_load", "WorkerLost", "decode")
     assert good.failure is None
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_photograph_of_108_megapixels_is_edited_at_its_size(tmp_path: Path) -> None:
+    image = Image.new("L", (12_000, 9_000), 90)
+    image.paste(200, (5000, 4000, 5200, 4200))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    row = {"key": "a", "fingerprint": "f", "image": file.getvalue(), "bbox": [5000.0, 4000.0, 5200.0, 4200.0]}
+    refused = decode(row, DECODE).failure
+    assert refused is not None
+    assert "set images: {max_pixels: 108000000} in the job" in refused.message
+    sample = decode(row, replace(DECODE, images=ImagesSpec(max_pixels=108_000_000)))
+    outcomes = Engine(ENGINE, "cpu").edit([sample])
+    write = WriteSpec(str(tmp_path / "out"), results_schema(COLUMNS, pa.schema([])), epoch=1)
+    (written,) = write_block(pack_rows(pa.table({"x": [0]}).select([]), outcomes), write).to_pylist()
+    assert (written["status"], written["error_message"], written["background_changed_px"]) == (SUCCESS, None, 0)
+    assert (written["width"], written["height"]) == (12_000, 9_000)
