@@ -17,8 +17,9 @@ from tests import ROOT
 from tests.helpers.imports import imported_packages
 from tests.helpers.s3_server import INSTALL, Endpoint, ceph, missing_programs
 
-# Ray gives its workers way to all other processes by default: two other processes of tests would starve them.
-os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray's default of 15 leaves its workers nothing while two other processes of tests run; 0 would keep a Ray that another
+# test starts from answering within its 30 s.
+os.environ.setdefault("RAY_worker_niceness", "5")
 # Importing these takes 5 to 15 s per process; they are in tests of networks, browsers and Ray.
 SLOW_TO_IMPORT = frozenset(
     {"datasets", "diffusers", "kornia", "lpips", "open_clip", "playwright", "ray", "torchmetrics", "torchvision"}
